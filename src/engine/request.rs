@@ -1,0 +1,136 @@
+//! What the engine is asked for and what it answers: token ids in, events out. No text, no JSON.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::adapter::registry::AdapterVersion;
+
+/// Names one request in logs and responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// How the next token is chosen. Values are validated against the loaded model at the edge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep this many most probable tokens; `None` keeps all.
+    pub top_k: Option<usize>,
+    /// Drop tokens less probable than this share of the most probable one; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logit of every token in the output.
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence from the logit of every token in the output.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens; every id is below the vocabulary size.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Makes the text repeatable; `None` draws a seed.
+    pub seed: Option<u64>,
+    /// Tokens to generate at most. 0 only scores the prompt.
+    pub max_tokens: usize,
+    /// Tokens before which no stop token may be chosen.
+    pub min_tokens: usize,
+    /// Tokens that end the sequence: the model's end-of-sequence ids, unless the request ignores
+    /// them, and the request's own.
+    pub stop_token_ids: Vec<u32>,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+            max_tokens: 16,
+            min_tokens: 0,
+            stop_token_ids: Vec::new(),
+        }
+    }
+}
+
+impl SamplingParams {
+    /// True where the most probable token is always taken.
+    #[must_use]
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0
+    }
+}
+
+/// One prompt, answered `n` times.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Its name.
+    pub id: RequestId,
+    /// When it reached the server.
+    pub arrived: Instant,
+    /// Prompt tokens: at least one, fewer than the context, each below the vocabulary size.
+    pub prompt: Vec<u32>,
+    /// Choices to generate, at least 1. They share the prompt's cache blocks.
+    pub n: usize,
+    /// How to choose tokens. Choice `k` draws from random stream `k` of the seed.
+    pub sampling: SamplingParams,
+    /// Top tokens to report beside each chosen one; `Some(0)` reports the chosen one alone.
+    pub logprobs: Option<usize>,
+    /// The same for the prompt's own tokens.
+    pub prompt_logprobs: Option<usize>,
+    /// The adapter version it is served with to its end; `None` is the base model.
+    pub adapter: Option<Arc<AdapterVersion>>,
+}
+
+/// A token with its log-probability under the model's unmodified distribution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Logprob {
+    /// The token.
+    pub token: u32,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}
+
+/// The log-probabilities reported for one position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// The token at this position.
+    pub chosen: Logprob,
+    /// The most probable tokens, best first; the chosen one has the same value here.
+    pub top: Vec<Logprob>,
+}
+
+/// Why a choice ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// This stop token was generated (it is the last token event).
+    Stop(u32),
+    /// `max_tokens` or the end of the context was reached.
+    Length,
+    /// The server shut down.
+    Abort,
+}
+
+/// What happens to one choice, in order: [`Event::PromptLogprobs`] where asked for (first choice
+/// only), any number of [`Event::Token`], then exactly one of the other two.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// One entry per prompt token; the first has none, as nothing precedes it.
+    PromptLogprobs(Vec<Option<TokenLogprobs>>),
+    /// A token was generated.
+    Token {
+        /// Its id.
+        token: u32,
+        /// Where the request asked for them.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// The choice is complete.
+    Finished(FinishReason),
+    /// The choice failed alone; the message is for the operator's log as much as for the client.
+    Failed(String),
+}

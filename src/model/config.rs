@@ -1,0 +1,3 @@
+//! A model's configuration.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {}

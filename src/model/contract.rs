@@ -1,0 +1,70 @@
+//! What the engine may ask of a model, and what it hands over for one forward pass.
+
+use std::ops::Range;
+
+use candle_core::{Device, Result, Tensor};
+
+use super::config::ModelConfig;
+use crate::adapter::delta::{LowRankDelta, ModuleSpec};
+use crate::adapter::segments::Segments;
+use crate::kv_cache::BlockId;
+use crate::kv_cache::storage::KvCache;
+
+/// One sequence's part of a batch: a chunk of its prompt, or one decode token.
+#[derive(Debug, Clone)]
+pub struct SequenceSpan<'a> {
+    /// Its rows in the batch, half open; never empty.
+    pub rows: Range<usize>,
+    /// Tokens in the cache once this batch has run. Row `i` of the span sees keys
+    /// `0 .. context_len - rows.len() + i + 1`.
+    pub context_len: usize,
+    /// Blocks of the sequence in token order, at least `ceil(context_len / block_size)` of them.
+    pub block_table: &'a [BlockId],
+}
+
+/// One forward pass: prefill chunks and decodes of any adapters, rows concatenated.
+#[derive(Debug)]
+pub struct ForwardInput<'a> {
+    /// Token of each row.
+    pub input_ids: &'a [u32],
+    /// Position of each row within its sequence.
+    pub positions: &'a [u32],
+    /// Cache slot into which each row's key and value go.
+    pub slot_mapping: &'a [u32],
+    /// The sequences, covering all rows in order.
+    pub sequences: &'a [SequenceSpan<'a>],
+    /// Which rows belong to which adapter.
+    pub segments: &'a Segments,
+    /// Rows whose logits are wanted, ascending.
+    pub logit_rows: &'a [u32],
+    /// Adapters of the logit rows, indexed by position in `logit_rows`.
+    pub logit_segments: &'a Segments,
+}
+
+/// A decoder that predicts the next token.
+pub trait CausalLm: Send {
+    /// Runs all rows, writes their keys and values into `kv_cache`, and returns float32 logits,
+    /// `logit_rows.len() x vocab_size`, on the model's device.
+    ///
+    /// On a CPU a row's result is bit-identical whatever else is in the batch and however its
+    /// prompt was chunked.
+    ///
+    /// # Errors
+    /// Where the device fails or shapes disagree. The cache slots of the batch are then undefined.
+    fn forward(&self, input: &ForwardInput<'_>, kv_cache: &mut KvCache) -> Result<Tensor>;
+
+    /// The linear modules that adapters may target; an adapter's factors are indexed alike.
+    fn modules(&self) -> &[ModuleSpec];
+
+    /// Folds a delta into the weights: float32 sum, one rounding to the weight's dtype.
+    ///
+    /// # Errors
+    /// Where the device fails or a shape disagrees.
+    fn merge(&mut self, delta: &LowRankDelta) -> Result<()>;
+
+    /// The configuration it was loaded with.
+    fn config(&self) -> &ModelConfig;
+
+    /// Where its weights live.
+    fn device(&self) -> &Device;
+}
