@@ -3,10 +3,18 @@
 //! After [`file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
 //! rest of the server sees a [`delta::LowRankDelta`].
 
+mod config;
 pub mod delta;
+mod directory;
+pub mod error;
+mod factors;
 pub mod file;
-pub mod lora;
+mod lora;
 pub mod merge;
 pub mod registry;
 pub mod segments;
 pub mod sorsa;
+mod tensors;
+
+pub use error::AdapterError;
+pub use file::{Limits, LoadedAdapter, load};
