@@ -6,7 +6,7 @@ mod scan;
 
 use std::path::Path;
 
-use scan::Module;
+use scan::{Module, TestModule};
 
 /// From a module (a path prefix within the crate) to the path prefixes it may name, besides itself.
 /// The longest matching prefix decides. `"*"` is everything.
@@ -247,6 +247,7 @@ mod on_made_up_source {
             paths("engine/mod.rs", "use self::batch::Batch;"),
             ["crate::engine::batch::Batch"]
         );
+        assert_eq!(paths("adapter/file.rs", "use super::sorsa; fn f() { sorsa::read() }").len(), 1);
         assert_eq!(paths("main.rs", "fn main() { sorsa::cli::run() }"), ["crate::cli::run"]);
     }
 
@@ -266,9 +267,16 @@ mod on_made_up_source {
                       mod more;\nfn h() {}\n#[cfg(not(test))]\nfn real() { unsafe {} }\n";
         let module = Module::parse("text/mod.rs", source);
         assert_eq!(module.paths(), []);
-        assert_eq!(module.test_modules, ["more"]);
+        assert_eq!(module.test_modules, [TestModule::Named(vec!["text".into(), "more".into()])]);
         assert_eq!(module.lines, 5);
         assert_eq!(module.find(&["unsafe"]), [(14, "unsafe".to_owned())]);
+    }
+
+    #[test]
+    fn test_modules_may_lie_in_other_files() {
+        let source = "#[cfg(test)]\n#[path = \"sampler_tests.rs\"]\nmod tests;\nlet path = \"x\";";
+        let module = Module::parse("engine/sampler.rs", source);
+        assert_eq!(module.test_modules, [TestModule::AtPath("engine/sampler_tests.rs".into())]);
     }
 
     #[test]

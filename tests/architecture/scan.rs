@@ -17,8 +17,18 @@ pub struct Module {
     pub lines: usize,
     /// Identifiers and punctuation in order.
     pub tokens: Vec<Token>,
-    /// Modules declared in it for tests only, with their bodies in other files.
-    pub test_modules: Vec<String>,
+    /// Modules declared in it for tests only whose bodies are in other files: a name, or the file
+    /// of a `#[path]`.
+    pub test_modules: Vec<TestModule>,
+}
+
+/// A module for tests only, with its body in another file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TestModule {
+    /// Where its name says: the path within the crate.
+    Named(Vec<String>),
+    /// Where a `#[path]` says: relative to `src/`.
+    AtPath(String),
 }
 
 /// An identifier (or a number), or one character of punctuation; `::` is one token.
@@ -49,13 +59,13 @@ pub fn read_tree(src: &Path) -> Vec<Module> {
         Module::parse(&name, &std::fs::read_to_string(file).expect("readable source"))
     };
     let mut modules: Vec<Module> = files.iter().map(read).collect();
-    let test_only: Vec<Vec<String>> = modules
-        .iter()
-        .flat_map(|m| {
-            m.test_modules.iter().map(|name| [&m.path[..], std::slice::from_ref(name)].concat())
+    let test_only: Vec<TestModule> = modules.iter().flat_map(|m| m.test_modules.clone()).collect();
+    modules.retain(|module| {
+        !test_only.iter().any(|test| match test {
+            TestModule::Named(path) => module.path.starts_with(path),
+            TestModule::AtPath(file) => module.file == *file,
         })
-        .collect();
-    modules.retain(|module| !test_only.iter().any(|path| module.path.starts_with(path)));
+    });
     modules
 }
 
@@ -80,6 +90,13 @@ impl Module {
         };
         let mut test_modules = Vec::new();
         let (tokens, test_lines) = without_tests(tokenise(source), &mut test_modules);
+        let folder =
+            file.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+        let located = |(name, at): (String, Option<String>)| match at {
+            Some(quoted) => TestModule::AtPath(folder.clone() + quoted.trim_matches('"')),
+            None => TestModule::Named([&path[..], &[name]].concat()),
+        };
+        let test_modules = test_modules.into_iter().map(located).collect();
         let counts = |(index, line): &(usize, &str)| {
             !line.trim().is_empty()
                 && !test_lines.iter().any(|&(from, to)| (from..=to).contains(&(index + 1)))
@@ -126,7 +143,7 @@ impl Module {
                         here.pop();
                     }
                 }
-                "crate" | "self" | "super" | "sorsa" | "std" if self.starts_path(index) => {
+                "crate" | "self" | "super" | "std" | "sorsa" if self.starts_path(index) => {
                     let mut tails = Vec::new();
                     expand(&self.tokens, index, &[], &mut tails);
                     let absolute = |parts: Vec<String>| absolute(&here, parts);
@@ -146,7 +163,9 @@ impl Module {
     /// True where the token opens a path and is not in the middle of one.
     fn starts_path(&self, index: usize) -> bool {
         let text = |i: usize| self.tokens.get(i).map(|token| token.text.as_str());
-        text(index + 1) == Some("::") && (index == 0 || text(index - 1) != Some("::"))
+        // The library has its name only in the binary; elsewhere `sorsa` may be any module.
+        let named = text(index) != Some("sorsa") || self.file == "main.rs";
+        named && text(index + 1) == Some("::") && (index == 0 || text(index - 1) != Some("::"))
     }
 }
 
@@ -210,9 +229,10 @@ fn absolute(here: &[String], parts: Vec<String>) -> Vec<String> {
 }
 
 /// Drops items under `#[cfg(test)]`; returns the remaining tokens and the dropped line ranges.
+/// `test_modules` receives modules with a body elsewhere: their names and what a `#[path]` says.
 fn without_tests(
     tokens: Vec<Token>,
-    test_modules: &mut Vec<String>,
+    test_modules: &mut Vec<(String, Option<String>)>,
 ) -> (Vec<Token>, Vec<(usize, usize)>) {
     let (mut kept, mut ranges, mut index) = (Vec::new(), Vec::new(), 0);
     while index < tokens.len() {
@@ -226,7 +246,8 @@ fn without_tests(
         let item = &tokens[attribute_end..end];
         let body_elsewhere = item.last().is_some_and(|token| token.text == ";");
         if let Some(at) = item.iter().position(|t| t.text == "mod").filter(|_| body_elsewhere) {
-            test_modules.push(item[at + 1].text.clone());
+            let file = item[..at].iter().find(|token| token.text.starts_with('"'));
+            test_modules.push((item[at + 1].text.clone(), file.map(|token| token.text.clone())));
         }
         ranges.push((start, tokens[end - 1].line));
         index = end;
@@ -279,7 +300,7 @@ fn close(tokens: &[Token], index: usize) -> usize {
 fn tokenise(source: &str) -> Vec<Token> {
     let chars: Vec<char> = source.chars().collect();
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
-    let (mut tokens, mut index, mut line) = (Vec::new(), 0, 1);
+    let (mut tokens, mut index, mut line) = (Vec::<Token>::new(), 0, 1);
     while index < chars.len() {
         let start = index;
         let c = at(index);
@@ -291,7 +312,10 @@ fn tokenise(source: &str) -> Vec<Token> {
         } else {
             index + if c == ':' && at(index + 1) == ':' { 2 } else { 1 }
         };
-        if skipped(&chars, start).is_none() && !c.is_whitespace() {
+        // The only string that says something about the structure is that of `#[path = "…"]`.
+        let names_file =
+            c == '"' && matches!(&tokens[..], [.., p, eq] if eq.text == "=" && p.text == "path");
+        if names_file || (skipped(&chars, start).is_none() && !c.is_whitespace()) {
             tokens.push(Token { text: chars[start..index].iter().collect(), line });
         }
         line += chars[start..index].iter().filter(|&&c| c == '\n').count();

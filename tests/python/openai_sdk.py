@@ -226,19 +226,21 @@ def the_sdk_assembles_a_stream(server):
     """The SDK's own accumulator, which refuses an inconsistent stream."""
     options = {"model": server.base, "temperature": 0, "max_completion_tokens": 16}
     with server.strict.chat.completions.stream(messages=MESSAGES, **options) as stream:
-        final = stream.get_final_completion()
+        stream.until_done()
+        final = stream.current_completion_snapshot
     equal(final.choices[0].message.content, server.chat().choices[0].message.content)
 
 
 @check
 def a_chat_has_n_choices(server):
     options = {"n": 2, "temperature": 1.0, "seed": 11, "max_completion_tokens": 24}
-    answer = server.chat(**options)
+    story = [{"role": "user", "content": "Tell me a story."}]
+    answer = server.chat(story, **options)
     equal([choice.index for choice in answer.choices], [0, 1])
     texts = [choice.message.content for choice in answer.choices]
     assert texts[0] != texts[1], "two samples of one seed are the same"
     streamed = ["", ""]
-    for chunk in server.chat(stream=True, **options):
+    for chunk in server.chat(story, stream=True, **options):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     equal(streamed, texts)
