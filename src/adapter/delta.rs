@@ -178,6 +178,24 @@ impl LowRankDelta {
         self.touched().map(|f| bytes(&f.down) + bytes(&f.up)).sum()
     }
 
+    /// True where every module's delta is zero, as after a training that never ran: served, it
+    /// would be the base model under another name.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn is_zero(&self) -> Result<bool> {
+        let zero = |factor: &Tensor| -> Result<bool> {
+            let largest = factor.to_dtype(DType::F32)?.abs()?.flatten_all()?.max(0)?;
+            Ok(largest.to_scalar::<f32>()? == 0.0)
+        };
+        for factors in self.touched() {
+            if !zero(&factors.up)? && !zero(&factors.down)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn touched(&self) -> impl Iterator<Item = &LowRankFactors> {
         self.modules.iter().flatten()
     }
@@ -245,6 +263,20 @@ mod tests {
         let rounded = was.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
         let is = is.to_dtype(DType::F32).unwrap();
         assert_eq!(is.to_vec2::<f32>().unwrap(), rounded.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn a_delta_with_a_zero_side_everywhere_is_zero() {
+        let half_zero = |seed: f32| {
+            let mut factors = factors(seed, 1).unwrap();
+            factors.up = factors.up.zeros_like().unwrap();
+            Some(factors)
+        };
+        let is_zero = |modules| {
+            LowRankDelta::from_content(&specs(&["q", "v"]), modules).unwrap().is_zero().unwrap()
+        };
+        assert!(is_zero(vec![half_zero(1.0), half_zero(2.0)]));
+        assert!(!is_zero(vec![half_zero(1.0), factors(2.0, 1)]));
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl AdapterDir {
             return Err(AdapterError::TooLarge { path, bytes: metadata.len(), limit });
         }
         // The file may grow while it is read, and some files state no length.
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
         if bytes.len() as u64 > limit {
             return Err(AdapterError::TooLarge { path, bytes: bytes.len() as u64, limit });
@@ -199,7 +199,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
         fs::write(&path, "x").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         // The superuser reads everything: there is then nothing to refuse.
         match (File::open(&path), open(dir.path()).read(NAME, 1)) {
             (Err(_), Err(AdapterError::Io { .. })) | (Ok(_), Ok(_)) => {}

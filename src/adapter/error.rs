@@ -1,7 +1,7 @@
 //! Every way an adapter can fail to load, one variant each.
 //!
-//! Names and texts that come out of a file are quoted and shortened by [`quoted`]: a message is
-//! one line of bounded length whatever the file says.
+//! Names and texts that come out of a file are quoted and shortened: a message is one line of
+//! bounded length whatever the file says.
 
 use std::io;
 use std::path::PathBuf;

@@ -89,6 +89,9 @@ pub fn load(
         id = %loaded.delta.id(),
         "adapter loaded"
     );
+    if loaded.delta.is_zero()? {
+        tracing::warn!(path = %path.display(), "this adapter changes nothing: its factors are zero");
+    }
     Ok(loaded)
 }
 

@@ -1,6 +1,6 @@
 //! Adapters: read from disk as hostile input, turned into low-rank deltas, named and versioned.
 //!
-//! After [`file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
+//! After [`mod@file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
 //! rest of the server sees a [`delta::LowRankDelta`].
 
 mod config;

@@ -233,8 +233,10 @@ pub fn write_adapter_dir(
     fs::create_dir_all(dir)
         .map_err(|source| AdapterError::Write { path: dir.to_owned(), source })?;
     // The configuration comes last: a directory without one is no adapter yet.
-    write_new(&dir.join(WEIGHTS_FILE), &weights)?;
+    let written = dir.join(WEIGHTS_FILE);
+    write_new(&written, &weights)?;
     write_new(&dir.join(CONFIG_FILE), format!("{config:#}\n").as_bytes())
+        .inspect_err(|_| drop(fs::remove_file(&written)))
 }
 
 fn named(module: &SorsaModule) -> impl Iterator<Item = (String, &Tensor)> {
@@ -252,11 +254,9 @@ fn in_order(factors: &SorsaFactors) -> [&Tensor; 3] {
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
     let failed = |source| AdapterError::Write { path: path.to_owned(), source };
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|source| {
-        // The first failure is the one to report.
-        let _ = fs::remove_file(path);
-        failed(source)
-    })
+    let done = file.write_all(bytes).and_then(|()| file.sync_all());
+    // Of two failures the first is the one to report.
+    done.inspect_err(|_| drop(fs::remove_file(path))).map_err(failed)
 }
 
 #[cfg(test)]

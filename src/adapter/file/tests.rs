@@ -408,4 +408,5 @@ fn writing_never_replaces_a_file() {
         sorsa::write_adapter_dir(dir.path(), &sorsa::SorsaConfig::default(), &[]).unwrap_err();
     assert!(matches!(error, AdapterError::Write { .. }), "{error}");
     assert_eq!(fs::read(dir.path().join(CONFIG_FILE)).unwrap(), b"mine");
+    assert!(!dir.path().join(WEIGHTS_FILE).exists(), "a half-written adapter was left");
 }
