@@ -11,6 +11,9 @@ use crate::layers::linear::Linear;
 use crate::layers::rms_norm::RmsNorm;
 use crate::layers::rotary::{RotaryEmbedding, inverse_frequencies};
 
+/// The most cosines and sines computed at load: 1 GiB of them.
+const MAX_ROTARY_ELEMENTS: usize = 1 << 28;
+
 /// Where and how a model is to run.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
@@ -137,10 +140,14 @@ impl<'a> Builder<'a> {
     /// Where the device cannot hold them.
     pub fn rotary(&self) -> Result<RotaryEmbedding, ModelError> {
         let (config, options) = (self.config, self.options);
-        let frequencies =
-            inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling);
         let trained = config.max_position_embeddings;
         let positions = options.max_positions.map_or(trained, |max| max.min(trained));
+        if positions.saturating_mul(config.head_dim) > MAX_ROTARY_ELEMENTS {
+            let text = format!("a rotary table of {positions} positions");
+            return Err(ModelError::Unsupported(text));
+        }
+        let (theta, scaling) = (config.rope_theta, config.rope_scaling);
+        let frequencies = inverse_frequencies(config.head_dim, theta, scaling);
         let (device, backend) = (&options.device, options.backend);
         Ok(RotaryEmbedding::new(&frequencies, positions, device, backend)?)
     }

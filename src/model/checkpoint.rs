@@ -30,6 +30,8 @@ pub struct Checkpoint {
     pub config_json: Value,
     /// Its sampling defaults.
     pub generation_config: GenerationConfig,
+    /// `generation_config.json`, likewise; an empty object where there is none.
+    pub generation_config_json: Value,
     /// Its tensors.
     pub weights: Weights,
     origin: Origin,
@@ -71,7 +73,7 @@ impl Checkpoint {
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             return Self::open_gguf(path);
         }
-        let reason = if is_pickle(&path.to_owned()) {
+        let reason = if is_pickle(path) {
             "holds pickled weights, which can run code when read; convert them to safetensors"
         } else {
             "is neither a model directory nor a .gguf file"
@@ -116,11 +118,12 @@ impl Checkpoint {
             return Err(ModelError::SorsaCheckpoint { path: directory.to_owned() });
         }
         let generation = read_optional_json(&directory.join("generation_config.json"))?;
-        let generation = generation.as_ref().map(GenerationConfig::from_json).transpose()?;
+        let generation = generation.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
         Ok(Self {
             config: ModelConfig::from_json(&config_json)?,
             config_json,
-            generation_config: generation.unwrap_or_default(),
+            generation_config: GenerationConfig::from_json(&generation)?,
+            generation_config_json: generation,
             weights: Weights::open(directory)?,
             origin: Origin::Directory(directory.to_owned()),
         })
@@ -134,6 +137,7 @@ impl Checkpoint {
             config: ModelConfig::from_json(&config_json)?,
             config_json,
             generation_config: GenerationConfig::from_json(&generation)?,
+            generation_config_json: generation,
             weights: Weights::from_gguf(file),
             origin: Origin::Gguf(Box::new(metadata)),
         })

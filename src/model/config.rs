@@ -153,7 +153,7 @@ impl ModelConfig {
 fn head_dim(fields: &Fields<'_>, hidden: usize, heads: usize) -> Result<usize, ModelError> {
     let head_dim = match fields.integer("head_dim", 1..=MAX_HEAD_DIM)? {
         Some(head_dim) => head_dim,
-        None if hidden % heads == 0 => hidden / heads,
+        None if hidden.is_multiple_of(heads) => hidden / heads,
         None => {
             let expected = format!("a divisor of hidden_size, {hidden}, where head_dim is absent");
             return Err(invalid("num_attention_heads", &heads.into(), &expected));

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{Device, Tensor};
@@ -174,6 +174,7 @@ fn unsigned(value: &Value) -> Option<u64> {
 /// The tensors of a GGUF file, under Hugging Face names.
 #[derive(Debug)]
 pub struct GgufFile {
+    path: PathBuf,
     map: Mmap,
     data_start: u64,
     tensors: BTreeMap<String, TensorInfo>,
@@ -213,7 +214,8 @@ impl GgufFile {
             kv_heads => kv_heads,
         };
         let data_start = content.tensor_data_offset;
-        Ok((Self { map, data_start, tensors, rope_freqs, num_heads, num_kv_heads }, metadata))
+        let path = path.to_owned();
+        Ok((Self { path, map, data_start, tensors, rope_freqs, num_heads, num_kv_heads }, metadata))
     }
 
     /// The tensors' Hugging Face names.
@@ -259,8 +261,11 @@ impl GgufFile {
             return Err(ModelError::TensorType { name: name.to_owned(), dtype });
         }
         let mut reader = Cursor::new(&self.map[..]);
-        let quantised = info.read(&mut reader, self.data_start, &Device::Cpu)?;
-        Ok(quantised.dequantize(&Device::Cpu)?)
+        let quantised = info.read(&mut reader, self.data_start, &Device::Cpu);
+        quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu)).map_err(|error| {
+            let reason = format!("tensor {name:?}: {}", first_line(&error.to_string()));
+            ModelError::InvalidFile { path: self.path.clone(), format: "GGUF", reason }
+        })
     }
 }
 
@@ -269,7 +274,7 @@ impl GgufFile {
 fn halves_from_pairs(tensor: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
     let dims = tensor.dims();
     let rows = dims[0];
-    if heads == 0 || rows % (2 * heads) != 0 {
+    if heads == 0 || !rows.is_multiple_of(2 * heads) {
         let text = format!("{rows} rows of q or k do not divide into {heads} heads");
         return Err(candle_core::Error::Msg(text).into());
     }
@@ -289,14 +294,19 @@ fn read_header(path: &Path, map: &Mmap) -> Result<Content, ModelError> {
         let text = error.to_string();
         match unread_type(&text) {
             Some(name) => ModelError::Unsupported(format!("GGUF tensor type {name}")),
-            None => invalid(text.lines().next().unwrap_or_default().to_owned()),
+            None => invalid(first_line(&text).to_owned()),
         }
     })
 }
 
+/// Candle's errors go on with a backtrace where one is enabled.
+fn first_line(message: &str) -> &str {
+    message.lines().next().unwrap_or_default()
+}
+
 /// The name of the tensor type that the reader's error message gives a number.
 fn unread_type(message: &str) -> Option<String> {
-    let number = message.lines().next()?.strip_prefix("unknown dtype for tensor ")?;
+    let number = first_line(message).strip_prefix("unknown dtype for tensor ")?;
     let named = UNREAD_TYPES.iter().find(|(id, _)| number.trim().parse() == Ok(*id));
     Some(named.map_or_else(|| format!("number {number}"), |(_, name)| (*name).to_owned()))
 }

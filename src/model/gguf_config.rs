@@ -97,7 +97,7 @@ fn head_dim(metadata: &GgufMetadata, hidden: u64, heads: u64) -> Result<u64, Mod
     let key_length = metadata.unsigned("llama.attention.key_length")?;
     let head_dim = match key_length {
         Some(head_dim) => head_dim,
-        None if heads > 0 && hidden % heads == 0 => hidden / heads,
+        None if heads > 0 && hidden.is_multiple_of(heads) => hidden / heads,
         None => {
             return Err(ModelError::InvalidField {
                 field: "llama.attention.head_count".to_owned(),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -148,7 +148,7 @@ impl SafetensorsFiles {
 /// Says what the directory holds instead of safetensors, if that can be told.
 fn no_weights(directory: &Path) -> ModelError {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let pickled = entries.map(|entry| entry.path()).find(is_pickle);
+    let pickled = entries.map(|entry| entry.path()).find(|path| is_pickle(path));
     let reason = match pickled.as_deref().and_then(Path::file_name) {
         Some(name) => format!(
             "holds its weights only as {}; pickled weights can run code when read and are refused, \
@@ -161,7 +161,7 @@ fn no_weights(directory: &Path) -> ModelError {
 }
 
 /// True for the extensions of PyTorch's pickled files.
-pub(super) fn is_pickle(path: &PathBuf) -> bool {
+pub(super) fn is_pickle(path: &Path) -> bool {
     let extension = path.extension().and_then(std::ffi::OsStr::to_str);
     matches!(extension, Some("bin" | "pt" | "pth" | "ckpt"))
 }

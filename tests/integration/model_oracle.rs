@@ -2,6 +2,7 @@
 //! and merging against the plain way.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -11,8 +12,12 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
+use sorsa::adapter::segments::Segments;
+use sorsa::kv_cache::BlockId;
+use sorsa::kv_cache::storage::KvCache;
 use sorsa::layers::backend::Backend;
-use sorsa::model::contract::CausalLm;
+use sorsa::model::contract::{CausalLm, ForwardInput, SequenceSpan};
+use sorsa::model::llama::LlamaForCausalLm;
 
 use crate::llama_oracle::Oracle;
 use crate::tiny_llama::{Driver, TinyLlama, fast, load, run_alone};
@@ -135,7 +140,7 @@ proptest! {
     ) {
         let model = TinyLlama::new(&json!({"attention_bias": true}), seed).load(dtype, fast());
         let adapter = |index: usize| {
-            let touches = move |module: usize| index != 2 || module % 2 == 0;
+            let touches = move |module: usize| index != 2 || module.is_multiple_of(2);
             (index > 0).then(|| TinyLlama::adapter(model.modules(), index as u64, touches))
         };
         let pool: Vec<_> = (0..4).map(adapter).collect();
@@ -220,6 +225,86 @@ fn a_delta_that_does_not_fit_changes_nothing() {
     let error = model.merge(&delta).unwrap_err().to_string();
     assert!(error.contains("factors of"), "{error}");
     assert_eq!(run_alone(&model, &ids, None, 7), before);
+}
+
+#[test]
+fn a_batch_that_makes_no_sense_is_an_error() {
+    type Change = fn(&mut Batch);
+    let changes: [(Change, &str); 11] = [
+        (|batch| batch.ids[1] = 31, "token 31"),
+        (|batch| batch.positions[1] = 64, "position 64"),
+        (|batch| batch.positions.truncate(1), "1 positions"),
+        (|batch| batch.slots[1] = 6, "slot 6"),
+        (|batch| batch.logit_rows = vec![2], "row 2 of 2"),
+        (|batch| batch.rows = 0..1, "cover 1 rows of 2"),
+        (|batch| batch.rows = 1..2, "rows 1..2"),
+        (|batch| batch.context_len = 1, "context of 1"),
+        (|batch| batch.context_len = 4, "1 blocks"),
+        (|batch| batch.blocks = vec![BlockId(2)], "block 2"),
+        (|batch| batch.dtype = DType::F64, "cache of F64"),
+    ];
+    for backend in BACKENDS {
+        let model = TinyLlama::new(&json!({}), 1).load(DType::F32, backend());
+        let logits = Batch::default().run(&model).unwrap();
+        assert_eq!(logits.dims(), [1, 31]);
+        let none = Batch { logit_rows: Vec::new(), ..Batch::default() };
+        assert_eq!(none.run(&model).unwrap().dims(), [0, 31]);
+        for (change, expected) in changes {
+            let mut batch = Batch::default();
+            change(&mut batch);
+            let error = batch.run(&model).unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+}
+
+/// Two tokens of one sequence, in a cache of two blocks of three.
+struct Batch {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    rows: Range<usize>,
+    context_len: usize,
+    blocks: Vec<BlockId>,
+    logit_rows: Vec<u32>,
+    dtype: DType,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            ids: vec![5, 6],
+            positions: vec![0, 1],
+            slots: vec![3, 4],
+            rows: 0..2,
+            context_len: 2,
+            blocks: vec![BlockId(1)],
+            logit_rows: vec![1],
+            dtype: DType::F32,
+        }
+    }
+}
+
+impl Batch {
+    fn run(&self, model: &LlamaForCausalLm) -> candle_core::Result<Tensor> {
+        let shape = model.config().kv_shape();
+        let mut cache = KvCache::new(shape, 2, 3, self.dtype, &Device::Cpu)?;
+        let span = SequenceSpan {
+            rows: self.rows.clone(),
+            context_len: self.context_len,
+            block_table: &self.blocks,
+        };
+        let input = ForwardInput {
+            input_ids: &self.ids,
+            positions: &self.positions,
+            slot_mapping: &self.slots,
+            sequences: &[span],
+            segments: &Segments::none(),
+            logit_rows: &self.logit_rows,
+            logit_segments: &Segments::none(),
+        };
+        model.forward(&input, &mut cache)
+    }
 }
 
 #[test]
