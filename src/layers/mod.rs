@@ -1,1 +1,14 @@
-//! Stub.
+//! The layers that model families are made of, on candle tensors.
+//!
+//! Each has two paths behind one function: candle's own operations, which run on every device, and
+//! on a CPU the project's kernels. Which one runs is a [`Backend`], chosen once, at load. A layer
+//! knows neither a checkpoint's names nor who schedules its rows.
+
+pub mod attention;
+pub mod backend;
+pub mod embedding;
+pub mod linear;
+pub mod mlp;
+pub mod paged;
+pub mod rms_norm;
+pub mod rotary;

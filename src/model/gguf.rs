@@ -1,1 +1,327 @@
-//! Stub.
+//! A Llama in a GGUF file: its metadata, and its tensors under Hugging Face names, dequantised.
+//!
+//! Only the architecture `llama` is read. The configuration these metadata amount to is
+//! [`super::gguf_config`]'s; the vocabulary in them is the text side's.
+//! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::{Device, Tensor};
+use memmap2::Mmap;
+
+use super::error::ModelError;
+use super::safetensors_file::map;
+
+/// Factors on the rotary frequencies, one per pair of a head's dimensions; a Llama 3 has them.
+pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// Names of tensors outside the layers: GGUF's, Hugging Face's.
+const OUTER: [(&str, &str); 3] = [
+    ("token_embd.weight", "model.embed_tokens.weight"),
+    ("output_norm.weight", "model.norm.weight"),
+    ("output.weight", "lm_head.weight"),
+];
+
+/// Names within a layer: GGUF's after `blk.N.`, Hugging Face's after `model.layers.N.`.
+const INNER: [(&str, &str); 9] = [
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// Quantisations by their number in the file, for those that cannot be read here.
+const UNREAD_TYPES: [(u32, &str); 15] = [
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (20, "IQ4_NL"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (23, "IQ4_XS"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (28, "F64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (39, "MXFP4"),
+];
+
+/// The key-value part of a GGUF file.
+#[derive(Debug)]
+pub struct GgufMetadata(HashMap<String, Value>);
+
+impl GgufMetadata {
+    /// True where `key` has a value.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// The string under `key`.
+    ///
+    /// # Errors
+    /// Where the value is of another type.
+    pub fn string(&self, key: &str) -> Result<Option<&str>, ModelError> {
+        self.typed(key, "a string", |value| value.to_string().ok().map(String::as_str))
+    }
+
+    /// The unsigned integer under `key`, of whatever width.
+    ///
+    /// # Errors
+    /// Where the value is of another type, or negative.
+    pub fn unsigned(&self, key: &str) -> Result<Option<u64>, ModelError> {
+        self.typed(key, "an unsigned integer", unsigned)
+    }
+
+    /// The boolean under `key`.
+    ///
+    /// # Errors
+    /// Where the value is of another type.
+    pub fn boolean(&self, key: &str) -> Result<Option<bool>, ModelError> {
+        self.typed(key, "a boolean", |value| value.to_bool().ok())
+    }
+
+    /// The number under `key`, a float of 32 bits widened by its shortest decimal, so that a stored
+    /// 1e-5 is 1e-5 and not 9.999999747378752e-6.
+    ///
+    /// # Errors
+    /// Where the value is of another type.
+    pub fn number(&self, key: &str) -> Result<Option<f64>, ModelError> {
+        self.typed(key, "a number", |value| match value {
+            Value::F32(number) => number.to_string().parse().ok(),
+            Value::F64(number) => Some(*number),
+            _ => None,
+        })
+    }
+
+    /// The list of strings under `key`.
+    ///
+    /// # Errors
+    /// Where the value is of another type.
+    pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>, ModelError> {
+        self.list(key, "a list of strings", |value| value.to_string().ok().cloned())
+    }
+
+    /// The list of integers under `key`, of whatever width up to 32 bits.
+    ///
+    /// # Errors
+    /// Where the value is of another type.
+    pub fn integers(&self, key: &str) -> Result<Option<Vec<i32>>, ModelError> {
+        self.list(key, "a list of integers", |value| match value {
+            Value::I32(integer) => Some(*integer),
+            other => unsigned(other).and_then(|integer| i32::try_from(integer).ok()),
+        })
+    }
+
+    /// The list of floats under `key`.
+    ///
+    /// # Errors
+    /// Where the value is of another type.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        self.list(key, "a list of floats", |value| value.to_f32().ok())
+    }
+
+    fn list<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        item: impl Fn(&Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ModelError> {
+        self.typed(key, expected, |value| match value {
+            Value::Array(items) => items.iter().map(&item).collect(),
+            _ => None,
+        })
+    }
+
+    fn typed<'a, T>(
+        &'a self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, ModelError> {
+        let Some(value) = self.0.get(key) else { return Ok(None) };
+        read(value).map(Some).ok_or_else(|| ModelError::InvalidField {
+            field: key.to_owned(),
+            value: format!("of type {:?}", value.value_type()),
+            expected: expected.to_owned(),
+        })
+    }
+}
+
+fn unsigned(value: &Value) -> Option<u64> {
+    match value {
+        Value::U8(_) | Value::U16(_) | Value::U32(_) | Value::U64(_) => value.to_u64().ok(),
+        Value::I8(integer) => u64::try_from(*integer).ok(),
+        Value::I16(integer) => u64::try_from(*integer).ok(),
+        Value::I32(integer) => u64::try_from(*integer).ok(),
+        Value::I64(integer) => u64::try_from(*integer).ok(),
+        _ => None,
+    }
+}
+
+/// The tensors of a GGUF file, under Hugging Face names.
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    map: Mmap,
+    data_start: u64,
+    tensors: BTreeMap<String, TensorInfo>,
+    rope_freqs: Option<TensorInfo>,
+    num_heads: usize,
+    num_kv_heads: usize,
+}
+
+impl GgufFile {
+    /// Opens a file of architecture `llama`; reads its header only.
+    ///
+    /// # Errors
+    /// Where the file is malformed, of another architecture, or quantised in a way not read here.
+    pub fn open(path: &Path) -> Result<(Self, GgufMetadata), ModelError> {
+        let map = map(path)?;
+        let content = read_header(path, &map)?;
+        let metadata = GgufMetadata(content.metadata);
+        match metadata.string("general.architecture")? {
+            Some("llama") => {}
+            Some(other) => {
+                return Err(ModelError::Unsupported(format!("GGUF architecture {other:?}")));
+            }
+            None => return Err(ModelError::MissingField("general.architecture")),
+        }
+        let mut infos = content.tensor_infos;
+        let rope_freqs = infos.remove(ROPE_FREQS);
+        let mut tensors = BTreeMap::new();
+        for (name, info) in infos {
+            let mapped = hugging_face_name(&name)
+                .ok_or_else(|| ModelError::UnusedTensors { count: 1, names: vec![name.clone()] })?;
+            tensors.insert(mapped, info);
+        }
+        let heads = |key| metadata.unsigned(key).map(|heads| heads.unwrap_or(0) as usize);
+        let num_heads = heads("llama.attention.head_count")?;
+        let num_kv_heads = match heads("llama.attention.head_count_kv")? {
+            0 => num_heads,
+            kv_heads => kv_heads,
+        };
+        let data_start = content.tensor_data_offset;
+        let path = path.to_owned();
+        Ok((Self { path, map, data_start, tensors, rope_freqs, num_heads, num_kv_heads }, metadata))
+    }
+
+    /// The tensors' Hugging Face names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of tensor `name`.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors.get(name).map(|info| info.shape.dims().to_vec())
+    }
+
+    /// The factors on the rotary frequencies, where the file has them.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn rope_freqs(&self) -> Result<Option<Vec<f32>>, ModelError> {
+        let Some(info) = &self.rope_freqs else { return Ok(None) };
+        Ok(Some(self.dequantise(ROPE_FREQS, info)?.flatten_all()?.to_vec1()?))
+    }
+
+    /// Tensor `name` in float32 on the CPU, its rows in Hugging Face's order.
+    ///
+    /// # Errors
+    /// Where the file is too short, or the tensor's rows do not divide into heads.
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        let Some(info) = self.tensors.get(name) else { return Ok(None) };
+        let tensor = self.dequantise(name, info)?;
+        let heads = match name.rsplit('.').nth(1) {
+            Some("q_proj") => self.num_heads,
+            Some("k_proj") => self.num_kv_heads,
+            _ => return Ok(Some(tensor)),
+        };
+        Ok(Some(halves_from_pairs(&tensor, heads)?))
+    }
+
+    fn dequantise(&self, name: &str, info: &TensorInfo) -> Result<Tensor, ModelError> {
+        // A wrapped product of dimensions would pass the reader's own length check.
+        let elements = super::weights::elements(info.shape.dims());
+        if elements != info.shape.elem_count() as u64 || elements == 0 {
+            let dtype = format!("{:?} of shape {:?}", info.ggml_dtype, info.shape);
+            return Err(ModelError::TensorType { name: name.to_owned(), dtype });
+        }
+        let mut reader = Cursor::new(&self.map[..]);
+        let quantised = info.read(&mut reader, self.data_start, &Device::Cpu);
+        quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu)).map_err(|error| {
+            let reason = format!("tensor {name:?}: {}", first_line(&error.to_string()));
+            ModelError::InvalidFile { path: self.path.clone(), format: "GGUF", reason }
+        })
+    }
+}
+
+/// GGUF's writer interleaves the two halves of each head's rows of q and k, so that rotary
+/// embedding works on neighbours; this puts them back: `(head, i, half) → (head, half, i)`.
+fn halves_from_pairs(tensor: &Tensor, heads: usize) -> Result<Tensor, ModelError> {
+    let dims = tensor.dims();
+    let rows = dims[0];
+    if heads == 0 || !rows.is_multiple_of(2 * heads) {
+        let text = format!("{rows} rows of q or k do not divide into {heads} heads");
+        return Err(candle_core::Error::Msg(text).into());
+    }
+    let columns = tensor.elem_count() / rows;
+    let pairs = tensor.reshape((heads, rows / heads / 2, 2, columns))?;
+    Ok(pairs.transpose(1, 2)?.contiguous()?.reshape(dims)?)
+}
+
+fn read_header(path: &Path, map: &Mmap) -> Result<Content, ModelError> {
+    let invalid =
+        |reason| ModelError::InvalidFile { path: path.to_owned(), format: "GGUF", reason };
+    // The reader divides by the alignment the file states, which may be 0.
+    let read = || Content::read(&mut Cursor::new(&map[..]));
+    let content = catch_unwind(AssertUnwindSafe(read))
+        .map_err(|_| invalid("its header makes no sense".to_owned()))?;
+    content.map_err(|error| {
+        let text = error.to_string();
+        match unread_type(&text) {
+            Some(name) => ModelError::Unsupported(format!("GGUF tensor type {name}")),
+            None => invalid(first_line(&text).to_owned()),
+        }
+    })
+}
+
+/// Candle's errors go on with a backtrace where one is enabled.
+fn first_line(message: &str) -> &str {
+    message.lines().next().unwrap_or_default()
+}
+
+/// The name of the tensor type that the reader's error message gives a number.
+fn unread_type(message: &str) -> Option<String> {
+    let number = first_line(message).strip_prefix("unknown dtype for tensor ")?;
+    let named = UNREAD_TYPES.iter().find(|(id, _)| number.trim().parse() == Ok(*id));
+    Some(named.map_or_else(|| format!("number {number}"), |(_, name)| (*name).to_owned()))
+}
+
+fn hugging_face_name(name: &str) -> Option<String> {
+    if let Some((_, outer)) = OUTER.iter().find(|(gguf, _)| *gguf == name) {
+        return Some((*outer).to_owned());
+    }
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    let layer: usize = layer.parse().ok()?;
+    let (module, kind) = rest.split_once('.')?;
+    let (_, module) = INNER.iter().find(|(gguf, _)| *gguf == module)?;
+    matches!(kind, "weight" | "bias").then(|| format!("model.layers.{layer}.{module}.{kind}"))
+}
+
+#[cfg(test)]
+#[path = "gguf_tests.rs"]
+mod tests;

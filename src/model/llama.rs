@@ -1,1 +1,217 @@
-//! Stub.
+//! The Llama family (arXiv 2302.13971, 2407.21783): what it is made of and in which order.
+
+use candle_core::{DType, Device, Tensor, bail};
+
+use super::builder::{Builder, LoadOptions};
+use super::config::ModelConfig;
+use super::contract::{CausalLm, ForwardInput};
+use super::error::ModelError;
+use super::weights::Weights;
+use crate::adapter::delta::{LowRankDelta, ModuleSpec};
+use crate::adapter::segments::Segments;
+use crate::kv_cache::storage::{KvCache, LayerKv};
+use crate::layers::attention::SelfAttention;
+use crate::layers::embedding::Embedding;
+use crate::layers::linear::Linear;
+use crate::layers::mlp::Mlp;
+use crate::layers::paged::{AttentionSpan, HeadShape, PagedBatch};
+use crate::layers::rms_norm::RmsNorm;
+use crate::layers::rotary::{RotaryEmbedding, Rotation};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// A decoder with its output head.
+#[derive(Debug)]
+pub struct LlamaForCausalLm {
+    config: ModelConfig,
+    modules: Vec<ModuleSpec>,
+    embed_tokens: Embedding,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    lm_head: Linear,
+    rotary: RotaryEmbedding,
+    options: LoadOptions,
+}
+
+#[derive(Debug)]
+struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    self_attn: SelfAttention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl LlamaForCausalLm {
+    /// Loads the model that `config` describes from `weights`; `progress` is told the elements of
+    /// each tensor as it arrives, [`Weights::total_elements`] in all.
+    ///
+    /// # Errors
+    /// Where a tensor is missing, of another shape or type, or left over.
+    pub fn load(
+        config: &ModelConfig,
+        weights: &Weights,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Self, ModelError> {
+        let mut builder = Builder::new(config, weights, &options, progress);
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        let table = builder.weight(EMBEDDING, vocab, hidden)?;
+        let layers = 0..config.num_hidden_layers;
+        let layers = layers.map(|index| DecoderLayer::load(&mut builder, index));
+        let layers = layers.collect::<Result<_, _>>()?;
+        let norm = builder.rms_norm("model.norm")?;
+        let lm_head = if config.tie_word_embeddings {
+            builder.tied_head(&table, EMBEDDING)?
+        } else {
+            builder.linear("lm_head".to_owned(), (vocab, hidden), false)?
+        };
+        let rotary = builder.rotary()?;
+        let modules = builder.finish()?;
+        Ok(Self {
+            config: config.clone(),
+            modules,
+            embed_tokens: Embedding::new(table),
+            layers,
+            norm,
+            lm_head,
+            rotary,
+            options,
+        })
+    }
+
+    /// The dtype of activations, and the one the key-value cache must have.
+    #[must_use]
+    pub fn activation_dtype(&self) -> DType {
+        self.options.backend.activation_dtype(self.options.dtype)
+    }
+
+    /// The modules, in the order of [`CausalLm::modules`].
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let head = (!self.config.tie_word_embeddings).then_some(&mut self.lm_head);
+        self.layers.iter_mut().flat_map(DecoderLayer::linears).chain(head)
+    }
+
+    fn check(&self, input: &ForwardInput<'_>, cache: &KvCache) -> candle_core::Result<()> {
+        let rows = input.input_ids.len();
+        if input.positions.len() != rows || input.slot_mapping.len() != rows || rows == 0 {
+            let (positions, slots) = (input.positions.len(), input.slot_mapping.len());
+            bail!("{rows} tokens with {positions} positions and {slots} slots")
+        }
+        if let Some(row) = input.logit_rows.iter().find(|row| **row as usize >= rows) {
+            bail!("logits of row {row} of {rows}")
+        }
+        let (found, dtype) = (cache.layer(0).keys.dtype(), self.activation_dtype());
+        if found != dtype {
+            bail!("a key-value cache of {found:?} for activations of {dtype:?}")
+        }
+        Ok(())
+    }
+
+    fn logits(&self, x: &Tensor, rows: &[u32], segments: &Segments) -> candle_core::Result<Tensor> {
+        if rows.is_empty() {
+            return Tensor::zeros((0, self.config.vocab_size), DType::F32, &self.options.device);
+        }
+        let index = Tensor::new(rows, &self.options.device)?;
+        let x = self.norm.forward(&x.index_select(&index, 0)?)?;
+        self.lm_head.forward(&x, segments)?.to_dtype(DType::F32)
+    }
+}
+
+impl CausalLm for LlamaForCausalLm {
+    fn forward(
+        &self,
+        input: &ForwardInput<'_>,
+        kv_cache: &mut KvCache,
+    ) -> candle_core::Result<Tensor> {
+        self.check(input, kv_cache)?;
+        let spans = input.sequences.iter().map(|sequence| AttentionSpan {
+            rows: sequence.rows.clone(),
+            context_len: sequence.context_len,
+            block_table: sequence.block_table.iter().map(|block| block.0).collect(),
+        });
+        let pool = (kv_cache.layer(0).keys.dims()[0], kv_cache.block_size());
+        let (device, backend) = (&self.options.device, self.options.backend);
+        let batch = PagedBatch::new(input.slot_mapping, spans.collect(), pool, device, backend)?;
+        let rotation = self.rotary.at(input.positions)?;
+        let mut x = self.embed_tokens.forward(input.input_ids, self.activation_dtype())?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            x = layer.forward(&x, &rotation, &batch, input.segments, kv_cache.layer(index))?;
+        }
+        self.logits(&x, input.logit_rows, input.logit_segments)
+    }
+
+    fn modules(&self) -> &[ModuleSpec] {
+        &self.modules
+    }
+
+    fn merge(&mut self, delta: &LowRankDelta) -> candle_core::Result<()> {
+        // All shapes first: a delta that does not fit must leave every weight as it was.
+        for (index, linear) in self.linears().enumerate() {
+            delta.factors(index).map_or(Ok(()), |factors| linear.check(factors))?;
+        }
+        for (index, linear) in self.linears().enumerate() {
+            delta.factors(index).map_or(Ok(()), |factors| linear.merge(factors))?;
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn device(&self) -> &Device {
+        &self.options.device
+    }
+}
+
+impl DecoderLayer {
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let (attn, mlp) = (&mut self.self_attn, &mut self.mlp);
+        let attn = [&mut attn.q_proj, &mut attn.k_proj, &mut attn.v_proj, &mut attn.o_proj];
+        attn.into_iter().chain([&mut mlp.gate_proj, &mut mlp.up_proj, &mut mlp.down_proj])
+    }
+
+    fn load(builder: &mut Builder<'_>, index: usize) -> Result<Self, ModelError> {
+        let config = builder.config();
+        let heads = HeadShape {
+            num_heads: config.num_attention_heads,
+            num_kv_heads: config.num_key_value_heads,
+            head_dim: config.head_dim,
+        };
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (q, kv) = (heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim);
+        let path = |name: &str| format!("model.layers.{index}.{name}");
+        let (attn_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+        Ok(Self {
+            input_layernorm: builder.rms_norm(&path("input_layernorm"))?,
+            self_attn: SelfAttention {
+                q_proj: builder.linear(path("self_attn.q_proj"), (q, hidden), attn_bias)?,
+                k_proj: builder.linear(path("self_attn.k_proj"), (kv, hidden), attn_bias)?,
+                v_proj: builder.linear(path("self_attn.v_proj"), (kv, hidden), attn_bias)?,
+                o_proj: builder.linear(path("self_attn.o_proj"), (hidden, q), attn_bias)?,
+                heads,
+            },
+            post_attention_layernorm: builder.rms_norm(&path("post_attention_layernorm"))?,
+            mlp: Mlp {
+                gate_proj: builder.linear(path("mlp.gate_proj"), (inner, hidden), mlp_bias)?,
+                up_proj: builder.linear(path("mlp.up_proj"), (inner, hidden), mlp_bias)?,
+                down_proj: builder.linear(path("mlp.down_proj"), (hidden, inner), mlp_bias)?,
+                backend: builder.backend(),
+            },
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotation: &Rotation<'_>,
+        batch: &PagedBatch<'_>,
+        segments: &Segments,
+        cache: &LayerKv,
+    ) -> candle_core::Result<Tensor> {
+        let normed = self.input_layernorm.forward(x)?;
+        let x = (x + self.self_attn.forward(&normed, rotation, batch, segments, cache)?)?;
+        let normed = self.post_attention_layernorm.forward(&x)?;
+        x + self.mlp.forward(&normed, segments)?
+    }
+}

@@ -1,7 +1,17 @@
 //! Model families: configuration, weights and the forward pass of each, on candle tensors.
+//!
+//! A [`checkpoint::Checkpoint`] is what lies on disk, a [`contract::CausalLm`] what runs. Nothing
+//! here samples, schedules or tokenises.
 
+pub mod builder;
+pub mod checkpoint;
 pub mod config;
 pub mod contract;
+pub mod error;
+mod fields;
+pub mod generation_config;
 pub mod gguf;
+mod gguf_config;
 pub mod llama;
+mod safetensors_file;
 pub mod weights;

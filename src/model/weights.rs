@@ -1,1 +1,188 @@
-//! Stub.
+//! A model's tensors by their Hugging Face names, whatever file holds them.
+//!
+//! [`Weights`] is what is on disk; a [`WeightLoader`] takes tensors out for one model and, at the
+//! end, accounts for every one of them: a tensor nobody asked for is an error, because a model that
+//! ignores part of its checkpoint computes something else.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::error::ModelError;
+use super::gguf::GgufFile;
+use super::safetensors_file::SafetensorsFiles;
+
+/// Tensors that some exporters add and that hold nothing the configuration does not say.
+const DERIVED_SUFFIX: &str = ".rotary_emb.inv_freq";
+/// How many names an error lists.
+const NAMES_SHOWN: usize = 5;
+
+/// The tensors of one checkpoint.
+#[derive(Debug)]
+pub struct Weights(Source);
+
+#[derive(Debug)]
+enum Source {
+    Safetensors(SafetensorsFiles),
+    Gguf(GgufFile),
+}
+
+impl Weights {
+    /// Maps the safetensors files of a Hugging Face directory; reads headers only.
+    ///
+    /// # Errors
+    /// Where there are none, where one is malformed or lies elsewhere, and where the directory is
+    /// an un-merged SORSA checkpoint of the reference library.
+    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let files = SafetensorsFiles::open(directory)?;
+        if files.names().any(|name| name.contains(".sorsa_")) {
+            return Err(ModelError::SorsaCheckpoint { path: directory.to_owned() });
+        }
+        Ok(Self(Source::Safetensors(files)))
+    }
+
+    /// The weights of an opened GGUF file, dequantised tensor by tensor as they are asked for.
+    #[must_use]
+    pub fn from_gguf(file: GgufFile) -> Self {
+        Self(Source::Gguf(file))
+    }
+
+    /// All tensors' names, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match &self.0 {
+            Source::Safetensors(files) => files.names().map(str::to_owned).collect(),
+            Source::Gguf(file) => file.names().map(str::to_owned).collect(),
+        };
+        names.sort();
+        names
+    }
+
+    /// The shape of tensor `name`, where there is one.
+    #[must_use]
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match &self.0 {
+            Source::Safetensors(files) => files.shape(name).map(<[usize]>::to_vec),
+            Source::Gguf(file) => file.shape(name),
+        }
+    }
+
+    /// Elements of all tensors together, for a progress bar.
+    #[must_use]
+    pub fn total_elements(&self) -> u64 {
+        let elements = |name: &String| self.shape(name).map_or(0, |dims| elements(&dims));
+        self.names().iter().map(elements).sum()
+    }
+
+    /// Tensor `name` of `shape` as `dtype` on `device`.
+    ///
+    /// # Errors
+    /// Where it is absent, of another shape, stored in a type that is not read, or beyond the range
+    /// of `dtype`.
+    pub fn tensor(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor, ModelError> {
+        let missing = || ModelError::MissingTensor(name.to_owned());
+        let found = self.shape(name).ok_or_else(missing)?;
+        if found != shape {
+            let expected = shape.to_vec();
+            return Err(ModelError::TensorShape { name: name.to_owned(), expected, found });
+        }
+        let stored = match &self.0 {
+            Source::Safetensors(files) => files.tensor(name)?.ok_or_else(missing)?,
+            Source::Gguf(file) => file.tensor(name)?.ok_or_else(missing)?,
+        };
+        let converted = stored.to_dtype(dtype)?;
+        if dtype == DType::F16 && stored.dtype() != DType::F16 && !is_finite(&converted)? {
+            let dtype = dtype.as_str();
+            return Err(ModelError::TensorRange { name: name.to_owned(), dtype });
+        }
+        Ok(converted.to_device(device)?)
+    }
+}
+
+/// Number of elements; 0 where a hostile shape overflows.
+pub(super) fn elements(dims: &[usize]) -> u64 {
+    let product = dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim as u64));
+    product.unwrap_or(0)
+}
+
+fn is_finite(tensor: &Tensor) -> Result<bool, ModelError> {
+    let largest = tensor.to_dtype(DType::F32)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+    Ok(largest.is_finite())
+}
+
+/// Takes the tensors of one model out of [`Weights`] and keeps account of them.
+pub struct WeightLoader<'a> {
+    weights: &'a Weights,
+    used: BTreeSet<String>,
+    device: &'a Device,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl<'a> WeightLoader<'a> {
+    /// A loader onto `device`; `progress` is told the elements of each tensor as it arrives.
+    pub fn new(weights: &'a Weights, device: &'a Device, progress: &'a mut dyn FnMut(u64)) -> Self {
+        Self { weights, used: BTreeSet::new(), device, progress }
+    }
+
+    /// Where tensors go.
+    #[must_use]
+    pub fn device(&self) -> &'a Device {
+        self.device
+    }
+
+    /// See [`Weights::tensor`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<Tensor, ModelError> {
+        let tensor = self.weights.tensor(name, shape, dtype, self.device)?;
+        self.used.insert(name.to_owned());
+        (self.progress)(elements(shape));
+        Ok(tensor)
+    }
+
+    /// Accepts tensor `name`, should there be one, only where it equals tensor `original`.
+    ///
+    /// # Errors
+    /// [`ModelError::UntiedHead`] where it does not.
+    pub fn expect_copy(&mut self, name: &str, original: &str) -> Result<(), ModelError> {
+        let Some(shape) = self.weights.shape(name) else { return Ok(()) };
+        if self.weights.shape(original).as_ref() != Some(&shape) {
+            return Err(ModelError::UntiedHead);
+        }
+        let load = |name| self.weights.tensor(name, &shape, DType::F32, &Device::Cpu);
+        let differing = load(name)?.ne(&load(original)?)?.to_dtype(DType::F32)?.max_all()?;
+        if differing.to_scalar::<f32>()? != 0.0 {
+            return Err(ModelError::UntiedHead);
+        }
+        self.used.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Ends the loading.
+    ///
+    /// # Errors
+    /// [`ModelError::UnusedTensors`] where a tensor was never asked for.
+    pub fn finish(self) -> Result<(), ModelError> {
+        let mut unused = self.weights.names();
+        unused.retain(|name| !self.used.contains(name) && !name.ends_with(DERIVED_SUFFIX));
+        let count = unused.len();
+        if count == 0 {
+            return Ok(());
+        }
+        unused.truncate(NAMES_SHOWN);
+        Err(ModelError::UnusedTensors { count, names: unused })
+    }
+}

@@ -1,0 +1,41 @@
+//! The gated feed-forward block (SwiGLU, arXiv 2002.05202): `down(silu(gate(x)) · up(x))`.
+
+use candle_core::{Result, Tensor};
+
+use super::backend::{Backend, CpuSlice};
+use super::linear::Linear;
+use crate::adapter::segments::Segments;
+
+/// Three projections and what lies between them.
+#[derive(Debug)]
+pub struct Mlp {
+    /// `hidden → intermediate`, through the activation.
+    pub gate_proj: Linear,
+    /// `hidden → intermediate`.
+    pub up_proj: Linear,
+    /// `intermediate → hidden`.
+    pub down_proj: Linear,
+    /// How the product is computed.
+    pub backend: Backend,
+}
+
+impl Mlp {
+    /// `x` is `rows x hidden`, and so is the result.
+    ///
+    /// # Errors
+    /// Where shapes disagree or the device fails.
+    pub fn forward(&self, x: &Tensor, segments: &Segments) -> Result<Tensor> {
+        let gate = self.gate_proj.forward(x, segments)?;
+        let up = self.up_proj.forward(x, segments)?;
+        let inner = match self.backend {
+            Backend::Candle => (gate.silu()? * up)?,
+            Backend::Cpu(kernels) => {
+                let mut out = vec![0.0; gate.elem_count()];
+                let (gate_slice, up_slice) = (CpuSlice::new(&gate)?, CpuSlice::new(&up)?);
+                kernels.silu_mul(gate_slice.f32()?, up_slice.f32()?, &mut out);
+                Tensor::from_vec(out, gate.shape(), gate.device())?
+            }
+        };
+        self.down_proj.forward(&inner, segments)
+    }
+}

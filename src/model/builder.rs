@@ -1,0 +1,154 @@
+//! Layers out of a checkpoint's tensors: what every family's loading has in common.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::config::ModelConfig;
+use super::error::ModelError;
+use super::weights::{WeightLoader, Weights};
+use crate::adapter::delta::ModuleSpec;
+use crate::layers::backend::Backend;
+use crate::layers::linear::Linear;
+use crate::layers::rms_norm::RmsNorm;
+use crate::layers::rotary::{RotaryEmbedding, inverse_frequencies};
+
+/// The most cosines and sines computed at load: 1 GiB of them.
+const MAX_ROTARY_ELEMENTS: usize = 1 << 28;
+
+/// Where and how a model is to run.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Dtype in which linear weights and the embedding are held; norms and, on a CPU, biases stay
+    /// float32.
+    pub dtype: DType,
+    /// Where.
+    pub device: Device,
+    /// How layers compute; [`Backend::for_device`] unless a test wants otherwise.
+    pub backend: Backend,
+    /// Positions to prepare for, where fewer than the configuration's.
+    pub max_positions: Option<usize>,
+}
+
+impl LoadOptions {
+    /// Weights of `dtype` on `device`, computed in the fastest way it has.
+    #[must_use]
+    pub fn new(dtype: DType, device: Device) -> Self {
+        let backend = Backend::for_device(&device);
+        Self { dtype, device, backend, max_positions: None }
+    }
+}
+
+/// Takes a checkpoint apart into layers and numbers the linear modules as it goes.
+pub struct Builder<'a> {
+    config: &'a ModelConfig,
+    options: &'a LoadOptions,
+    loader: WeightLoader<'a>,
+    modules: Vec<ModuleSpec>,
+}
+
+impl<'a> Builder<'a> {
+    /// A builder of what `config` describes; `progress` is told the elements of each tensor.
+    pub fn new(
+        config: &'a ModelConfig,
+        weights: &'a Weights,
+        options: &'a LoadOptions,
+        progress: &'a mut dyn FnMut(u64),
+    ) -> Self {
+        let loader = WeightLoader::new(weights, &options.device, progress);
+        Self { config, options, loader, modules: Vec::new() }
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &'a ModelConfig {
+        self.config
+    }
+
+    /// How the layers compute.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.options.backend
+    }
+
+    /// A weight of `rows x columns`, in the dtype asked for.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn weight(
+        &mut self,
+        name: &str,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Tensor, ModelError> {
+        self.loader.tensor(name, &[rows, columns], self.options.dtype)
+    }
+
+    /// An output head that is the embedding `table`, whose tensor is called `name`. A copy of it
+    /// under the head's own name is accepted, anything else there is not.
+    ///
+    /// # Errors
+    /// [`ModelError::UntiedHead`] for the latter.
+    pub fn tied_head(&mut self, table: &Tensor, name: &str) -> Result<Linear, ModelError> {
+        self.loader.expect_copy("lm_head.weight", name)?;
+        Ok(Linear::new(table.clone(), None, None, self.options.backend)?)
+    }
+
+    /// Ends the loading: the modules, in the order in which they were built.
+    ///
+    /// # Errors
+    /// Where a tensor was left over.
+    pub fn finish(self) -> Result<Vec<ModuleSpec>, ModelError> {
+        self.loader.finish()?;
+        Ok(self.modules)
+    }
+
+    /// The next module: its weight `out x in` and, where it has one, its bias.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn linear(
+        &mut self,
+        path: String,
+        (out_features, in_features): (usize, usize),
+        has_bias: bool,
+    ) -> Result<Linear, ModelError> {
+        let LoadOptions { dtype, backend, .. } = *self.options;
+        let weight =
+            self.loader.tensor(&format!("{path}.weight"), &[out_features, in_features], dtype)?;
+        let bias = has_bias.then(|| {
+            let dtype = backend.activation_dtype(dtype);
+            self.loader.tensor(&format!("{path}.bias"), &[out_features], dtype)
+        });
+        let bias = bias.transpose()?;
+        let module = self.modules.len();
+        self.modules.push(ModuleSpec { path, in_features, out_features });
+        Ok(Linear::new(weight, bias, Some(module), backend)?)
+    }
+
+    /// A norm over the residual stream.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn rms_norm(&mut self, path: &str) -> Result<RmsNorm, ModelError> {
+        let shape = [self.config.hidden_size];
+        let weight = self.loader.tensor(&format!("{path}.weight"), &shape, DType::F32)?;
+        Ok(RmsNorm::new(weight, self.config.rms_norm_eps, self.options.backend))
+    }
+
+    /// The rotary tables.
+    ///
+    /// # Errors
+    /// Where the device cannot hold them.
+    pub fn rotary(&self) -> Result<RotaryEmbedding, ModelError> {
+        let (config, options) = (self.config, self.options);
+        let trained = config.max_position_embeddings;
+        let positions = options.max_positions.map_or(trained, |max| max.min(trained));
+        if positions.saturating_mul(config.head_dim) > MAX_ROTARY_ELEMENTS {
+            let text = format!("a rotary table of {positions} positions");
+            return Err(ModelError::Unsupported(text));
+        }
+        let (theta, scaling) = (config.rope_theta, config.rope_scaling);
+        let frequencies = inverse_frequencies(config.head_dim, theta, scaling);
+        let (device, backend) = (&options.device, options.backend);
+        Ok(RotaryEmbedding::new(&frequencies, positions, device, backend)?)
+    }
+}

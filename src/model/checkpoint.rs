@@ -1,0 +1,165 @@
+//! What a MODEL argument names: a Hugging Face directory or a GGUF file, behind one door.
+//!
+//! Configuration and weights are checked when it is opened; the tokenizer is handed on as it lies
+//! there, for the text side to read.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::config::ModelConfig;
+use super::error::ModelError;
+use super::generation_config::GenerationConfig;
+use super::gguf::{GgufFile, GgufMetadata};
+use super::gguf_config;
+use super::safetensors_file::is_pickle;
+use super::weights::Weights;
+
+/// The largest configuration or index file accepted.
+pub(super) const JSON_LIMIT_BYTES: u64 = 64 << 20;
+/// The largest tokenizer accepted.
+const TOKENIZER_LIMIT_BYTES: u64 = 512 << 20;
+
+/// An opened model on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Its configuration.
+    pub config: ModelConfig,
+    /// `config.json` as it lies in the directory, or as a GGUF's metadata translates to it.
+    pub config_json: Value,
+    /// Its sampling defaults.
+    pub generation_config: GenerationConfig,
+    /// `generation_config.json`, likewise; an empty object where there is none.
+    pub generation_config_json: Value,
+    /// Its tensors.
+    pub weights: Weights,
+    origin: Origin,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Directory(PathBuf),
+    Gguf(Box<GgufMetadata>),
+}
+
+/// Where a model's tokenizer and chat template come from.
+#[derive(Debug)]
+pub enum TokenizerSource<'a> {
+    /// The files of a Hugging Face directory.
+    HuggingFace {
+        /// The bytes of `tokenizer.json`.
+        tokenizer: Vec<u8>,
+        /// `tokenizer_config.json`, parsed, where there is one.
+        tokenizer_config: Option<Value>,
+        /// The text of `chat_template.jinja`, where there is one; it outranks the one in
+        /// `tokenizer_config`.
+        chat_template: Option<String>,
+    },
+    /// The vocabulary in a GGUF file's metadata.
+    Gguf(&'a GgufMetadata),
+}
+
+impl Checkpoint {
+    /// Opens `path`, a Hugging Face directory or a `.gguf` file. Tensors stay on disk.
+    ///
+    /// # Errors
+    /// Where there is no model, or none this server computes; the error says what is wrong.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let kind = fs::metadata(path).map_err(ModelError::io(path))?;
+        if kind.is_dir() {
+            return Self::open_directory(path);
+        }
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            return Self::open_gguf(path);
+        }
+        let reason = if is_pickle(path) {
+            "holds pickled weights, which can run code when read; convert them to safetensors"
+        } else {
+            "is neither a model directory nor a .gguf file"
+        };
+        Err(ModelError::not_a_model(path, reason))
+    }
+
+    /// The tokenizer and chat template.
+    ///
+    /// # Errors
+    /// Where a directory has no `tokenizer.json`, or a file of it cannot be read.
+    pub fn tokenizer(&self) -> Result<TokenizerSource<'_>, ModelError> {
+        let directory = match &self.origin {
+            Origin::Gguf(metadata) => return Ok(TokenizerSource::Gguf(metadata)),
+            Origin::Directory(directory) => directory,
+        };
+        let tokenizer = directory.join("tokenizer.json");
+        if !tokenizer.exists() {
+            return Err(ModelError::not_a_model(directory, "holds no tokenizer.json"));
+        }
+        let template = directory.join("chat_template.jinja");
+        let chat_template = template.exists().then(|| read(&template, JSON_LIMIT_BYTES));
+        let chat_template = chat_template.transpose()?.map(|bytes| {
+            String::from_utf8(bytes).map_err(|_| {
+                ModelError::not_a_model(directory, "holds a chat_template.jinja that is not UTF-8")
+            })
+        });
+        Ok(TokenizerSource::HuggingFace {
+            tokenizer: read(&tokenizer, TOKENIZER_LIMIT_BYTES)?,
+            tokenizer_config: read_optional_json(&directory.join("tokenizer_config.json"))?,
+            chat_template: chat_template.transpose()?,
+        })
+    }
+
+    fn open_directory(directory: &Path) -> Result<Self, ModelError> {
+        let path = directory.join("config.json");
+        if !path.exists() {
+            return Err(ModelError::not_a_model(directory, "holds no config.json"));
+        }
+        let config_json = read_json(&path, JSON_LIMIT_BYTES)?;
+        if config_json.get("model_type").and_then(Value::as_str) == Some("sorsa") {
+            return Err(ModelError::SorsaCheckpoint { path: directory.to_owned() });
+        }
+        let generation = read_optional_json(&directory.join("generation_config.json"))?;
+        let generation = generation.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+        Ok(Self {
+            config: ModelConfig::from_json(&config_json)?,
+            config_json,
+            generation_config: GenerationConfig::from_json(&generation)?,
+            generation_config_json: generation,
+            weights: Weights::open(directory)?,
+            origin: Origin::Directory(directory.to_owned()),
+        })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, ModelError> {
+        let (file, metadata) = GgufFile::open(path)?;
+        let config_json = gguf_config::config_json(&metadata, &file)?;
+        let generation = gguf_config::generation_config_json(&metadata)?;
+        Ok(Self {
+            config: ModelConfig::from_json(&config_json)?,
+            config_json,
+            generation_config: GenerationConfig::from_json(&generation)?,
+            generation_config_json: generation,
+            weights: Weights::from_gguf(file),
+            origin: Origin::Gguf(Box::new(metadata)),
+        })
+    }
+}
+
+/// Reads a file of at most `limit` bytes.
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
+    let size = fs::metadata(path).map_err(ModelError::io(path))?.len();
+    if size > limit {
+        return Err(ModelError::TooLarge { path: path.to_owned(), size, limit });
+    }
+    fs::read(path).map_err(ModelError::io(path))
+}
+
+/// Reads and parses a JSON file of at most `limit` bytes.
+pub(super) fn read_json(path: &Path, limit: u64) -> Result<Value, ModelError> {
+    let bytes = read(path, limit)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|source| ModelError::Json { path: path.to_owned(), source })
+}
+
+fn read_optional_json(path: &Path) -> Result<Option<Value>, ModelError> {
+    path.exists().then(|| read_json(path, JSON_LIMIT_BYTES)).transpose()
+}

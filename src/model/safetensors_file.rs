@@ -1,0 +1,167 @@
+//! The safetensors files of one directory, memory-mapped: one file, or shards under an index.
+//!
+//! It checks names, bounds and types; which tensors a model needs is not known here.
+//! Format: <https://github.com/huggingface/safetensors>.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
+use safetensors::tensor::TensorInfo;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+use super::checkpoint::{JSON_LIMIT_BYTES, read_json};
+use super::error::ModelError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// The most shards an index may name.
+const MAX_SHARDS: usize = 4096;
+
+/// Maps a whole file for reading.
+#[allow(unsafe_code)]
+pub(super) fn map(path: &Path) -> Result<Mmap, ModelError> {
+    let file = File::open(path).map_err(ModelError::io(path))?;
+    let kind = file.metadata().map_err(ModelError::io(path))?;
+    if !kind.is_file() {
+        return Err(ModelError::not_a_model(path, "is not a regular file"));
+    }
+    // SAFETY: the mapping is private and read-only, and every read through it is bounds-checked
+    // against its length. What remains is a file that another process truncates or rewrites while
+    // weights are being copied out of it; a model directory is not to be written to while it is
+    // loaded, and the mapping is dropped when loading ends.
+    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
+}
+
+/// One mapped file.
+#[derive(Debug)]
+struct Shard {
+    map: Mmap,
+    /// Where tensor data begins.
+    data_start: usize,
+}
+
+/// All tensors of a directory, by name.
+#[derive(Debug)]
+pub(super) struct SafetensorsFiles {
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, (usize, TensorInfo)>,
+}
+
+impl SafetensorsFiles {
+    /// Opens the weights in `directory`; reads headers only.
+    pub fn open(directory: &Path) -> Result<Self, ModelError> {
+        let mut files = Self { shards: Vec::new(), tensors: BTreeMap::new() };
+        let single = directory.join(SINGLE);
+        let index = directory.join(INDEX);
+        if single.exists() {
+            files.add(&single)?;
+        } else if index.exists() {
+            files.add_indexed(directory, &index)?;
+        } else {
+            return Err(no_weights(directory));
+        }
+        Ok(files)
+    }
+
+    /// The tensors' names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of tensor `name`.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|(_, info)| info.shape.as_slice())
+    }
+
+    /// Tensor `name` on the CPU, as stored; `None` where there is none.
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        let Some((shard, info)) = self.tensors.get(name) else { return Ok(None) };
+        let dtype = match info.dtype {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::F64 => DType::F64,
+            other => {
+                let dtype = format!("{other:?}");
+                return Err(ModelError::TensorType { name: name.to_owned(), dtype });
+            }
+        };
+        let shard = &self.shards[*shard];
+        let (start, end) = info.data_offsets;
+        let bytes = &shard.map[shard.data_start..][start..end];
+        Ok(Some(Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)?))
+    }
+
+    fn add_indexed(&mut self, directory: &Path, path: &Path) -> Result<(), ModelError> {
+        let invalid = |reason| ModelError::InvalidIndex { path: path.to_owned(), reason };
+        let index = read_json(path, JSON_LIMIT_BYTES)?;
+        let map = index.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| invalid("it has no \"weight_map\"".to_owned()))?;
+        let files: BTreeSet<&str> = map.values().filter_map(Value::as_str).collect();
+        if files.is_empty() || files.len() > MAX_SHARDS {
+            let count = files.len();
+            return Err(invalid(format!("it names {count} shards, expected 1 to {MAX_SHARDS}")));
+        }
+        let mut shard_of = BTreeMap::new();
+        for file in files {
+            if Path::new(file).file_name().is_none_or(|name| name != file) {
+                return Err(invalid(format!("the shard {file:?} lies outside the directory")));
+            }
+            shard_of.insert(file, self.shards.len());
+            self.add(&directory.join(file))?;
+        }
+        for (name, file) in map {
+            let shard = file.as_str().and_then(|file| shard_of.get(file));
+            let holds = self.tensors.get(name).map(|(shard, _)| shard);
+            if shard.is_none() || shard != holds {
+                return Err(invalid(format!("tensor {name:?} is not in {file}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, path: &Path) -> Result<(), ModelError> {
+        let map = map(path)?;
+        let invalid = |reason| ModelError::InvalidFile {
+            path: path.to_owned(),
+            format: "safetensors",
+            reason,
+        };
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|error| invalid(error.to_string()))?;
+        for (name, info) in metadata.tensors() {
+            let entry = (self.shards.len(), info.clone());
+            if self.tensors.insert(name.clone(), entry).is_some() {
+                return Err(invalid(format!("tensor {name:?} is in another shard too")));
+            }
+        }
+        // The eight bytes are the header's own length.
+        self.shards.push(Shard { map, data_start: 8 + header });
+        Ok(())
+    }
+}
+
+/// Says what the directory holds instead of safetensors, if that can be told.
+fn no_weights(directory: &Path) -> ModelError {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let pickled = entries.map(|entry| entry.path()).find(|path| is_pickle(path));
+    let reason = match pickled.as_deref().and_then(Path::file_name) {
+        Some(name) => format!(
+            "holds its weights only as {}; pickled weights can run code when read and are refused, \
+             convert them to safetensors",
+            name.display()
+        ),
+        None => format!("holds neither {SINGLE} nor {INDEX}"),
+    };
+    ModelError::not_a_model(directory, reason)
+}
+
+/// True for the extensions of PyTorch's pickled files.
+pub(super) fn is_pickle(path: &Path) -> bool {
+    let extension = path.extension().and_then(std::ffi::OsStr::to_str);
+    matches!(extension, Some("bin" | "pt" | "pth" | "ckpt"))
+}
