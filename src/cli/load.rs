@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::tokenizer::TextFiles;
+use super::text_files::TextFiles;
 use crate::adapter::file::{self, Limits};
 use crate::adapter::registry::{AdapterVersion, Registry};
 use crate::config::{AdapterArg, ServeArgs, is_valid_name};

@@ -1,8 +1,11 @@
 //! The command line: one file a command.
 
 pub mod convert;
+mod gguf_vocab;
 pub mod health;
+mod load;
 pub mod serve;
+mod text_files;
 
 use std::io::IsTerminal;
 
@@ -26,7 +29,7 @@ enum Command {
     /// Serve a model and its adapters over HTTP
     Serve(Box<ServeArgs>),
     /// Write a GGUF file as a Hugging Face model directory
-    Convert(convert::ConvertArgs),
+    Convert(convert::Args),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }

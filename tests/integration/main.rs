@@ -7,3 +7,9 @@
 mod support;
 
 mod adapter_files;
+mod llama_oracle;
+mod model_files;
+mod model_oracle;
+mod reference;
+mod serving;
+mod tiny_llama;
