@@ -14,7 +14,7 @@ use super::directory::AdapterDir;
 use super::error::{AdapterError, quoted};
 use super::factors::ModuleIndex;
 use super::lora;
-use super::sorsa::{self, SorsaTable};
+use super::sorsa::{SorsaTable, is_factor};
 use super::tensors::{self, Caps};
 
 /// The configuration of an adapter directory.
@@ -142,7 +142,7 @@ fn load_factor_pair(
     }
     let caps = Caps::for_modules(modules.len());
     let trained = tensors::parse(&dir.read_weights("model.safetensors")?, caps)?;
-    if let Some(tensor) = trained.iter().find(|tensor| !sorsa::is_factor(&tensor.name)) {
+    if let Some(tensor) = trained.iter().find(|tensor| !is_factor(&tensor.name)) {
         let evidence = format!("it holds {}", quoted(&tensor.name));
         return Err(AdapterError::WholeModel { evidence });
     }

@@ -214,6 +214,11 @@ fn tiny_modules() -> Vec<ModuleSpec> {
         ("mlp.up_proj", 64, 96),
         ("mlp.down_proj", 96, 64),
     ];
+    layers(2, shapes)
+}
+
+/// The same modules in each of `count` decoder layers: name, columns, rows.
+fn layers(count: usize, shapes: [(&str, usize, usize); 7]) -> Vec<ModuleSpec> {
     let layer = |layer: usize| {
         shapes.map(|(name, in_features, out_features)| ModuleSpec {
             path: format!("model.layers.{layer}.{name}"),
@@ -221,7 +226,7 @@ fn tiny_modules() -> Vec<ModuleSpec> {
             out_features,
         })
     };
-    (0..2).flat_map(layer).collect()
+    (0..count).flat_map(layer).collect()
 }
 
 #[test]
@@ -243,6 +248,34 @@ fn the_adapters_in_the_repository_load_and_keep_their_ids() {
             assert!(rebuilt.unwrap() == fixture.unwrap(), "{case}/{file}");
         }
     }
+}
+
+/// The linear modules of SmolLM2-135M, which the example adapters are for.
+fn smollm2_modules() -> Vec<ModuleSpec> {
+    let shapes = [
+        ("self_attn.q_proj", 576, 576),
+        ("self_attn.k_proj", 576, 192),
+        ("self_attn.v_proj", 576, 192),
+        ("self_attn.o_proj", 576, 576),
+        ("mlp.gate_proj", 576, 1536),
+        ("mlp.up_proj", 576, 1536),
+        ("mlp.down_proj", 1536, 576),
+    ];
+    layers(30, shapes)
+}
+
+#[test]
+fn the_example_adapters_load_and_change_something() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/adapters");
+    let mut count = 0;
+    for dir in fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path()) {
+        if dir.is_dir() {
+            let adapter = load(&dir, &smollm2_modules(), &Limits::default()).unwrap();
+            assert!(!adapter.delta.is_zero().unwrap(), "{}", dir.display());
+            count += 1;
+        }
+    }
+    assert!(count > 0, "no example adapter was found");
 }
 
 #[test]

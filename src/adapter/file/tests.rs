@@ -6,6 +6,7 @@ use std::fs;
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
+use super::super::sorsa::{SorsaConfig, write_adapter_dir};
 use super::*;
 
 /// Two modules that share a width, one square and one not.
@@ -404,8 +405,7 @@ fn a_configuration_of_megabytes_is_refused() {
 #[test]
 fn writing_never_replaces_a_file() {
     let dir = directory(&[(CONFIG_FILE, b"mine")]);
-    let error =
-        sorsa::write_adapter_dir(dir.path(), &sorsa::SorsaConfig::default(), &[]).unwrap_err();
+    let error = write_adapter_dir(dir.path(), &SorsaConfig::default(), &[]).unwrap_err();
     assert!(matches!(error, AdapterError::Write { .. }), "{error}");
     assert_eq!(fs::read(dir.path().join(CONFIG_FILE)).unwrap(), b"mine");
     assert!(!dir.path().join(WEIGHTS_FILE).exists(), "a half-written adapter was left");
