@@ -244,5 +244,4 @@ fn keep_nucleus(kept: &mut Vec<(u32, f64)>, top_p: f64) {
 }
 
 #[cfg(test)]
-#[path = "sampler_tests.rs"]
 mod tests;

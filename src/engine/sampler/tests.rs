@@ -1,9 +1,11 @@
+//! The distribution, the penalties and the errors, against what the words promise.
+
 use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::super::request::RequestId;
 use super::*;
+use crate::engine::request::RequestId;
 
 fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
     Request {
