@@ -1,5 +1,7 @@
 //! Small vocabularies of each kind for tests.
 
+use std::sync::OnceLock;
+
 use super::gguf_vocab::GgufVocab;
 use super::tokenizer::Tokenizer;
 
@@ -38,8 +40,17 @@ pub(super) fn tokenizer_json(vocab: &GgufVocab) -> Vec<u8> {
     serde_json::to_vec(&vocab.to_hugging_face().unwrap().tokenizer).unwrap()
 }
 
-/// The `tokenizer.json` of every kind of vocabulary whose texts can be decoded.
-pub(super) fn every_json() -> Vec<Vec<u8>> {
+/// A tokenizer of every kind whose texts can be decoded, each beside the one of the `tokenizers` crate
+/// for the same file.
+pub(super) fn every() -> &'static [(Tokenizer, tokenizers::Tokenizer)] {
+    static EVERY: OnceLock<Vec<(Tokenizer, tokenizers::Tokenizer)>> = OnceLock::new();
+    let load = |json: Vec<u8>| {
+        (Tokenizer::from_json(&json).unwrap(), tokenizers::Tokenizer::from_bytes(&json).unwrap())
+    };
+    EVERY.get_or_init(|| every_json().into_iter().map(load).collect())
+}
+
+fn every_json() -> Vec<Vec<u8>> {
     let without_prefix = GgufVocab { add_prefix_space: Some(false), ..sentencepiece() };
     let mut jsons = vec![
         BYTE_LEVEL_JSON.to_vec(),

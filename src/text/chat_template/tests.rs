@@ -71,7 +71,7 @@ fn python_idioms_work() {
 {%- macro show(text, mark='*') -%}{{ mark ~ text ~ mark }}{%- endmacro -%}
 {%- set ns = namespace(last=-1, multi=true) -%}
 {%- for m in messages[::-1] -%}
-  {%- if ns.multi and m.role == 'user' and not (m.content.startswith('<t>') and m.content.endswith('</t>')) -%}
+  {%- if ns.multi and m.role == 'user' and m.content is string and not (m.content.startswith('<t>') and m.content.endswith('</t>')) -%}
     {%- set ns.multi = false -%}{%- set ns.last = (messages|length - 1) - loop.index0 -%}
   {%- endif -%}
 {%- endfor -%}
@@ -92,7 +92,7 @@ fn python_idioms_work() {
         {"role": "user", "content": "<t>tool</t>"},
     ]);
     // What Jinja2 renders with the settings of transformers.
-    let expected = "2[HI]b=1;a=None;*part*[<T>TOOL</T>] ok";
+    let expected = "0[HI]b=1;a=None;*part*[<T>TOOL</T>] ok";
     assert_eq!(render(source, messages).unwrap(), expected);
 }
 

@@ -57,21 +57,25 @@ impl Kind {
     }
 
     fn pre_tokenizer(self, add_prefix_space: bool) -> Value {
+        let byte_level = json!({
+            "type": "ByteLevel",
+            "add_prefix_space": add_prefix_space,
+            "trim_offsets": true,
+            "use_regex": matches!(self, Self::Gpt2 | Self::SingleDigits),
+        });
         let first = match self {
-            Self::Gpt2 => return byte_level(add_prefix_space, true, true),
+            Self::Gpt2 => return byte_level,
             Self::SingleDigits => json!({"type": "Digits", "individual_digits": true}),
             Self::Llama3 => split(LLAMA3),
             Self::Qwen2 => split(QWEN2),
         };
-        let use_regex = self == Self::SingleDigits;
-        let pretokenizers = json!([first, byte_level(add_prefix_space, true, use_regex)]);
-        json!({"type": "Sequence", "pretokenizers": pretokenizers})
+        json!({"type": "Sequence", "pretokenizers": [first, byte_level]})
     }
 }
 
 /// The parts of `tokenizer.json` from the normaliser on.
 pub(super) fn parts(vocab: &GgufVocab, kind: Kind) -> Result<Value, GgufVocabError> {
-    let offsets = byte_level(true, false, true);
+    let offsets = byte_level(false);
     let post_processor = if vocab.add_bos.unwrap_or(kind == Kind::Llama3) {
         json!({"type": "Sequence", "processors": [offsets, vocab.add_bos_processor()?]})
     } else {
@@ -82,7 +86,7 @@ pub(super) fn parts(vocab: &GgufVocab, kind: Kind) -> Result<Value, GgufVocabErr
         "normalizer": normalizer,
         "pre_tokenizer": kind.pre_tokenizer(vocab.add_prefix_space.unwrap_or(false)),
         "post_processor": post_processor,
-        "decoder": byte_level(true, true, true),
+        "decoder": byte_level(true),
         "model": {
             "type": "BPE",
             "dropout": null,
@@ -99,12 +103,13 @@ pub(super) fn parts(vocab: &GgufVocab, kind: Kind) -> Result<Value, GgufVocabErr
     }))
 }
 
-fn byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> Value {
+/// As post-processor and decoder; what it says beyond its type has no bearing on ids or text.
+fn byte_level(trim_offsets: bool) -> Value {
     json!({
         "type": "ByteLevel",
-        "add_prefix_space": add_prefix_space,
+        "add_prefix_space": true,
         "trim_offsets": trim_offsets,
-        "use_regex": use_regex,
+        "use_regex": true,
     })
 }
 
