@@ -1,1 +1,41 @@
-//! Stub.
+//! The arithmetic of a forward pass on a CPU, on plain slices: float32 activations and
+//! accumulation, weights in their storage type.
+//!
+//! The promise of every kernel: an output element is computed by the same sequence of float
+//! operations whatever else is in the batch, however a prompt is chunked, whichever threads run
+//! and at every [`Level`]. So results are equal bit for bit, and the tests hold them to it.
+//! [`reference`] has each kernel once more, naively.
+//!
+//! Not here: tensors, devices, models. Shapes that do not fit their slices are a caller's bug and
+//! panic; nothing that a request says can reach these checks.
+//!
+//! `unsafe` is confined to the instruction sets' files below `x86_64`; kernels are written in safe
+//! code over `simd::Simd`.
+
+mod attention;
+mod attention_tile;
+mod direct;
+mod level;
+mod linear;
+mod low_rank;
+mod packed;
+mod parallel;
+mod portable;
+pub mod reference;
+mod rms_norm;
+mod rotary;
+mod silu;
+mod simd;
+mod write_kv;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+#[cfg(test)]
+mod tests;
+
+pub use attention::{AttentionShape, AttentionSpan, PagedKv};
+pub use level::{Kernels, Level, UnknownLevel, UnsupportedLevel};
+pub use linear::{LinearShape, Weights};
+pub use low_rank::LowRankShape;
+pub use rotary::RotaryTables;
+pub use write_kv::write_kv;
