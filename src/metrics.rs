@@ -1,1 +1,367 @@
-//! Stub.
+//! What the server counts, under the family names that vLLM's dashboards and load tools look for.
+//!
+//! A [`Metrics`] owns its recorder: nothing is global, two servers in one process do not mix.
+//! Handles are lock-free and cheap to call from any thread. It knows no request, no engine and no
+//! HTTP framework; who records what is said at each field.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString,
+};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+const METADATA: Metadata<'static> = Metadata::new("sorsa", Level::INFO, None);
+
+const FINISHED: &str = "vllm:request_success_total";
+const LORA_INFO: &str = "vllm:lora_requests_info";
+const LORA_HELP: &str =
+    "When the sets of running and waiting adapters last changed, in Unix seconds.";
+const HTTP_REQUESTS: &str = "sorsa:http_requests_total";
+const UNKNOWN_FIELDS: &str = "sorsa:unknown_fields_total";
+
+/// Reasons that [`Metrics::finished`] is called with; all four are rendered from the start.
+const FINISH_REASONS: [&str; 4] = ["stop", "length", "abort", "error"];
+
+/// Upper bounds in seconds: waiting for a first token.
+const FIRST_TOKEN_SECONDS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+/// Upper bounds in seconds: between two tokens.
+const BETWEEN_TOKENS_SECONDS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+];
+/// Upper bounds in seconds: a request, or a phase of one.
+const REQUEST_SECONDS: &[f64] = &[
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
+];
+/// Upper bounds in tokens.
+const TOKENS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
+    20_000.0, 50_000.0, 100_000.0, 200_000.0,
+];
+/// Upper bounds of the number of choices.
+const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+
+const HISTOGRAMS: [(&str, &str, &[f64]); 9] = [
+    (
+        "vllm:time_to_first_token_seconds",
+        "Seconds from a request's arrival to its first token.",
+        FIRST_TOKEN_SECONDS,
+    ),
+    (
+        "vllm:inter_token_latency_seconds",
+        "Seconds between two tokens of one choice.",
+        BETWEEN_TOKENS_SECONDS,
+    ),
+    (
+        "vllm:e2e_request_latency_seconds",
+        "Seconds from a request's arrival to its end.",
+        REQUEST_SECONDS,
+    ),
+    (
+        "vllm:request_queue_time_seconds",
+        "Seconds a request waited before it first ran.",
+        REQUEST_SECONDS,
+    ),
+    (
+        "vllm:request_prefill_time_seconds",
+        "Seconds from a request's first run to its first token.",
+        REQUEST_SECONDS,
+    ),
+    (
+        "vllm:request_decode_time_seconds",
+        "Seconds from a request's first token to its last.",
+        REQUEST_SECONDS,
+    ),
+    ("vllm:request_prompt_tokens", "Prompt tokens of a finished request.", TOKENS),
+    ("vllm:request_generation_tokens", "Tokens generated for a finished request.", TOKENS),
+    ("vllm:request_params_n", "The n of a request: choices asked for.", CHOICES),
+];
+
+/// Every metric of one server. Fields without another word are recorded by the engine.
+#[derive(Debug)]
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    /// Sequences in the running batch.
+    pub running: Gauge,
+    /// Sequences that wait for a place in the batch.
+    pub waiting: Gauge,
+    /// Used share of the cache's blocks, 0 to 1.
+    pub kv_cache_usage: Gauge,
+    /// Sequences that lost their blocks and will be computed again.
+    pub preemptions: Counter,
+    /// Prompt tokens computed, once per prompt.
+    pub prompt_tokens: Counter,
+    /// Tokens generated.
+    pub generation_tokens: Counter,
+    /// Seconds from arrival to the first token.
+    pub time_to_first_token: Histogram,
+    /// Seconds between two tokens of one choice.
+    pub inter_token_latency: Histogram,
+    /// Seconds from arrival to the end, whatever the end was.
+    pub e2e_request_latency: Histogram,
+    /// Seconds from arrival to the first run.
+    pub request_queue_time: Histogram,
+    /// Seconds from the first run to the first token.
+    pub request_prefill_time: Histogram,
+    /// Seconds from the first token to the last.
+    pub request_decode_time: Histogram,
+    /// Prompt tokens of a finished request.
+    pub request_prompt_tokens: Histogram,
+    /// Tokens generated for a finished request.
+    pub request_generation_tokens: Histogram,
+    /// Choices asked for.
+    pub request_params_n: Histogram,
+    finished: [(&'static str, Counter); FINISH_REASONS.len()],
+    unknown_fields: Counter,
+    lora: Mutex<String>,
+}
+
+impl Metrics {
+    /// All families at zero.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let builder = HISTOGRAMS.iter().fold(PrometheusBuilder::new(), |builder, family| {
+            let (name, _, buckets) = family;
+            builder
+                .set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)
+                .expect("every family has buckets")
+        });
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        describe_labelled(&recorder);
+        let histogram = |index: usize| {
+            let (name, help, _) = HISTOGRAMS[index];
+            recorder.describe_histogram(KeyName::from(name), None, SharedString::from(help));
+            recorder.register_histogram(&Key::from_name(name), &METADATA)
+        };
+        Arc::new(Self {
+            running: gauge(&recorder, "vllm:num_requests_running", "Sequences in the batch."),
+            waiting: gauge(&recorder, "vllm:num_requests_waiting", "Sequences that wait."),
+            kv_cache_usage: gauge(
+                &recorder,
+                "vllm:kv_cache_usage_perc",
+                "Used share of the key-value cache, 1 is full.",
+            ),
+            preemptions: counter(
+                &recorder,
+                "vllm:num_preemptions_total",
+                "Sequences that lost their cache blocks and were computed again.",
+            ),
+            prompt_tokens: counter(
+                &recorder,
+                "vllm:prompt_tokens_total",
+                "Prompt tokens processed.",
+            ),
+            generation_tokens: counter(
+                &recorder,
+                "vllm:generation_tokens_total",
+                "Tokens generated.",
+            ),
+            time_to_first_token: histogram(0),
+            inter_token_latency: histogram(1),
+            e2e_request_latency: histogram(2),
+            request_queue_time: histogram(3),
+            request_prefill_time: histogram(4),
+            request_decode_time: histogram(5),
+            request_prompt_tokens: histogram(6),
+            request_generation_tokens: histogram(7),
+            request_params_n: histogram(8),
+            finished: FINISH_REASONS
+                .map(|reason| (reason, labelled(&recorder, FINISHED, "finished_reason", reason))),
+            unknown_fields: counter(
+                &recorder,
+                UNKNOWN_FIELDS,
+                "Unknown top-level fields of request bodies, accepted and ignored.",
+            ),
+            lora: Mutex::new(lora_line(&LoraSets::default(), 0.0)),
+            recorder,
+            handle,
+        })
+    }
+
+    /// Counts a choice that ended: `stop`, `length`, `abort` or `error`. Called by the server, which
+    /// alone can tell a stop string from a client that went away; the engine does not call it.
+    pub fn finished(&self, reason: &str) {
+        if let Some((_, counter)) = self.finished.iter().find(|(name, _)| *name == reason) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts an answered HTTP request. `route` is a pattern of the router, never a raw path, so
+    /// that the number of series is bounded. Called by the server.
+    pub fn http_request(&self, method: &str, route: &str, status: u16) {
+        let labels = vec![
+            Label::new("method", method.to_owned()),
+            Label::new("route", route.to_owned()),
+            Label::new("status", status.to_string()),
+        ];
+        let key = Key::from_parts(HTTP_REQUESTS, labels);
+        self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// Counts unknown fields of a request body. Called by the server.
+    pub fn unknown_fields(&self, count: usize) {
+        self.unknown_fields.increment(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+
+    /// Says which adapters run and which wait, as one series whose value is the time of the change
+    /// in seconds since 1970. Only the newest sets are kept, so churn adds no series.
+    pub fn lora_requests_info(&self, sets: &LoraSets<'_>, unix_seconds: f64) {
+        *self.lora.lock().unwrap_or_else(PoisonError::into_inner) = lora_line(sets, unix_seconds);
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let lora = self.lora.lock().unwrap_or_else(PoisonError::into_inner);
+        format!(
+            "{}# HELP {LORA_INFO} {LORA_HELP}\n# TYPE {LORA_INFO} gauge\n{lora}\n",
+            self.handle.render()
+        )
+    }
+
+    /// Folds recorded samples into the buckets. Call it every few seconds: where nobody scrapes,
+    /// samples would pile up.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+/// Labels of [`Metrics::lora_requests_info`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LoraSets<'a> {
+    /// Adapters that may run at once.
+    pub max_lora: usize,
+    /// Names of those that run, comma-separated.
+    pub running: &'a str,
+    /// Names of those that only wait, comma-separated.
+    pub waiting: &'a str,
+}
+
+fn describe_labelled(recorder: &PrometheusRecorder) {
+    let text = SharedString::const_str;
+    recorder.describe_counter(
+        KeyName::from(FINISHED),
+        None,
+        text("Choices that ended, by the reason of their end."),
+    );
+    recorder.describe_counter(
+        KeyName::from(HTTP_REQUESTS),
+        None,
+        text("HTTP requests answered, by method, route and status."),
+    );
+}
+
+fn lora_line(sets: &LoraSets<'_>, unix_seconds: f64) -> String {
+    let escape =
+        |names: &str| names.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!(
+        "{LORA_INFO}{{max_lora=\"{}\",running_lora_adapters=\"{}\",waiting_lora_adapters=\"{}\"}} \
+         {unix_seconds}",
+        sets.max_lora,
+        escape(sets.running),
+        escape(sets.waiting),
+    )
+}
+
+fn gauge(recorder: &PrometheusRecorder, name: &'static str, help: &'static str) -> Gauge {
+    recorder.describe_gauge(KeyName::from(name), None, SharedString::const_str(help));
+    let gauge = recorder.register_gauge(&Key::from_name(name), &METADATA);
+    gauge.set(0.0);
+    gauge
+}
+
+fn counter(recorder: &PrometheusRecorder, name: &'static str, help: &'static str) -> Counter {
+    recorder.describe_counter(KeyName::from(name), None, SharedString::const_str(help));
+    recorder.register_counter(&Key::from_name(name), &METADATA)
+}
+
+fn labelled(
+    recorder: &PrometheusRecorder,
+    name: &'static str,
+    label: &'static str,
+    value: &'static str,
+) -> Counter {
+    let key = Key::from_parts(name, vec![Label::new(label, value)]);
+    recorder.register_counter(&key, &METADATA)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_is_rendered_before_its_first_sample() {
+        let text = Metrics::new().render();
+        let families = [
+            ("vllm:num_requests_running", "gauge"),
+            ("vllm:num_requests_waiting", "gauge"),
+            ("vllm:kv_cache_usage_perc", "gauge"),
+            ("vllm:num_preemptions_total", "counter"),
+            ("vllm:prompt_tokens_total", "counter"),
+            ("vllm:generation_tokens_total", "counter"),
+            ("vllm:request_success_total", "counter"),
+            ("vllm:time_to_first_token_seconds", "histogram"),
+            ("vllm:inter_token_latency_seconds", "histogram"),
+            ("vllm:e2e_request_latency_seconds", "histogram"),
+            ("vllm:request_queue_time_seconds", "histogram"),
+            ("vllm:request_prefill_time_seconds", "histogram"),
+            ("vllm:request_decode_time_seconds", "histogram"),
+            ("vllm:request_prompt_tokens", "histogram"),
+            ("vllm:request_generation_tokens", "histogram"),
+            ("vllm:request_params_n", "histogram"),
+            ("vllm:lora_requests_info", "gauge"),
+            ("sorsa:unknown_fields_total", "counter"),
+        ];
+        for (name, kind) in families {
+            assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name} in\n{text}");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} in\n{text}");
+        }
+        assert!(text.contains("vllm:request_success_total{finished_reason=\"length\"} 0\n"));
+    }
+
+    #[test]
+    fn histograms_count_exactly_and_use_their_own_buckets() {
+        let metrics = Metrics::new();
+        for _ in 0..10 {
+            metrics.request_generation_tokens.record(10.0);
+        }
+        metrics.upkeep();
+        let text = metrics.render();
+        assert!(text.contains("vllm:request_generation_tokens_sum 100\n"), "{text}");
+        assert!(text.contains("vllm:request_generation_tokens_count 10\n"), "{text}");
+        assert!(text.contains("vllm:request_generation_tokens_bucket{le=\"5\"} 0\n"), "{text}");
+        assert!(text.contains("vllm:request_generation_tokens_bucket{le=\"10\"} 10\n"), "{text}");
+    }
+
+    #[test]
+    fn labelled_series_are_separate_and_two_servers_do_not_mix() {
+        let (one, other) = (Metrics::new(), Metrics::new());
+        one.finished("stop");
+        one.finished("no such reason");
+        one.http_request("GET", "/v1/models/{*id}", 404);
+        one.unknown_fields(3);
+        let sets = LoraSets { max_lora: 4, running: "a,b", waiting: "" };
+        one.lora_requests_info(&sets, 1.5);
+        one.lora_requests_info(&LoraSets { running: "a\"b", ..sets }, 2.5);
+        let text = one.render();
+        assert!(text.contains("vllm:request_success_total{finished_reason=\"stop\"} 1\n"));
+        assert!(text.contains("vllm:request_success_total{finished_reason=\"abort\"} 0\n"));
+        assert!(text.contains("sorsa:unknown_fields_total 3\n"));
+        assert!(
+            text.contains("running_lora_adapters=\"a\\\"b\",waiting_lora_adapters=\"\"} 2.5\n")
+        );
+        assert_eq!(text.matches("vllm:lora_requests_info{").count(), 1);
+        let route = "route=\"/v1/models/{*id}\",status=\"404\"} 1\n";
+        assert!(text.contains(route), "{text}");
+        assert!(!other.render().contains("status=\"404\""));
+    }
+}

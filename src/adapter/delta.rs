@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Result, Tensor};
 
 /// A linear module of the base model that adapters may target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,49 @@ pub struct ModuleSpec {
 /// The content digest (BLAKE3) of an adapter: its identity everywhere but in a user's request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AdapterId(pub [u8; 32]);
+
+impl AdapterId {
+    /// The digest of `modules[i]` being the factors of the module `specs[i]`.
+    ///
+    /// It covers, for each touched module in the order of the paths: the path, both shapes, and
+    /// the values as little-endian float32 (down first), each behind its length. File names,
+    /// dtypes and spellings of tensor names play no part.
+    ///
+    /// # Errors
+    /// Where a factor cannot be read back as float32.
+    pub fn of_content(specs: &[ModuleSpec], modules: &[Option<LowRankFactors>]) -> Result<Self> {
+        let mut touched: Vec<(&str, &LowRankFactors)> = specs
+            .iter()
+            .zip(modules)
+            .filter_map(|(spec, factors)| Some((spec.path.as_str(), factors.as_ref()?)))
+            .collect();
+        touched.sort_unstable_by_key(|(path, _)| *path);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"sorsa low-rank delta 1");
+        update_number(&mut hasher, touched.len());
+        for (path, factors) in touched {
+            update_number(&mut hasher, path.len());
+            hasher.update(path.as_bytes());
+            update_matrix(&mut hasher, &factors.down)?;
+            update_matrix(&mut hasher, &factors.up)?;
+        }
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+}
+
+fn update_number(hasher: &mut blake3::Hasher, number: usize) {
+    hasher.update(&(number as u64).to_le_bytes());
+}
+
+fn update_matrix(hasher: &mut blake3::Hasher, matrix: &Tensor) -> Result<()> {
+    let (rows, columns) = matrix.dims2()?;
+    update_number(hasher, rows);
+    update_number(hasher, columns);
+    let values = matrix.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
+    hasher.update(&bytes);
+    Ok(())
+}
 
 impl fmt::Display for AdapterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,6 +92,19 @@ impl LowRankFactors {
     pub fn rank(&self) -> usize {
         self.down.dims()[0]
     }
+
+    /// The same factors elsewhere, rounded to `dtype`, contiguous.
+    fn to(&self, device: &Device, dtype: DType) -> Result<Self> {
+        let place = |factor: &Tensor| {
+            let rounded = factor.to_dtype(dtype)?;
+            let largest = rounded.to_dtype(DType::F32)?.abs()?.flatten_all()?.max(0)?;
+            if !largest.to_scalar::<f32>()?.is_finite() {
+                candle_core::bail!("an adapter's factors overflow {dtype:?}")
+            }
+            rounded.to_device(device)?.contiguous()
+        };
+        Ok(Self { down: place(&self.down)?, up: place(&self.up)? })
+    }
 }
 
 /// A whole adapter: factors for the modules it touches, indexed as [`ModuleSpec`]s are.
@@ -63,6 +119,32 @@ impl LowRankDelta {
     #[must_use]
     pub fn new(id: AdapterId, modules: Vec<Option<LowRankFactors>>) -> Self {
         Self { id, modules }
+    }
+
+    /// The delta of `modules`, with the digest of its content for an id.
+    ///
+    /// # Errors
+    /// Where a factor cannot be read back as float32.
+    pub fn from_content(
+        specs: &[ModuleSpec],
+        modules: Vec<Option<LowRankFactors>>,
+    ) -> Result<Self> {
+        Ok(Self::new(AdapterId::of_content(specs, &modules)?, modules))
+    }
+
+    /// The same delta on `device`, its factors rounded to the float type `dtype`. The id stays:
+    /// it says what was loaded, not how it is held.
+    ///
+    /// # Errors
+    /// Where the device fails or a factor overflows `dtype`.
+    pub fn to(&self, device: &Device, dtype: DType) -> Result<Self> {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
+            candle_core::bail!("an adapter's factors cannot be held as {dtype:?}")
+        }
+        let place = |factors: &Option<LowRankFactors>| {
+            factors.as_ref().map(|factors| factors.to(device, dtype)).transpose()
+        };
+        Ok(Self { id: self.id, modules: self.modules.iter().map(place).collect::<Result<_>>()? })
     }
 
     /// The content digest.
@@ -96,7 +178,112 @@ impl LowRankDelta {
         self.touched().map(|f| bytes(&f.down) + bytes(&f.up)).sum()
     }
 
+    /// True where every module's delta is zero, as after a training that never ran: served, it
+    /// would be the base model under another name.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn is_zero(&self) -> Result<bool> {
+        let zero = |factor: &Tensor| -> Result<bool> {
+            let largest = factor.to_dtype(DType::F32)?.abs()?.flatten_all()?.max(0)?;
+            Ok(largest.to_scalar::<f32>()? == 0.0)
+        };
+        for factors in self.touched() {
+            if !zero(&factors.up)? && !zero(&factors.down)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn touched(&self) -> impl Iterator<Item = &LowRankFactors> {
         self.modules.iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn specs(paths: &[&str]) -> Vec<ModuleSpec> {
+        let spec =
+            |path: &&str| ModuleSpec { path: (*path).into(), in_features: 3, out_features: 2 };
+        paths.iter().map(spec).collect()
+    }
+
+    fn factors(seed: f32, rank: usize) -> Option<LowRankFactors> {
+        let matrix = |rows: usize, columns: usize| {
+            let values = (0..rows * columns).map(|i| seed + i as f32).collect::<Vec<f32>>();
+            Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+        };
+        Some(LowRankFactors { down: matrix(rank, 3), up: matrix(2, rank) })
+    }
+
+    fn id(paths: &[&str], modules: &[Option<LowRankFactors>]) -> AdapterId {
+        AdapterId::of_content(&specs(paths), modules).unwrap()
+    }
+
+    #[test]
+    fn the_id_is_of_the_content_and_not_of_the_order() {
+        let (a, b) = (factors(1.0, 2), factors(2.0, 1));
+        let whole = id(&["q", "v"], &[a.clone(), b.clone()]);
+        assert_eq!(whole, id(&["v", "q"], &[b.clone(), a.clone()]));
+        assert_eq!(whole, id(&["k", "q", "v"], &[None, a.clone(), b.clone()]));
+        assert_ne!(whole, id(&["q", "v"], &[b.clone(), a.clone()]));
+        assert_ne!(whole, id(&["q", "v"], &[a.clone(), None]));
+        assert_ne!(whole, id(&["q", "w"], &[a, b]));
+    }
+
+    #[test]
+    fn one_bit_of_one_value_changes_the_id() {
+        let original = factors(1.0, 2);
+        let mut changed = original.clone().unwrap();
+        let mut values = changed.up.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values[3] = f32::from_bits(values[3].to_bits() ^ 1);
+        changed.up = Tensor::from_vec(values, (2, 2), &Device::Cpu).unwrap();
+        assert_ne!(id(&["q"], &[original]), id(&["q"], &[Some(changed)]));
+    }
+
+    #[test]
+    fn a_path_cannot_run_into_its_neighbour() {
+        let (a, b) = (factors(1.0, 1), factors(1.0, 1));
+        assert_ne!(id(&["ab", "c"], &[a.clone(), b.clone()]), id(&["a", "bc"], &[a, b]));
+    }
+
+    #[test]
+    fn moving_rounds_and_keeps_the_id() {
+        let modules = vec![None, factors(0.1, 2)];
+        let delta = LowRankDelta::from_content(&specs(&["q", "v"]), modules).unwrap();
+        let half = delta.to(&Device::Cpu, DType::BF16).unwrap();
+        assert_eq!(half.id(), delta.id());
+        assert_eq!(half.size_bytes() * 2, delta.size_bytes());
+        assert_eq!((half.num_modules(), half.max_rank()), (1, 2));
+        assert!(half.factors(0).is_none());
+        let (was, is) = (&delta.factors(1).unwrap().down, &half.factors(1).unwrap().down);
+        let rounded = was.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+        let is = is.to_dtype(DType::F32).unwrap();
+        assert_eq!(is.to_vec2::<f32>().unwrap(), rounded.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn a_delta_with_a_zero_side_everywhere_is_zero() {
+        let half_zero = |seed: f32| {
+            let mut factors = factors(seed, 1).unwrap();
+            factors.up = factors.up.zeros_like().unwrap();
+            Some(factors)
+        };
+        let is_zero = |modules| {
+            LowRankDelta::from_content(&specs(&["q", "v"]), modules).unwrap().is_zero().unwrap()
+        };
+        assert!(is_zero(vec![half_zero(1.0), half_zero(2.0)]));
+        assert!(!is_zero(vec![half_zero(1.0), factors(2.0, 1)]));
+    }
+
+    #[test]
+    fn moving_refuses_overflow_and_types_that_are_no_floats() {
+        let delta = LowRankDelta::from_content(&specs(&["q"]), vec![factors(7e4, 1)]).unwrap();
+        assert!(delta.to(&Device::Cpu, DType::F16).is_err());
+        assert!(delta.to(&Device::Cpu, DType::BF16).is_ok());
+        assert!(delta.to(&Device::Cpu, DType::U8).is_err());
     }
 }

@@ -1,1 +1,171 @@
-//! Stub.
+//! Loading: which files of a directory make an adapter, and of which kind.
+//!
+//! Two layouts are read. An *adapter directory* has `adapter_config.json` and
+//! `adapter_model.safetensors`, and its `peft_type` says whether it is SORSA or LoRA. A *factor
+//! pair* has a reference checkpoint's `config.json`, the trained factors in `model.safetensors`
+//! and the initial ones in `init.safetensors`, both under the reference library's names. What is
+//! neither is refused with the reason; nothing is guessed and nothing in a file is ignored.
+
+use std::path::Path;
+
+use super::config::AdapterConfig;
+use super::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
+use super::directory::AdapterDir;
+use super::error::{AdapterError, quoted};
+use super::factors::ModuleIndex;
+use super::lora;
+use super::sorsa::{SorsaTable, is_factor};
+use super::tensors::{self, Caps};
+
+/// The configuration of an adapter directory.
+pub(super) const CONFIG_FILE: &str = "adapter_config.json";
+/// The weights of an adapter directory.
+pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+
+/// Longest configuration, in bytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Bounds on what a load may consume.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of all files of one adapter. In memory a delta takes four bytes a value, so at most
+    /// twice this.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    /// 4 GiB: rank 128 on every linear module of a 7B model, in float32, takes 2.6 GB.
+    fn default() -> Self {
+        Self { max_bytes: 4 << 30 }
+    }
+}
+
+/// How an adapter was trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterKind {
+    /// SORSA, with its initial factors.
+    Sorsa,
+    /// LoRA as PEFT saves it.
+    Lora,
+}
+
+/// An adapter in memory, and what its files said about it.
+#[derive(Debug)]
+pub struct LoadedAdapter {
+    /// Its weights relative to the base model, float32 on the CPU.
+    pub delta: LowRankDelta,
+    /// How it was trained.
+    pub kind: AdapterKind,
+    /// The largest rank as trained; a SORSA delta has twice as many directions.
+    pub rank: usize,
+    /// The base model by its own account.
+    pub base_model_name: Option<String>,
+}
+
+/// Reads the adapter in the directory `path` for a base model of these `modules`.
+///
+/// # Errors
+/// Where anything about it is missing, unknown, unused, out of bounds or does not fit: see
+/// [`AdapterError`]. Nothing is kept then.
+pub fn load(
+    path: &Path,
+    modules: &[ModuleSpec],
+    limits: &Limits,
+) -> Result<LoadedAdapter, AdapterError> {
+    let mut dir = AdapterDir::open(path, limits.max_bytes)?;
+    let loaded = if dir.has(CONFIG_FILE) || !dir.has("config.json") {
+        let config = dir.read(CONFIG_FILE, MAX_CONFIG_BYTES)?;
+        let weights = dir.read_weights(WEIGHTS_FILE)?;
+        from_bytes(&config, &weights, modules)?
+    } else {
+        load_factor_pair(&mut dir, modules)?
+    };
+    tracing::info!(
+        kind = ?loaded.kind,
+        rank = loaded.rank,
+        directions = loaded.delta.max_rank(),
+        modules = loaded.delta.num_modules(),
+        bytes = loaded.delta.size_bytes(),
+        id = %loaded.delta.id(),
+        "adapter loaded"
+    );
+    if loaded.delta.is_zero()? {
+        tracing::warn!(path = %path.display(), "this adapter changes nothing: its factors are zero");
+    }
+    Ok(loaded)
+}
+
+/// The adapter whose `adapter_config.json` and `adapter_model.safetensors` are these bytes.
+///
+/// # Errors
+/// As [`load`], but for the file system.
+pub fn from_bytes(
+    config: &[u8],
+    weights: &[u8],
+    modules: &[ModuleSpec],
+) -> Result<LoadedAdapter, AdapterError> {
+    let config = AdapterConfig::parse(config)?;
+    let peft_type = config.text("peft_type")?.unwrap_or_default();
+    let kind = match peft_type {
+        "SORSA" => AdapterKind::Sorsa,
+        "LORA" => AdapterKind::Lora,
+        other => return Err(AdapterError::UnsupportedType { peft_type: quoted(other) }),
+    };
+    config.refuse_unsupported()?;
+    let tensors = tensors::parse(weights, Caps::for_modules(modules.len()))?;
+    let index = ModuleIndex::new(modules);
+    let (factors, rank) = match kind {
+        AdapterKind::Lora => lora::factors(&config, tensors, &index)?,
+        AdapterKind::Sorsa => {
+            let mut table = SorsaTable::new(&index);
+            tensors.into_iter().try_for_each(|tensor| table.insert(tensor))?;
+            table.into_factors(&config)?
+        }
+    };
+    finish(kind, &config, modules, factors, rank)
+}
+
+fn load_factor_pair(
+    dir: &mut AdapterDir,
+    modules: &[ModuleSpec],
+) -> Result<LoadedAdapter, AdapterError> {
+    let config = AdapterConfig::parse(&dir.read("config.json", MAX_CONFIG_BYTES)?)?;
+    let model_type = config.text("model_type")?.unwrap_or_default();
+    if model_type != "sorsa" {
+        return Err(AdapterError::NotAnAdapter { model_type: quoted(model_type) });
+    }
+    config.refuse_unsupported()?;
+    // Told before the weights are read: a whole model may be larger than any adapter.
+    if !dir.has("init.safetensors") {
+        let evidence = "there is no init.safetensors".to_owned();
+        return Err(AdapterError::WholeModel { evidence });
+    }
+    let caps = Caps::for_modules(modules.len());
+    let trained = tensors::parse(&dir.read_weights("model.safetensors")?, caps)?;
+    if let Some(tensor) = trained.iter().find(|tensor| !is_factor(&tensor.name)) {
+        let evidence = format!("it holds {}", quoted(&tensor.name));
+        return Err(AdapterError::WholeModel { evidence });
+    }
+    let initial = tensors::parse(&dir.read_weights("init.safetensors")?, caps)?;
+    let index = ModuleIndex::new(modules);
+    let mut table = SorsaTable::new(&index);
+    trained.into_iter().try_for_each(|tensor| table.insert(tensor))?;
+    initial.into_iter().try_for_each(|tensor| table.insert_initial(tensor))?;
+    let (factors, rank) = table.into_factors(&config)?;
+    finish(AdapterKind::Sorsa, &config, modules, factors, rank)
+}
+
+fn finish(
+    kind: AdapterKind,
+    config: &AdapterConfig,
+    modules: &[ModuleSpec],
+    factors: Vec<Option<LowRankFactors>>,
+    rank: usize,
+) -> Result<LoadedAdapter, AdapterError> {
+    let base_model_name = config.text("base_model_name_or_path")?.map(str::to_owned);
+    let delta = LowRankDelta::from_content(modules, factors)?;
+    Ok(LoadedAdapter { delta, kind, rank, base_model_name })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,20 @@
 //! Adapters: read from disk as hostile input, turned into low-rank deltas, named and versioned.
 //!
-//! After [`file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
+//! After [`mod@file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
 //! rest of the server sees a [`delta::LowRankDelta`].
 
+mod config;
 pub mod delta;
+mod directory;
+pub mod error;
+mod factors;
 pub mod file;
-pub mod lora;
+mod lora;
 pub mod merge;
 pub mod registry;
 pub mod segments;
 pub mod sorsa;
+mod tensors;
+
+pub use error::AdapterError;
+pub use file::{Limits, LoadedAdapter, load};

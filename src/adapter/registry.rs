@@ -91,3 +91,53 @@ impl Registry {
         self.adapters.values()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> Registry {
+        Registry::new(vec!["base".into(), "alias".into()])
+    }
+
+    fn version(name: &str, digest: u8) -> AdapterVersion {
+        let delta = Arc::new(LowRankDelta::new(AdapterId([digest; 32]), Vec::new()));
+        AdapterVersion { name: name.into(), delta }
+    }
+
+    #[test]
+    fn an_unknown_name_is_never_the_base() {
+        let mut registry = registry();
+        registry.insert(version("maths", 1)).unwrap();
+        for name in ["", "Base", "base ", "math", "maths2", "other"] {
+            assert!(registry.resolve(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_name_stands_for_its_own() {
+        let mut registry = registry();
+        registry.insert(version("maths", 1)).unwrap();
+        registry.insert(version("code", 2)).unwrap();
+        for name in ["base", "alias"] {
+            assert!(matches!(registry.resolve(name), Some(Target::Base)), "{name}");
+        }
+        let Some(Target::Adapter(maths)) = registry.resolve("maths") else { panic!("no maths") };
+        assert_eq!((maths.name.as_str(), maths.id()), ("maths", AdapterId([1; 32])));
+        assert_eq!(registry.base_name(), "base");
+        let names: Vec<&str> = registry.adapters().map(|adapter| adapter.name.as_str()).collect();
+        assert_eq!(names, ["code", "maths"]);
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let mut registry = registry();
+        registry.insert(version("maths", 1)).unwrap();
+        for name in ["base", "alias", "maths"] {
+            let error = registry.insert(version(name, 2)).unwrap_err();
+            assert_eq!(error.name, name);
+        }
+        let Some(Target::Adapter(kept)) = registry.resolve("maths") else { panic!("no maths") };
+        assert_eq!(kept.id(), AdapterId([1; 32]));
+    }
+}

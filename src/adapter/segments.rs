@@ -61,3 +61,60 @@ impl Segments {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::adapter::delta::AdapterId;
+
+    fn deltas() -> Vec<Arc<LowRankDelta>> {
+        (0..3).map(|i| Arc::new(LowRankDelta::new(AdapterId([i; 32]), Vec::new()))).collect()
+    }
+
+    #[test]
+    fn base_rows_belong_to_no_segment() {
+        assert!(Segments::none().is_empty());
+        assert!(Segments::from_runs([(3, None), (0, None)]).is_empty());
+    }
+
+    #[test]
+    fn neighbours_merge_only_where_nothing_lies_between() {
+        let deltas = deltas();
+        let [a, b] = [Some(&deltas[0]), Some(&deltas[1])];
+        let runs = [(2, a), (1, a), (0, b), (1, a), (1, None), (2, a), (1, b)];
+        let segments = Segments::from_runs(runs);
+        let found: Vec<_> = segments.iter().map(|s| (s.rows.clone(), s.delta.id())).collect();
+        let id = |delta: usize| deltas[delta].id();
+        assert_eq!(found, [(0..4, id(0)), (5..7, id(0)), (7..8, id(1))]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_keeps_its_adapter(
+            runs in prop::collection::vec((0_usize..5, prop::option::of(0_usize..3)), 0..20),
+        ) {
+            let deltas = deltas();
+            let rows: Vec<Option<AdapterId>> = runs
+                .iter()
+                .flat_map(|(len, delta)| vec![delta.map(|delta| deltas[delta].id()); *len])
+                .collect();
+            let runs = runs.iter().map(|(len, delta)| (*len, delta.map(|delta| &deltas[delta])));
+            let segments = Segments::from_runs(runs);
+            let mut found = vec![None; rows.len()];
+            let mut end = 0;
+            for segment in segments.iter() {
+                prop_assert!(!segment.rows.is_empty() && segment.rows.start >= end);
+                end = segment.rows.end;
+                found[segment.rows.clone()].fill(Some(segment.delta.id()));
+            }
+            prop_assert_eq!(found, rows);
+            let changes = segments.iter().zip(segments.iter().skip(1));
+            for (left, right) in changes {
+                let touching = left.rows.end == right.rows.start;
+                prop_assert!(!(touching && Arc::ptr_eq(&left.delta, &right.delta)));
+            }
+        }
+    }
+}

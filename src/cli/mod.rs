@@ -1,1 +1,65 @@
-//! Stub.
+//! The command line: one file a command.
+
+pub mod convert;
+mod gguf_vocab;
+pub mod health;
+mod load;
+pub mod serve;
+mod text_files;
+
+use std::io::IsTerminal;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogArgs, LogFormat, ServeArgs};
+
+/// Serve one base model and many fine-tuned adapters over OpenAI-compatible endpoints.
+#[derive(Debug, Parser)]
+#[command(name = "sorsa", version, about)]
+pub struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve a model and its adapters over HTTP
+    Serve(Box<ServeArgs>),
+    /// Write a GGUF file as a Hugging Face model directory
+    Convert(convert::Args),
+    /// Ask a running server whether it is alive; exits non-zero where it is not
+    Health(health::HealthArgs),
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Where the command fails; the message is for the person at the terminal.
+    pub fn run(self) -> anyhow::Result<()> {
+        start_logging(&self.log)?;
+        match self.command {
+            Command::Serve(args) => serve::run(*args),
+            Command::Convert(args) => convert::run(&args),
+            Command::Health(args) => health::run(&args),
+        }
+    }
+}
+
+/// Log lines go to stderr: stdout belongs to the commands' results.
+fn start_logging(args: &LogArgs) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log_level)
+        .map_err(|error| anyhow::anyhow!("--log-level {:?}: {error}", args.log_level))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match args.log_format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}

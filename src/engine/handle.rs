@@ -123,6 +123,14 @@ impl EngineHandle {
     }
 }
 
+#[cfg(test)]
+impl EngineHandle {
+    /// True where a request has been sent that the engine has not received.
+    pub(super) fn has_submissions(&self) -> bool {
+        self.submissions.capacity() < self.submissions.max_capacity()
+    }
+}
+
 impl Submissions {
     /// The next request: waits for one where `wait` is set, else answers at once.
     pub fn receive(&mut self, wait: bool) -> Received {

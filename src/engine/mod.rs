@@ -1,4 +1,217 @@
 //! The engine: one OS thread that owns the model, the scheduler and the cache.
+//!
+//! Its loop is [`Engine::step`]: receive, schedule, execute, update. It holds no lock, knows no
+//! text and no HTTP. A sequence that fails, fails alone.
 
+pub mod batch;
 pub mod handle;
+pub mod model_runner;
 pub mod request;
+pub mod sampler;
+pub mod scheduler;
+pub mod sequence;
+pub mod telemetry;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use self::batch::{Batch, BatchItem};
+use self::handle::{Received, Submission, Submissions};
+use self::model_runner::{Logits, ModelRunner};
+use self::request::{Event, FinishReason};
+use self::scheduler::Scheduler;
+use self::sequence::{Sequence, SequenceId};
+use self::telemetry::Telemetry;
+use crate::metrics::Metrics;
+
+/// Owns everything that decides and computes.
+pub struct Engine {
+    submissions: Submissions,
+    scheduler: Scheduler,
+    runner: ModelRunner,
+    telemetry: Telemetry,
+}
+
+/// Whether the loop goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// There may be more to do.
+    Continue,
+    /// Every handle is gone and nothing is left to run.
+    Finished,
+}
+
+impl Engine {
+    /// An idle engine.
+    #[must_use]
+    pub fn new(
+        submissions: Submissions,
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { submissions, scheduler, runner, telemetry: Telemetry::new(metrics) }
+    }
+
+    /// Starts the engine's thread. It ends once every handle is gone, or by a bug's panic, which
+    /// the join reports.
+    ///
+    /// # Errors
+    /// Where the operating system gives no thread.
+    pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("engine".into()).spawn(|| self.run())
+    }
+
+    /// Steps until every handle is gone.
+    pub fn run(mut self) {
+        while self.step() == Step::Continue {}
+    }
+
+    /// Receives what came in, and runs one batch.
+    pub fn step(&mut self) -> Step {
+        if self.receive() == Step::Finished {
+            return Step::Finished;
+        }
+        self.drop_abandoned();
+        let schedule = self.scheduler.schedule();
+        self.telemetry.preempted(schedule.num_preempted);
+        self.telemetry.load(&self.scheduler);
+        if schedule.scheduled.is_empty() {
+            return self.check_progress();
+        }
+        let batch = Batch::new(schedule, &self.scheduler);
+        match self.runner.execute(&batch) {
+            Ok(logits) => self.update(&batch, &logits),
+            Err(error) => self.fail_batch(&batch, &error),
+        }
+        self.telemetry.load(&self.scheduler);
+        Step::Continue
+    }
+
+    /// Takes in every waiting request; waits for one where there is nothing else to do.
+    fn receive(&mut self) -> Step {
+        loop {
+            match self.submissions.receive(self.scheduler.is_idle()) {
+                Received::Submission(submission) => self.add(*submission),
+                Received::Empty => return Step::Continue,
+                Received::Closed if self.scheduler.is_idle() => return Step::Finished,
+                Received::Closed => return Step::Continue,
+            }
+        }
+    }
+
+    fn add(&mut self, submission: Submission) {
+        let id = self.scheduler.next_id();
+        self.scheduler.add(Sequence::new(id, submission));
+    }
+
+    fn drop_abandoned(&mut self) {
+        for sequence in self.scheduler.remove_abandoned() {
+            self.telemetry.end(&sequence);
+        }
+    }
+
+    /// Nothing was scheduled. With work left that is a bug, and ends in errors, not in a spin.
+    fn check_progress(&mut self) -> Step {
+        if !self.scheduler.is_idle() {
+            tracing::error!("bug: work is left and nothing of it could be scheduled");
+            for sequence in self.scheduler.remove_all() {
+                sequence.send_last(&Event::Failed("the scheduler made no progress".into()));
+                self.telemetry.end(&sequence);
+            }
+        }
+        Step::Continue
+    }
+
+    fn update(&mut self, batch: &Batch, logits: &Logits) {
+        for item in &batch.items {
+            if let Err(message) = self.update_item(item, logits) {
+                self.fail(item.id, &message);
+            }
+        }
+    }
+
+    /// Books one sequence's rows, scores its prompt, and chooses the next tokens of it and of the
+    /// choices that fork off it here.
+    fn update_item(&mut self, item: &BatchItem, logits: &Logits) -> Result<(), String> {
+        let Some(sequence) = self.scheduler.get_mut(item.id) else { return Ok(()) };
+        sequence.advance(item.rows.len());
+        score_prompt(sequence, item, logits)?;
+        if !item.samples {
+            return Ok(());
+        }
+        sequence.finish_prompt_logprobs();
+        if sequence.num_generated() == 0 {
+            self.telemetry.prompt(sequence);
+        }
+        if sequence.request().sampling.max_tokens == 0 {
+            self.finish(item.id, FinishReason::Length);
+            return Ok(());
+        }
+        let row = logits.row(item.logit_rows.end - 1);
+        for id in self.scheduler.fork(item.id) {
+            if let Err(message) = self.sample(id, row) {
+                self.fail(id, &message);
+            }
+        }
+        self.sample(item.id, row)
+    }
+
+    fn sample(&mut self, id: SequenceId, row: &[f32]) -> Result<(), String> {
+        let Some(sequence) = self.scheduler.get_mut(id) else { return Ok(()) };
+        let mut row = row.to_vec();
+        // One poisoned sequence must not take the others with it.
+        let sampled = catch_unwind(AssertUnwindSafe(|| sequence.sampler.sample(&mut row)))
+            .map_err(|_| String::from("choosing the next token failed"))?
+            .map_err(|error| error.to_string())?;
+        let previous = sequence.timeline.last_token;
+        sequence.push(sampled.token, sampled.logprobs);
+        self.telemetry.token(sequence, previous);
+        let max_model_len = self.scheduler.max_model_len();
+        let reason = self.scheduler.get(id).and_then(|s| s.finish_reason(max_model_len));
+        if let Some(reason) = reason {
+            self.finish(id, reason);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, id: SequenceId, reason: FinishReason) {
+        let Some(sequence) = self.scheduler.finish(id) else { return };
+        sequence.send_last(&Event::Finished(reason));
+        self.telemetry.end(&sequence);
+    }
+
+    fn fail(&mut self, id: SequenceId, message: &str) {
+        tracing::warn!(sequence = id.0, message, "a sequence failed");
+        let Some(sequence) = self.scheduler.finish(id) else { return };
+        sequence.send_last(&Event::Failed(message.to_owned()));
+        self.telemetry.end(&sequence);
+    }
+
+    fn fail_batch(&mut self, batch: &Batch, error: &candle_core::Error) {
+        tracing::error!(%error, sequences = batch.items.len(), "a forward pass failed");
+        for item in &batch.items {
+            self.fail(item.id, "the forward pass failed");
+        }
+    }
+}
+
+/// Reports each prompt token under the row before it; the first has none.
+fn score_prompt(sequence: &mut Sequence, item: &BatchItem, logits: &Logits) -> Result<(), String> {
+    let Some(count) = sequence.request().prompt_logprobs else { return Ok(()) };
+    if !sequence.wants_prompt_logprobs() {
+        return Ok(());
+    }
+    let from = item.context_len - item.rows.len();
+    for (position, row) in (from + 1..).zip(item.logit_rows.clone()) {
+        let Some(&token) = sequence.request().prompt.get(position) else { break };
+        let logprobs =
+            sampler::score(logits.row(row), token, count).map_err(|error| error.to_string())?;
+        sequence.push_prompt_logprobs(logprobs);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

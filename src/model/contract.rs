@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Result, Tensor};
 
-use super::config::ModelConfig;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::segments::Segments;
 use crate::kv_cache::BlockId;
@@ -61,10 +60,4 @@ pub trait CausalLm: Send {
     /// # Errors
     /// Where the device fails or a shape disagrees.
     fn merge(&mut self, delta: &LowRankDelta) -> Result<()>;
-
-    /// The configuration it was loaded with.
-    fn config(&self) -> &ModelConfig;
-
-    /// Where its weights live.
-    fn device(&self) -> &Device;
 }

@@ -1,6 +1,6 @@
 //! The Llama family (arXiv 2302.13971, 2407.21783): what it is made of and in which order.
 
-use candle_core::{DType, Device, Tensor, bail};
+use candle_core::{DType, Tensor, bail};
 
 use super::builder::{Builder, LoadOptions};
 use super::config::ModelConfig;
@@ -79,6 +79,12 @@ impl LlamaForCausalLm {
         })
     }
 
+    /// What it was loaded from.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
     /// The dtype of activations, and the one the key-value cache must have.
     #[must_use]
     pub fn activation_dtype(&self) -> DType {
@@ -153,14 +159,6 @@ impl CausalLm for LlamaForCausalLm {
             delta.factors(index).map_or(Ok(()), |factors| linear.merge(factors))?;
         }
         Ok(())
-    }
-
-    fn config(&self) -> &ModelConfig {
-        &self.config
-    }
-
-    fn device(&self) -> &Device {
-        &self.options.device
     }
 }
 

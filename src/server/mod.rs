@@ -1,1 +1,27 @@
-//! Stub.
+//! HTTP: the only place that knows axum, JSON and OpenAI's words.
+//!
+//! [`serve`] owns connections and the drain, [`router`] says which path is whose, [`openai`] turns
+//! bodies into jobs, [`generation`] and [`choice`] turn the engine's events into text, [`stream`]
+//! writes them as they come. A whole answer is the same pieces, collected.
+//!
+//! The server starts before the model is loaded: [`state::AppState`] gets its
+//! [`state::Serving`] later, and until then only probes succeed.
+
+pub mod choice;
+pub mod error;
+pub mod extract;
+pub mod generation;
+pub mod lifecycle;
+pub mod observe;
+pub mod openai;
+pub mod probes;
+pub mod router;
+mod serve;
+pub mod state;
+pub mod stream;
+pub mod tokenization;
+
+pub use serve::{Drained, serve};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! An adapter's directory: files are read whole, within a budget, and never from outside it.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::error::AdapterError;
+
+/// Extensions of pickles.
+const PICKLES: [&str; 3] = ["bin", "pt", "pth"];
+
+/// An open directory and what may still be read from it.
+#[derive(Debug)]
+pub(super) struct AdapterDir {
+    root: PathBuf,
+    remaining: u64,
+}
+
+impl AdapterDir {
+    /// Opens `path`, to read at most `max_bytes` in all. The directory itself may be a link.
+    pub fn open(path: &Path, max_bytes: u64) -> Result<Self, AdapterError> {
+        if is_pickle(path) && path.is_file() {
+            return Err(AdapterError::Pickle { path: path.into() });
+        }
+        let root = path.canonicalize().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => AdapterError::NotADirectory { path: path.into() },
+            _ => AdapterError::Io { path: path.into(), source },
+        })?;
+        if !root.is_dir() {
+            return Err(AdapterError::NotADirectory { path: path.into() });
+        }
+        Ok(Self { root, remaining: max_bytes })
+    }
+
+    /// Whether something of this name is in the directory, of whatever kind.
+    pub fn has(&self, name: &str) -> bool {
+        self.root.join(name).symlink_metadata().is_ok()
+    }
+
+    /// The bytes of a file, at most `limit` of them.
+    pub fn read(&mut self, name: &'static str, limit: u64) -> Result<Vec<u8>, AdapterError> {
+        let path = self.root.join(name);
+        let limit = limit.min(self.remaining);
+        let io = |source| AdapterError::Io { path: path.clone(), source };
+        let target = path.canonicalize().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => {
+                AdapterError::MissingFile { dir: self.root.clone(), file: name }
+            }
+            _ => io(source),
+        })?;
+        if !target.starts_with(&self.root) {
+            return Err(AdapterError::LeavesDirectory { path });
+        }
+        // A pipe must not even be opened: that waits for a writer.
+        if !fs::metadata(&target).map_err(io)?.is_file() {
+            return Err(AdapterError::NotAFile { path });
+        }
+        let file = File::open(&target).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(AdapterError::NotAFile { path });
+        }
+        if metadata.len() > limit {
+            return Err(AdapterError::TooLarge { path, bytes: metadata.len(), limit });
+        }
+        // The file may grow while it is read, and some files state no length.
+        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
+        if bytes.len() as u64 > limit {
+            return Err(AdapterError::TooLarge { path, bytes: bytes.len() as u64, limit });
+        }
+        self.remaining -= bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// The bytes of the safetensors file `name`; where it is missing, a pickle in its place is
+    /// named.
+    pub fn read_weights(&mut self, name: &'static str) -> Result<Vec<u8>, AdapterError> {
+        if !self.has(name)
+            && let Some(path) = self.pickle()
+        {
+            return Err(AdapterError::Pickle { path });
+        }
+        self.read(name, self.remaining)
+    }
+
+    /// A pickle in the directory that may hold weights.
+    fn pickle(&self) -> Option<PathBuf> {
+        let entries = fs::read_dir(&self.root).ok()?;
+        let weights = |path: &PathBuf| is_pickle(path) && !path.ends_with("training_args.bin");
+        entries.flatten().map(|entry| entry.path()).filter(weights).min()
+    }
+}
+
+fn is_pickle(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| PICKLES.iter().any(|pickle| extension == *pickle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "adapter_model.safetensors";
+
+    fn open(path: &Path) -> AdapterDir {
+        AdapterDir::open(path, 100).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_read_within_its_limit_and_the_budget() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(NAME), [7; 60]).unwrap();
+        assert!(matches!(
+            open(dir.path()).read(NAME, 59),
+            Err(AdapterError::TooLarge { bytes: 60, limit: 59, .. })
+        ));
+        let mut opened = open(dir.path());
+        assert_eq!(opened.read(NAME, 60).unwrap(), [7; 60]);
+        assert!(matches!(
+            opened.read(NAME, 60),
+            Err(AdapterError::TooLarge { bytes: 60, limit: 40, .. })
+        ));
+    }
+
+    #[test]
+    fn missing_directories_and_files_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("plain.safetensors");
+        fs::write(&file, "").unwrap();
+        for path in [dir.path().join("absent"), file] {
+            let error = AdapterDir::open(&path, 1).unwrap_err();
+            assert!(matches!(error, AdapterError::NotADirectory { .. }), "{error}");
+        }
+        let error = open(dir.path()).read(NAME, 1).unwrap_err();
+        assert!(matches!(error, AdapterError::MissingFile { file: NAME, .. }), "{error}");
+    }
+
+    #[test]
+    fn pickles_are_refused_by_name() {
+        for name in ["adapter_model.bin", "weights.pt", "old.pth"] {
+            let dir = tempfile::tempdir().unwrap();
+            let pickle = dir.path().join(name);
+            fs::write(&pickle, "").unwrap();
+            fs::write(dir.path().join("training_args.bin"), "").unwrap();
+            let error = open(dir.path()).read_weights(NAME).unwrap_err();
+            assert!(matches!(error, AdapterError::Pickle { .. }));
+            assert!(error.to_string().contains(name), "{error}");
+            let error = AdapterDir::open(&pickle, 1).unwrap_err();
+            assert!(matches!(error, AdapterError::Pickle { .. }), "{error}");
+            fs::write(dir.path().join(NAME), "x").unwrap();
+            assert_eq!(open(dir.path()).read_weights(NAME).unwrap(), b"x");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("training_args.bin"), "").unwrap();
+        let error = open(dir.path()).read_weights(NAME).unwrap_err();
+        assert!(matches!(error, AdapterError::MissingFile { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(NAME)).unwrap();
+        let error = open(dir.path()).read(NAME, 1).unwrap_err();
+        assert!(matches!(error, AdapterError::NotAFile { .. }), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_inside_the_directory_only() {
+        use std::os::unix::fs::symlink;
+
+        let outer = tempfile::tempdir().unwrap();
+        let dir = outer.path().join("adapter");
+        fs::create_dir(&dir).unwrap();
+        fs::write(outer.path().join("secret"), "s").unwrap();
+        fs::write(dir.join("inner"), "i").unwrap();
+        let link = dir.join(NAME);
+        for target in ["../secret", "/proc/self/environ"] {
+            symlink(target, &link).unwrap();
+            let error = open(&dir).read(NAME, 1).unwrap_err();
+            assert!(matches!(error, AdapterError::LeavesDirectory { .. }), "{error}");
+            fs::remove_file(&link).unwrap();
+        }
+        symlink("inner", &link).unwrap();
+        assert_eq!(open(&dir).read(NAME, 1).unwrap(), b"i");
+        symlink(&dir, outer.path().join("alias")).unwrap();
+        assert_eq!(open(&outer.path().join("alias")).read(NAME, 1).unwrap(), b"i");
+        fs::remove_file(&link).unwrap();
+        symlink(NAME, &link).unwrap();
+        let error = open(&dir).read(NAME, 1).unwrap_err();
+        assert!(matches!(error, AdapterError::Io { .. }), "a loop of links: {error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_unreadable_file_is_an_io_error() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(NAME);
+        fs::write(&path, "x").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+        // The superuser reads everything: there is then nothing to refuse.
+        match (File::open(&path), open(dir.path()).read(NAME, 1)) {
+            (Err(_), Err(AdapterError::Io { .. })) | (Ok(_), Ok(_)) => {}
+            (_, read) => panic!("{read:?}"),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! From arguments to a running engine: open the model, read the adapters, size the cache.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail, ensure};
+use candle_core::{DType, Device};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::text_files::TextFiles;
+use crate::adapter::file::{self, Limits};
+use crate::adapter::registry::{AdapterVersion, Registry};
+use crate::config::{AdapterArg, ServeArgs, is_valid_name};
+use crate::engine::Engine;
+use crate::engine::handle::channel;
+use crate::engine::model_runner::ModelRunner;
+use crate::engine::scheduler::{Scheduler, SchedulerConfig};
+use crate::kv_cache::block_manager::BlockManager;
+use crate::kv_cache::storage::KvCache;
+use crate::model::builder::LoadOptions;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::contract::CausalLm;
+use crate::model::generation_config::GenerationConfig;
+use crate::model::llama::LlamaForCausalLm;
+use crate::server::state::{AppState, SamplingDefaults, Serving};
+
+/// Tokens per cache block.
+const BLOCK_SIZE: usize = 16;
+/// Cache memory where none is given.
+const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+
+/// A served model.
+pub struct Loaded {
+    /// The engine's thread.
+    pub engine: JoinHandle<()>,
+    /// What is served, in one line.
+    pub summary: String,
+}
+
+/// Finds what is wrong with the arguments before anything is opened.
+///
+/// # Errors
+/// A sentence about the first contradiction.
+pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
+    for name in &args.served_model_name {
+        ensure!(is_valid_name(name), "--served-model-name {name:?} is no name for a model");
+    }
+    let (tokens, seqs) = (args.engine.max_num_batched_tokens, args.engine.max_num_seqs);
+    ensure!(
+        tokens >= seqs,
+        "--max-num-batched-tokens {tokens} is less than --max-num-seqs {seqs}: each running \
+         sequence needs one token per step"
+    );
+    let Some(merge) = &args.merge else { return Ok(()) };
+    match args.adapter.as_slice() {
+        [adapter] if adapter.name == *merge => Ok(()),
+        adapters if adapters.iter().any(|adapter| adapter.name == *merge) => bail!(
+            "--merge {merge} changes the weights that the other adapters are relative to: serve \
+             them from another server, or without --merge"
+        ),
+        _ => bail!("--merge {merge}: give that adapter with --adapter {merge}=PATH"),
+    }
+}
+
+/// Loads everything and starts the engine; `state` serves from then on.
+///
+/// # Errors
+/// Where the device, the model, its tokenizer or an adapter cannot be used.
+pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
+    let device = args.device.open()?;
+    let checkpoint = Checkpoint::open(&args.model)
+        .with_context(|| format!("cannot open the model {}", args.model.display()))?;
+    let config = &checkpoint.config;
+    let dtype = args.dtype.resolve(config.dtype.unwrap_or(DType::F32));
+    let text = TextFiles::open(&checkpoint)?;
+    let options = LoadOptions::new(dtype, device.clone());
+    let progress = progress_bar(checkpoint.weights.total_elements());
+    let mut model =
+        LlamaForCausalLm::load(config, &checkpoint.weights, options, &mut |n| progress.inc(n))?;
+    progress.finish_and_clear();
+    let kv_dtype = model.activation_dtype();
+    let (base_names, adapters) = adapters(args, &mut model, &device, kv_dtype)?;
+    let mut registry = Registry::new(base_names);
+    for adapter in adapters {
+        registry.insert(adapter)?;
+    }
+
+    let cache = CacheSize::new(args, config.max_position_embeddings, |tokens| {
+        tokens * config.kv_shape().bytes_per_token(kv_dtype)
+    })?;
+    let kv_cache =
+        KvCache::new(config.kv_shape(), cache.num_blocks, BLOCK_SIZE, kv_dtype, &device)?;
+    let scheduler = Scheduler::new(
+        SchedulerConfig {
+            max_num_seqs: args.engine.max_num_seqs.get(),
+            max_num_batched_tokens: args.engine.max_num_batched_tokens.get(),
+            max_model_len: cache.max_model_len,
+        },
+        BlockManager::new(cache.num_blocks, BLOCK_SIZE),
+    );
+    let (handle, submissions) = channel(args.engine.max_waiting_requests.get());
+    let runner = ModelRunner::new(Box::new(model), kv_cache);
+    let engine =
+        Engine::new(submissions, scheduler, runner, Arc::clone(&state.metrics)).spawn()?;
+
+    let summary = format!(
+        "serving {} ({} layers, {} vocabulary, {}, {}) with {} adapters, {} tokens of context, \
+         {} tokens of cache",
+        registry.base_name(),
+        config.num_hidden_layers,
+        config.vocab_size,
+        dtype.as_str(),
+        if device.is_cpu() { "cpu" } else { "cuda" },
+        registry.adapters().count(),
+        cache.max_model_len,
+        cache.num_blocks * BLOCK_SIZE,
+    );
+    state.set_serving(Serving {
+        engine: handle,
+        registry: Arc::new(registry),
+        tokenizer: Arc::new(text.tokenizer),
+        chat_template: text.chat_template,
+        max_model_len: cache.max_model_len,
+        vocab_size: config.vocab_size,
+        eos_token_ids: eos_token_ids(&checkpoint),
+        sampling_defaults: sampling_defaults(&checkpoint.generation_config),
+        root: String::new(),
+        created: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+        tokenizer_config: text.tokenizer_config,
+    });
+    Ok(Loaded { engine, summary })
+}
+
+/// Reads the adapters: each becomes a name of its own, or, merged, the only one.
+fn adapters(
+    args: &ServeArgs,
+    model: &mut LlamaForCausalLm,
+    device: &Device,
+    dtype: DType,
+) -> anyhow::Result<(Vec<String>, Vec<AdapterVersion>)> {
+    let read = |adapter: &AdapterArg, model: &LlamaForCausalLm| -> anyhow::Result<_> {
+        let loaded = file::load(&adapter.path, model.modules(), &Limits::default())
+            .with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))?;
+        Ok(loaded.delta.to(device, dtype)?)
+    };
+    if let (Some(name), Some(adapter)) = (&args.merge, args.adapter.first()) {
+        let delta = read(adapter, model)?;
+        model.merge(&delta)?;
+        tracing::info!(adapter = name, id = %delta.id(), "merged into the weights");
+        return Ok((vec![name.clone()], Vec::new()));
+    }
+    let version = |adapter: &AdapterArg| {
+        let delta = Arc::new(read(adapter, model)?);
+        Ok(AdapterVersion { name: adapter.name.clone(), delta })
+    };
+    let versions = args.adapter.iter().map(version).collect::<anyhow::Result<_>>()?;
+    Ok((base_names(args), versions))
+}
+
+/// The names given, else the file's or directory's own.
+fn base_names(args: &ServeArgs) -> Vec<String> {
+    if !args.served_model_name.is_empty() {
+        return args.served_model_name.clone();
+    }
+    let path = args.model.canonicalize().unwrap_or_else(|_| args.model.clone());
+    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let name = stem.unwrap_or_default().to_string_lossy().into_owned();
+    let tidy = |c: char| if is_valid_name(&c.to_string()) { c } else { '-' };
+    let name: String = name.chars().map(tidy).take(128).collect();
+    vec![if name.is_empty() { "model".into() } else { name }]
+}
+
+/// How many blocks there are, and how long a sequence may get.
+struct CacheSize {
+    num_blocks: usize,
+    max_model_len: usize,
+}
+
+impl CacheSize {
+    fn new(
+        args: &ServeArgs,
+        max_positions: usize,
+        bytes: impl Fn(usize) -> usize,
+    ) -> anyhow::Result<Self> {
+        let max_model_len = args.max_model_len.map_or(max_positions, usize::from);
+        ensure!(
+            max_model_len <= max_positions,
+            "--max-model-len {max_model_len} is more than the {max_positions} positions the model \
+             was trained for"
+        );
+        let needed = bytes(max_model_len.next_multiple_of(BLOCK_SIZE));
+        let given = args.engine.kv_cache_memory.map(|size| size.0);
+        let memory = given.unwrap_or(DEFAULT_CACHE_BYTES.max(needed));
+        ensure!(
+            needed <= memory,
+            "one sequence of {max_model_len} tokens needs {needed} bytes of cache and \
+             --kv-cache-memory gives {memory}: raise it, or lower --max-model-len"
+        );
+        let num_blocks = memory / bytes(BLOCK_SIZE);
+        let slots = num_blocks.checked_mul(BLOCK_SIZE);
+        ensure!(
+            slots.is_some_and(|slots| u32::try_from(slots).is_ok()),
+            "--kv-cache-memory {memory} holds more than 2^32 tokens"
+        );
+        Ok(Self { num_blocks, max_model_len })
+    }
+}
+
+/// What ends an answer: the generation configuration's tokens and the model's own.
+fn eos_token_ids(checkpoint: &Checkpoint) -> Vec<u32> {
+    let mut ids = checkpoint.generation_config.eos_token_ids.clone();
+    ids.extend(&checkpoint.config.eos_token_ids);
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+fn sampling_defaults(config: &GenerationConfig) -> SamplingDefaults {
+    SamplingDefaults {
+        temperature: config.temperature.map(|value| value as f32),
+        top_p: config.top_p.map(|value| value as f32),
+        top_k: config.top_k.filter(|&count| count > 0),
+        repetition_penalty: config.repetition_penalty.map(|value| value as f32),
+    }
+}
+
+fn progress_bar(elements: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("loading {wide_bar} {percent}% {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(elements).with_style(style)
+}

@@ -1,0 +1,113 @@
+//! The rows of one step, laid out for the model: integers only, adapters side by side.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::scheduler::{Schedule, Scheduled, Scheduler};
+use super::sequence::{Sequence, SequenceId};
+use crate::adapter::delta::LowRankDelta;
+use crate::adapter::segments::Segments;
+use crate::kv_cache::BlockId;
+use crate::kv_cache::block_manager::BlockCopy;
+
+/// One sequence's rows.
+#[derive(Debug)]
+pub struct BatchItem {
+    /// Which sequence.
+    pub id: SequenceId,
+    /// Its rows in the batch.
+    pub rows: Range<usize>,
+    /// Tokens in the cache after the step.
+    pub context_len: usize,
+    /// Its blocks.
+    pub block_table: Vec<BlockId>,
+    /// Its rows among the logits: all of its rows where the prompt is scored, else the last one
+    /// where a token is to be chosen, else none.
+    pub logit_rows: Range<usize>,
+    /// True where the step computes its last token, so that the next one can be chosen.
+    pub samples: bool,
+}
+
+/// One step's rows.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The sequences, covering all rows in order.
+    pub items: Vec<BatchItem>,
+    /// Token of each row.
+    pub input_ids: Vec<u32>,
+    /// Position of each row.
+    pub positions: Vec<u32>,
+    /// Cache slot of each row.
+    pub slot_mapping: Vec<u32>,
+    /// Rows whose logits are wanted.
+    pub logit_rows: Vec<u32>,
+    /// Adapters of the rows.
+    pub segments: Segments,
+    /// Adapters of the logit rows.
+    pub logit_segments: Segments,
+    /// Blocks to copy first.
+    pub copies: Vec<BlockCopy>,
+}
+
+impl Batch {
+    /// Lays out a schedule. Sequences of one adapter become neighbours.
+    ///
+    /// # Panics
+    /// Where the schedule names a sequence that is not running: a bug.
+    #[must_use]
+    pub fn new(schedule: Schedule, scheduler: &Scheduler) -> Self {
+        let find = |share: Scheduled| {
+            let sequence = scheduler.get(share.id).expect("bug: a scheduled sequence is running");
+            (sequence, share.num_tokens)
+        };
+        let mut shares: Vec<_> = schedule.scheduled.into_iter().map(find).collect();
+        shares.sort_by_key(|(sequence, _)| delta(sequence).map(|delta| delta.id()));
+        let mut batch = Self { copies: schedule.copies, ..Self::default() };
+        for (sequence, num_tokens) in &shares {
+            batch.push(sequence, *num_tokens, scheduler.blocks().block_size());
+        }
+        let runs = |rows: fn(&BatchItem) -> usize| {
+            let lens: Vec<usize> = batch.items.iter().map(rows).collect();
+            Segments::from_runs(lens.into_iter().zip(shares.iter().map(|(s, _)| delta(s))))
+        };
+        let (segments, logit_segments) =
+            (runs(|item| item.rows.len()), runs(|item| item.logit_rows.len()));
+        Self { segments, logit_segments, ..batch }
+    }
+
+    fn push(&mut self, sequence: &Sequence, num_tokens: usize, block_size: usize) {
+        let (from, to) = (sequence.num_computed(), sequence.num_computed() + num_tokens);
+        let rows = self.input_ids.len()..self.input_ids.len() + num_tokens;
+        let blocks = sequence.block_table.blocks();
+        self.input_ids.extend(&sequence.tokens()[from..to]);
+        self.positions.extend((from..to).map(index));
+        self.slot_mapping.extend((from..to).map(|position| {
+            blocks[position / block_size].0 * index(block_size) + index(position % block_size)
+        }));
+        let samples = to == sequence.tokens().len();
+        let wanted = if sequence.wants_prompt_logprobs() {
+            rows.clone()
+        } else {
+            rows.end - usize::from(samples)..rows.end
+        };
+        let logit_start = self.logit_rows.len();
+        self.logit_rows.extend(wanted.map(index));
+        self.items.push(BatchItem {
+            id: sequence.id,
+            rows,
+            context_len: to,
+            block_table: blocks.to_vec(),
+            logit_rows: logit_start..self.logit_rows.len(),
+            samples,
+        });
+    }
+}
+
+fn delta(sequence: &Sequence) -> Option<&Arc<LowRankDelta>> {
+    sequence.request().adapter.as_ref().map(|version| &version.delta)
+}
+
+/// Rows, positions and slots are 32 bits on the device; the configuration keeps them below.
+fn index(value: usize) -> u32 {
+    u32::try_from(value).expect("bug: an index beyond 32 bits")
+}

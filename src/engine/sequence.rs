@@ -1,0 +1,230 @@
+//! One choice of one request on its way through the engine: its tokens, its blocks, its client.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::handle::{QueuePlace, Reply, Submission};
+use super::request::{Event, FinishReason, Request, TokenLogprobs};
+use super::sampler::Sampler;
+use crate::kv_cache::block_manager::BlockTable;
+
+/// Names a sequence within the engine; ascending in order of arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub u64);
+
+/// When things happened to a sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeline {
+    /// The request reached the server.
+    pub arrived: Instant,
+    /// Its first token was computed.
+    pub scheduled: Option<Instant>,
+    /// Its first token was generated.
+    pub first_token: Option<Instant>,
+    /// Its latest token was generated.
+    pub last_token: Option<Instant>,
+}
+
+/// A choice that has not been forked off yet: it waits for the shared prompt.
+#[derive(Debug)]
+struct PendingChoice {
+    choice: usize,
+    reply: Reply,
+}
+
+/// A sequence of tokens that grows by one per step once its prompt is computed.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Its name.
+    pub id: SequenceId,
+    /// Cache blocks of the computed tokens.
+    pub block_table: BlockTable,
+    /// Chooses its tokens.
+    pub sampler: Sampler,
+    /// When things happened.
+    pub timeline: Timeline,
+    request: Arc<Request>,
+    choice: usize,
+    reply: Reply,
+    place: Option<QueuePlace>,
+    pending: Vec<PendingChoice>,
+    tokens: Vec<u32>,
+    num_computed: usize,
+    prompt_logprobs: Vec<Option<TokenLogprobs>>,
+    prompt_scored: bool,
+}
+
+impl Sequence {
+    /// The sequence of a request's first choice; further choices fork off it after the prompt.
+    ///
+    /// # Panics
+    /// Where the submission has no reply: a request has at least one choice.
+    #[must_use]
+    pub fn new(id: SequenceId, submission: Submission) -> Self {
+        let Submission { request, replies, place } = submission;
+        let mut replies = replies.into_iter().enumerate();
+        let (choice, reply) = replies.next().expect("bug: a request without a choice");
+        Self {
+            id,
+            block_table: BlockTable::default(),
+            sampler: Sampler::new(&request, choice),
+            timeline: Timeline {
+                arrived: request.arrived,
+                scheduled: None,
+                first_token: None,
+                last_token: None,
+            },
+            choice,
+            reply,
+            place: Some(place),
+            pending: replies.map(|(choice, reply)| PendingChoice { choice, reply }).collect(),
+            tokens: request.prompt.clone(),
+            num_computed: 0,
+            prompt_logprobs: vec![None; usize::from(request.prompt_logprobs.is_some())],
+            prompt_scored: request.prompt_logprobs.is_none(),
+            request: Arc::new(request),
+        }
+    }
+
+    /// Splits off the next pending choice, which continues from the same computed tokens.
+    /// `block_table` is a fork of this sequence's.
+    pub fn fork(&mut self, id: SequenceId, block_table: BlockTable) -> Option<Self> {
+        let PendingChoice { choice, reply } = self.pending.pop()?;
+        Some(Self {
+            id,
+            block_table,
+            sampler: Sampler::new(&self.request, choice),
+            timeline: self.timeline,
+            request: Arc::clone(&self.request),
+            choice,
+            reply,
+            place: None,
+            pending: Vec::new(),
+            tokens: self.tokens.clone(),
+            num_computed: self.num_computed,
+            prompt_logprobs: Vec::new(),
+            prompt_scored: true,
+        })
+    }
+
+    /// What was asked.
+    #[must_use]
+    pub fn request(&self) -> &Arc<Request> {
+        &self.request
+    }
+
+    /// Which of the request's choices this is.
+    #[must_use]
+    pub fn choice(&self) -> usize {
+        self.choice
+    }
+
+    /// Prompt and generated tokens.
+    #[must_use]
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Tokens whose keys and values are in the cache.
+    #[must_use]
+    pub fn num_computed(&self) -> usize {
+        self.num_computed
+    }
+
+    /// Tokens that still have to be run; at least 1 while the sequence is alive.
+    #[must_use]
+    pub fn num_uncomputed(&self) -> usize {
+        self.tokens.len() - self.num_computed
+    }
+
+    /// Tokens generated so far.
+    #[must_use]
+    pub fn num_generated(&self) -> usize {
+        self.tokens.len() - self.request.prompt.len()
+    }
+
+    /// Sequences this one stands for: itself and the choices that will fork off it.
+    #[must_use]
+    pub fn num_choices(&self) -> usize {
+        1 + self.pending.len()
+    }
+
+    /// True where log-probabilities of the prompt are still to be computed.
+    #[must_use]
+    pub fn wants_prompt_logprobs(&self) -> bool {
+        !self.prompt_scored
+    }
+
+    /// True where every client of this sequence, and of the choices it carries, has gone.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed() && self.pending.iter().all(|pending| pending.reply.is_closed())
+    }
+
+    /// Leaves the waiting queue: frees its place there.
+    pub fn start(&mut self) {
+        self.place = None;
+        self.timeline.scheduled.get_or_insert_with(Instant::now);
+    }
+
+    /// `num_tokens` more tokens are in the cache.
+    pub fn advance(&mut self, num_tokens: usize) {
+        self.num_computed += num_tokens;
+        debug_assert!(self.num_computed <= self.tokens.len(), "bug: computed a token twice");
+    }
+
+    /// Forgets what is in the cache; its blocks were given back. Tokens and sampler stay.
+    pub fn reset(&mut self) {
+        self.num_computed = 0;
+        if !self.prompt_scored {
+            self.prompt_logprobs.truncate(1);
+        }
+    }
+
+    /// Adds the log-probabilities of the next prompt token; the last one sends them all.
+    pub fn push_prompt_logprobs(&mut self, logprobs: TokenLogprobs) {
+        self.prompt_logprobs.push(Some(logprobs));
+        self.finish_prompt_logprobs();
+    }
+
+    /// Sends the prompt's log-probabilities once they are complete.
+    pub fn finish_prompt_logprobs(&mut self) {
+        if !self.prompt_scored && self.prompt_logprobs.len() == self.request.prompt.len() {
+            self.prompt_scored = true;
+            self.reply.send(Event::PromptLogprobs(std::mem::take(&mut self.prompt_logprobs)));
+        }
+    }
+
+    /// Appends a generated token and tells the client.
+    pub fn push(&mut self, token: u32, logprobs: Option<TokenLogprobs>) {
+        let now = Instant::now();
+        self.timeline.first_token.get_or_insert(now);
+        self.timeline.last_token = Some(now);
+        self.tokens.push(token);
+        self.reply.send(Event::Token { token, logprobs });
+    }
+
+    /// Why the sequence ends after its latest token, where it does.
+    #[must_use]
+    pub fn finish_reason(&self, max_model_len: usize) -> Option<FinishReason> {
+        let sampling = &self.request.sampling;
+        let generated = self.num_generated();
+        if let Some(&last) = self.tokens.last()
+            && generated > 0
+            && generated >= sampling.min_tokens
+            && sampling.stop_token_ids.contains(&last)
+        {
+            return Some(FinishReason::Stop(last));
+        }
+        let full = generated >= sampling.max_tokens || self.tokens.len() >= max_model_len;
+        full.then_some(FinishReason::Length)
+    }
+
+    /// Tells the client, and those of pending choices, that nothing more comes.
+    pub fn send_last(&self, event: &Event) {
+        self.reply.send(event.clone());
+        for pending in &self.pending {
+            pending.reply.send(event.clone());
+        }
+    }
+}

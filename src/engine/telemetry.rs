@@ -1,0 +1,102 @@
+//! What the engine tells [`Metrics`]: load after every step, times and counts of every sequence.
+//!
+//! How a choice ended is counted by the server, which alone can tell a stop string from a client
+//! that went away.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::scheduler::Scheduler;
+use super::sequence::Sequence;
+use crate::metrics::{LoraSets, Metrics};
+
+/// Records one engine's events.
+#[derive(Debug)]
+pub struct Telemetry {
+    metrics: Arc<Metrics>,
+    running_adapters: String,
+    waiting_adapters: String,
+}
+
+impl Telemetry {
+    /// Records into `metrics`.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, running_adapters: String::new(), waiting_adapters: String::new() }
+    }
+
+    /// The gauges, after a step.
+    pub fn load(&mut self, scheduler: &Scheduler) {
+        self.metrics.running.set(scheduler.num_running() as f64);
+        self.metrics.waiting.set(scheduler.num_waiting() as f64);
+        self.metrics.kv_cache_usage.set(scheduler.blocks().usage());
+        self.adapters(scheduler);
+    }
+
+    /// Sequences that lost their blocks.
+    pub fn preempted(&self, count: usize) {
+        self.metrics.preemptions.increment(count as u64);
+    }
+
+    /// A prompt was computed for the first time.
+    pub fn prompt(&self, sequence: &Sequence) {
+        let timeline = &sequence.timeline;
+        let scheduled = timeline.scheduled.unwrap_or(timeline.arrived);
+        self.metrics.prompt_tokens.increment(sequence.request().prompt.len() as u64);
+        self.metrics.request_queue_time.record(scheduled.duration_since(timeline.arrived));
+        self.metrics.request_params_n.record(sequence.request().n as f64);
+    }
+
+    /// A token was generated; `previous` is when the one before it was.
+    pub fn token(&self, sequence: &Sequence, previous: Option<Instant>) {
+        self.metrics.generation_tokens.increment(1);
+        let now = sequence.timeline.last_token.unwrap_or(sequence.timeline.arrived);
+        match previous {
+            Some(previous) => {
+                self.metrics.inter_token_latency.record(now.duration_since(previous));
+            }
+            None => {
+                let waited = now.duration_since(sequence.timeline.arrived);
+                self.metrics.time_to_first_token.record(waited);
+            }
+        }
+    }
+
+    /// A choice ended, however.
+    pub fn end(&self, sequence: &Sequence) {
+        let timeline = &sequence.timeline;
+        self.metrics.request_prompt_tokens.record(sequence.request().prompt.len() as f64);
+        self.metrics.request_generation_tokens.record(sequence.num_generated() as f64);
+        self.metrics.e2e_request_latency.record(timeline.arrived.elapsed());
+        if let (Some(scheduled), Some(first)) = (timeline.scheduled, timeline.first_token) {
+            self.metrics.request_prefill_time.record(first.duration_since(scheduled));
+            let last = timeline.last_token.unwrap_or(first);
+            self.metrics.request_decode_time.record(last.duration_since(first));
+        }
+    }
+
+    /// The adapters in use, recorded when they change.
+    fn adapters(&mut self, scheduler: &Scheduler) {
+        let running = adapter_names(scheduler.running().iter());
+        let waiting: BTreeSet<_> =
+            adapter_names(scheduler.waiting()).difference(&running).copied().collect();
+        let (running, waiting) = (join(&running), join(&waiting));
+        if running == self.running_adapters && waiting == self.waiting_adapters {
+            return;
+        }
+        let sets =
+            LoraSets { max_lora: scheduler.max_num_seqs(), running: &running, waiting: &waiting };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.metrics.lora_requests_info(&sets, now.as_secs_f64());
+        (self.running_adapters, self.waiting_adapters) = (running, waiting);
+    }
+}
+
+fn adapter_names<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> BTreeSet<&'a str> {
+    sequences.filter_map(|s| s.request().adapter.as_ref()).map(|v| v.name.as_str()).collect()
+}
+
+fn join(names: &BTreeSet<&str>) -> String {
+    names.iter().copied().collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,233 @@
+//! One choice on its way to the client: token events in, pieces of text out.
+//!
+//! It applies what the engine cannot know: how tokens become text, and strings that end it. It
+//! writes no JSON.
+
+use std::sync::Arc;
+
+use super::error::ApiError;
+use crate::engine::handle::EventStream;
+use crate::engine::request::{Event, FinishReason, TokenLogprobs};
+use crate::metrics::Metrics;
+use crate::text::detokenizer::Detokenizer;
+use crate::text::stop::StopMatcher;
+
+/// A token that belongs to an answer: generated, or echoed from the prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutputToken {
+    /// Its id.
+    pub id: u32,
+    /// Where the request asked for them; also absent for the first token of a prompt.
+    pub logprobs: Option<TokenLogprobs>,
+    /// Characters of the choice's text before this token's.
+    pub text_offset: usize,
+}
+
+/// What ended a choice from within.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// An end-of-sequence token of the model, or the length.
+    Model,
+    /// This string of the request.
+    Text(String),
+    /// This stop token.
+    Token(u32),
+}
+
+/// The end of a choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finish {
+    /// `stop` or `length`, the wire's word.
+    pub reason: &'static str,
+    /// What it stopped at.
+    pub stop_reason: StopReason,
+}
+
+/// A piece of one choice. Pieces of a choice, absorbed in order, are its whole answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Delta {
+    /// The choice: prompt times `n` plus its number.
+    pub index: usize,
+    /// More text, often none: it is held back while it may be part of a character or a stop.
+    pub text: String,
+    /// More tokens, whether their text is in this piece or a later one.
+    pub tokens: Vec<OutputToken>,
+    /// How many of `tokens` were generated.
+    pub generated: usize,
+    /// Set on the last piece.
+    pub finish: Option<Finish>,
+}
+
+impl Delta {
+    /// Appends the piece that follows.
+    pub fn absorb(&mut self, next: Self) {
+        self.index = next.index;
+        self.text.push_str(&next.text);
+        self.tokens.extend(next.tokens);
+        self.generated += next.generated;
+        self.finish = next.finish;
+    }
+}
+
+/// What decides where a choice's text ends.
+#[derive(Debug)]
+pub struct StopRules {
+    /// Strings that end it and are not part of it.
+    pub strings: Vec<String>,
+    /// Tokens that end it and whose text is not part of it.
+    pub token_ids: Vec<u32>,
+    /// The model's own end-of-sequence tokens among them.
+    pub eos_token_ids: Vec<u32>,
+    /// Tokens before which no string ends it.
+    pub min_tokens: usize,
+}
+
+/// A choice that is being generated. Dropping it aborts it in the engine.
+#[derive(Debug)]
+pub struct Choice {
+    index: usize,
+    /// `None` once it has ended.
+    events: Option<EventStream>,
+    detokenizer: Detokenizer,
+    matcher: StopMatcher,
+    rules: Arc<StopRules>,
+    metrics: Arc<Metrics>,
+    generated: usize,
+    /// Characters that came out of the detokenizer, and before it those of the echo.
+    chars: usize,
+    opening: Option<Delta>,
+}
+
+impl Choice {
+    /// A choice whose events come from `events` and become text through `detokenizer`.
+    #[must_use]
+    pub fn new(
+        index: usize,
+        events: EventStream,
+        detokenizer: Detokenizer,
+        rules: Arc<StopRules>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            index,
+            events: Some(events),
+            detokenizer,
+            matcher: StopMatcher::new(rules.strings.clone()),
+            rules,
+            metrics,
+            generated: 0,
+            chars: 0,
+            opening: None,
+        }
+    }
+
+    /// Lets the choice begin with `text` made of `tokens`; no stop string matches in it.
+    #[must_use]
+    pub fn echoing(mut self, text: String, tokens: Vec<OutputToken>) -> Self {
+        self.chars = text.chars().count();
+        self.opening = Some(Delta { index: self.index, text, tokens, ..Delta::default() });
+        self
+    }
+
+    /// The next piece; `None` after the last.
+    ///
+    /// # Errors
+    /// Where the choice failed or was aborted. Nothing follows an error.
+    pub async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+        if let Some(opening) = self.opening.take() {
+            return Some(Ok(opening));
+        }
+        loop {
+            let event = self.events.as_mut()?.next().await;
+            let piece = match event {
+                // Its receiver took them before the choice began.
+                Some(Event::PromptLogprobs(_)) => continue,
+                Some(Event::Token { token, logprobs }) => self.push(token, logprobs),
+                Some(Event::Finished(reason)) => self.finish(reason),
+                Some(Event::Failed(message)) => {
+                    self.end("error");
+                    Err(ApiError::failed(message))
+                }
+                None => {
+                    self.end("error");
+                    Err(ApiError::engine_dead())
+                }
+            };
+            return Some(piece);
+        }
+    }
+
+    fn push(&mut self, id: u32, logprobs: Option<TokenLogprobs>) -> Result<Delta, ApiError> {
+        self.generated += 1;
+        let token = OutputToken { id, logprobs, text_offset: self.chars };
+        let mut delta =
+            Delta { index: self.index, tokens: vec![token], generated: 1, ..Delta::default() };
+        // The engine ends here too: a stop token is never text, whatever it would decode to.
+        if !self.rules.token_ids.contains(&id) {
+            let text = self.detokenizer.push(id).map_err(|error| self.bug(&error))?;
+            self.add_text(&text, &mut delta);
+        }
+        Ok(delta)
+    }
+
+    fn finish(&mut self, reason: FinishReason) -> Result<Delta, ApiError> {
+        let mut delta = Delta { index: self.index, ..Delta::default() };
+        let finish = match reason {
+            FinishReason::Stop(token) if self.rules.eos_token_ids.contains(&token) => {
+                Finish { reason: "stop", stop_reason: StopReason::Model }
+            }
+            FinishReason::Stop(token) => {
+                Finish { reason: "stop", stop_reason: StopReason::Token(token) }
+            }
+            FinishReason::Length => Finish { reason: "length", stop_reason: StopReason::Model },
+            FinishReason::Abort => {
+                self.end("abort");
+                return Err(ApiError::draining());
+            }
+        };
+        let text = self.detokenizer.finish().map_err(|error| self.bug(&error))?;
+        self.add_text(&text, &mut delta);
+        if delta.finish.is_none() {
+            delta.text.push_str(&self.matcher.finish());
+            self.end(finish.reason);
+            delta.finish = Some(finish);
+        }
+        Ok(delta)
+    }
+
+    /// Adds new text up to the first stop string; one of them ends the choice.
+    fn add_text(&mut self, text: &str, delta: &mut Delta) {
+        self.chars += text.chars().count();
+        if self.generated <= self.rules.min_tokens {
+            delta.text.push_str(text);
+            return;
+        }
+        let matched = self.matcher.push(text);
+        delta.text.push_str(&matched.emit);
+        if let Some(stop) = matched.stopped {
+            self.end("stop");
+            let stop_reason = StopReason::Text(stop);
+            delta.finish = Some(Finish { reason: "stop", stop_reason });
+        }
+    }
+
+    fn bug(&mut self, error: &dyn std::error::Error) -> ApiError {
+        tracing::error!(%error, "bug: a generated token has no text");
+        self.end("error");
+        ApiError::internal()
+    }
+
+    /// Ends the choice: counted once, and aborted in the engine if it still runs there.
+    fn end(&mut self, reason: &'static str) {
+        if self.events.take().is_some() {
+            self.metrics.finished(reason);
+        }
+    }
+}
+
+impl Drop for Choice {
+    fn drop(&mut self) {
+        // Whoever drops a choice before its end is a client that went away, or a sibling's error.
+        self.end("abort");
+    }
+}

@@ -1,0 +1,277 @@
+//! Every failure a client can see: one type, one table of statuses, one body (OpenAI's envelope).
+//!
+//! Messages are for clients: they name what was asked and what is allowed, never paths or internals.
+
+use std::fmt;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::engine::handle::SubmitError;
+
+/// The longest message, in characters.
+const MAX_MESSAGE_CHARS: usize = 1000;
+
+/// A failure in the words of the API.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    kind: Kind,
+    message: String,
+    param: Option<String>,
+}
+
+/// What went wrong: decides status, `type` and `code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Invalid,
+    ContextLength,
+    ModelNotFound,
+    NotFound,
+    MethodNotAllowed,
+    Timeout,
+    TooLarge,
+    MediaType,
+    QueueFull,
+    Unavailable,
+    Draining,
+    EngineDead,
+    Internal,
+}
+
+impl Kind {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Invalid | Self::ContextLength => StatusCode::BAD_REQUEST,
+            Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::Unavailable | Self::Draining | Self::EngineDead => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn type_name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "rate_limit_error",
+            Self::Unavailable | Self::Draining | Self::EngineDead | Self::Internal => {
+                "server_error"
+            }
+            _ => "invalid_request_error",
+        }
+    }
+
+    fn code(self) -> Option<&'static str> {
+        match self {
+            Self::ContextLength => Some("context_length_exceeded"),
+            Self::ModelNotFound => Some("model_not_found"),
+            Self::QueueFull => Some("rate_limit_exceeded"),
+            Self::Unavailable => Some("model_not_ready"),
+            Self::Draining => Some("shutting_down"),
+            Self::EngineDead => Some("engine_dead"),
+            _ => None,
+        }
+    }
+
+    /// Seconds after which another try may succeed.
+    fn retry_after(self) -> Option<&'static str> {
+        match self {
+            Self::QueueFull => Some("1"),
+            Self::Unavailable | Self::Draining | Self::EngineDead => Some("5"),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    param: Option<&'a str>,
+    code: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Body<'a>,
+}
+
+impl ApiError {
+    fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        // What a client sent may be repeated to it, but not megabytes of it.
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE_CHARS) {
+            message.truncate(end);
+            message.push('…');
+        }
+        Self { kind, message, param: None }
+    }
+
+    /// 400: the value of `param` is wrong.
+    #[must_use]
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..Self::new(Kind::Invalid, message) }
+    }
+
+    /// 400: the body as a whole is wrong.
+    #[must_use]
+    pub fn body(message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, message)
+    }
+
+    /// 400: `param` asks for something this server does not do.
+    #[must_use]
+    pub fn unsupported(param: impl fmt::Display) -> Self {
+        let message = format!("`{param}` is not supported by this server");
+        Self::invalid(param.to_string(), message)
+    }
+
+    /// 400: prompt and answer do not fit the context.
+    #[must_use]
+    pub fn context_length(param: &str, message: impl Into<String>) -> Self {
+        Self { param: Some(param.to_owned()), ..Self::new(Kind::ContextLength, message) }
+    }
+
+    /// 404: no model or adapter of that name.
+    #[must_use]
+    pub fn model_not_found(name: &str) -> Self {
+        let message = format!("the model `{name}` does not exist");
+        Self { param: Some("model".to_owned()), ..Self::new(Kind::ModelNotFound, message) }
+    }
+
+    /// 404: no such route.
+    #[must_use]
+    pub fn not_found(method: &str, path: &str) -> Self {
+        Self::new(Kind::NotFound, format!("unknown request URL: {method} {path}"))
+    }
+
+    /// 405: the route knows other methods.
+    #[must_use]
+    pub fn method_not_allowed(method: &str, path: &str) -> Self {
+        Self::new(Kind::MethodNotAllowed, format!("method {method} is not allowed for {path}"))
+    }
+
+    /// 408: the body did not arrive in time.
+    #[must_use]
+    pub fn body_timeout() -> Self {
+        Self::new(Kind::Timeout, "the request body did not arrive in time")
+    }
+
+    /// 413: the body is larger than `limit` bytes.
+    #[must_use]
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"))
+    }
+
+    /// 415: the body is not declared as JSON.
+    #[must_use]
+    pub fn media_type() -> Self {
+        Self::new(Kind::MediaType, "the request needs `content-type: application/json`")
+    }
+
+    /// 503: the model is still loading.
+    #[must_use]
+    pub fn not_ready() -> Self {
+        Self::new(Kind::Unavailable, "the model is not loaded yet")
+    }
+
+    /// 503: the server shuts down.
+    #[must_use]
+    pub fn draining() -> Self {
+        Self::new(Kind::Draining, "the server is shutting down")
+    }
+
+    /// 503: the engine's thread has ended.
+    #[must_use]
+    pub fn engine_dead() -> Self {
+        Self::new(Kind::EngineDead, "the engine has stopped")
+    }
+
+    /// 500: our fault; the cause goes to the log, not to the client.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(Kind::Internal, "internal server error")
+    }
+
+    /// 500: a choice failed in the engine, which says why.
+    #[must_use]
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, message)
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    /// The body, `{"error": {...}}`, as it stands in a response or in an event of a stream.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let error = Body {
+            message: &self.message,
+            r#type: self.kind.type_name(),
+            param: self.param.as_deref(),
+            code: self.kind.code(),
+        };
+        serde_json::to_string(&Envelope { error }).expect("strings serialise")
+    }
+}
+
+impl From<SubmitError> for ApiError {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::QueueFull { .. } => Self::new(Kind::QueueFull, error.to_string()),
+            SubmitError::Dead => Self::engine_dead(),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let json = HeaderValue::from_static("application/json");
+        let mut response = (self.status(), self.to_json()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, json);
+        if let Some(seconds) = self.kind.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if self.kind == Kind::Draining {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// A JSON answer, or a failure.
+pub type ApiResult<T> = Result<Json<T>, ApiError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_repeats_only_so_much_of_a_request() {
+        let error = ApiError::model_not_found(&"é".repeat(5000));
+        assert_eq!(error.to_string().chars().count(), MAX_MESSAGE_CHARS + 1);
+    }
+
+    #[test]
+    fn the_envelope_always_has_its_four_keys() {
+        insta::assert_snapshot!(
+            ApiError::internal().to_json(),
+            @r#"{"error":{"message":"internal server error","type":"server_error","param":null,"code":null}}"#
+        );
+        insta::assert_snapshot!(
+            ApiError::model_not_found("nobody").to_json(),
+            @r#"{"error":{"message":"the model `nobody` does not exist","type":"invalid_request_error","param":"model","code":"model_not_found"}}"#
+        );
+    }
+}

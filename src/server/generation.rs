@@ -1,0 +1,265 @@
+//! All choices of one HTTP request, merged as they come: the same pieces feed a stream and a whole
+//! answer.
+//!
+//! Dropping it, because the client went away or a sibling failed, aborts every choice.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream, SelectAll};
+
+use super::choice::{Choice, Delta, OutputToken, StopRules};
+use super::error::ApiError;
+use super::lifecycle::Running;
+use super::state::{AppState, Serving};
+use crate::adapter::registry::AdapterVersion;
+use crate::engine::handle::EventStream;
+use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
+use crate::text::detokenizer::Detokenizer;
+
+/// Log-probabilities of a prompt's tokens.
+pub type PromptLogprobs = Vec<Option<TokenLogprobs>>;
+
+/// One prompt, tokenised and checked against the context.
+#[derive(Debug)]
+pub struct Prompt {
+    /// Its tokens: at least one.
+    pub tokens: Vec<u32>,
+    /// Tokens to generate at most.
+    pub max_tokens: usize,
+    /// Where its choices begin with the prompt itself.
+    pub echo: Option<Echo>,
+}
+
+/// A prompt as the beginning of an answer.
+#[derive(Debug, Clone)]
+pub struct Echo {
+    /// Its text.
+    pub text: String,
+    /// For each token, the characters before its own.
+    pub text_offsets: Vec<usize>,
+}
+
+/// A request in the server's terms: several prompts, one way to answer them.
+#[derive(Debug)]
+pub struct Job {
+    /// What is answered.
+    pub prompts: Vec<Prompt>,
+    /// Choices per prompt.
+    pub n: usize,
+    /// How tokens are chosen; `max_tokens` stands at each prompt.
+    pub sampling: SamplingParams,
+    /// Top tokens to report at each generated one.
+    pub logprobs: Option<usize>,
+    /// Top tokens to report at each of the prompt's.
+    pub prompt_logprobs: Option<usize>,
+    /// Strings that end a choice.
+    pub stop: Vec<String>,
+    /// Leaves special tokens out of the text.
+    pub skip_special_tokens: bool,
+    /// The adapter; `None` is the base model.
+    pub adapter: Option<Arc<AdapterVersion>>,
+}
+
+/// Tokens read and written so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenCounts {
+    /// Of the prompts, each counted once.
+    pub prompt: usize,
+    /// Of all choices, stop tokens included.
+    pub completion: usize,
+}
+
+/// The running choices of one request.
+pub struct Generation {
+    pieces: SelectAll<BoxStream<'static, Result<Delta, ApiError>>>,
+    choices: usize,
+    counts: TokenCounts,
+    prompt_logprobs: Vec<Option<PromptLogprobs>>,
+    running: Running,
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation")
+            .field("choices", &self.choices)
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Generation {
+    /// Submits every prompt, all or none, and waits for the prompts' log-probabilities where they
+    /// were asked for.
+    ///
+    /// # Errors
+    /// Where the queue is full, the engine dead, or scoring a prompt failed.
+    pub async fn start(
+        state: &AppState,
+        serving: &Serving,
+        job: Job,
+        arrived: Instant,
+        running: Running,
+    ) -> Result<Self, ApiError> {
+        let rules = Arc::new(StopRules {
+            strings: job.stop.clone(),
+            token_ids: job.sampling.stop_token_ids.clone(),
+            eos_token_ids: serving.eos_token_ids.clone(),
+            min_tokens: job.sampling.min_tokens,
+        });
+        let submitted = job
+            .prompts
+            .iter()
+            .map(|prompt| serving.engine.submit(job.request(state, prompt, arrived)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut generation = Self {
+            pieces: SelectAll::new(),
+            choices: job.prompts.len() * job.n,
+            counts: TokenCounts {
+                prompt: job.prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
+                completion: 0,
+            },
+            prompt_logprobs: Vec::with_capacity(job.prompts.len()),
+            running,
+        };
+        for (number, (prompt, streams)) in job.prompts.into_iter().zip(submitted).enumerate() {
+            let mut streams = streams.into_iter();
+            let mut first = streams.next().ok_or_else(ApiError::internal)?;
+            let logprobs = match job.prompt_logprobs {
+                Some(_) => Some(generation.receive_prompt_logprobs(&mut first).await?),
+                None => None,
+            };
+            for (k, events) in std::iter::once(first).chain(streams).enumerate() {
+                let detokenizer =
+                    Detokenizer::new(Arc::clone(&serving.tokenizer), job.skip_special_tokens);
+                let (rules, metrics) = (Arc::clone(&rules), Arc::clone(&state.metrics));
+                let index = number * job.n + k;
+                let mut choice = Choice::new(index, events, detokenizer, rules, metrics);
+                if let Some(echo) = &prompt.echo {
+                    let tokens = echo.tokens(&prompt.tokens, logprobs.as_ref(), job.logprobs);
+                    choice = choice.echoing(echo.text.clone(), tokens);
+                }
+                generation.add(choice);
+            }
+            generation.prompt_logprobs.push(logprobs);
+        }
+        Ok(generation)
+    }
+
+    fn add(&mut self, choice: Choice) {
+        let pieces = stream::unfold(choice, |mut choice| async move {
+            let piece = choice.next().await?;
+            Some((piece, choice))
+        });
+        self.pieces.push(pieces.boxed());
+    }
+
+    /// The first event of a prompt's first choice.
+    async fn receive_prompt_logprobs(
+        &mut self,
+        events: &mut EventStream,
+    ) -> Result<PromptLogprobs, ApiError> {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = self.running.aborted() => return Err(ApiError::draining()),
+        };
+        match event {
+            Some(Event::PromptLogprobs(logprobs)) => Ok(logprobs),
+            Some(Event::Failed(message)) => Err(ApiError::failed(message)),
+            None => Err(ApiError::engine_dead()),
+            Some(other) => {
+                tracing::error!(?other, "bug: an event came before the prompt's logprobs");
+                Err(ApiError::internal())
+            }
+        }
+    }
+
+    /// The next piece of any choice; `None` after the last.
+    ///
+    /// # Errors
+    /// Where a choice failed, the engine died or the server ends: nothing follows an error.
+    pub async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+        let piece = tokio::select! {
+            biased;
+            () = self.running.aborted() => Some(Err(ApiError::draining())),
+            piece = self.pieces.next() => piece,
+        };
+        match &piece {
+            Some(Ok(delta)) => self.counts.completion += delta.generated,
+            Some(Err(_)) => self.pieces.clear(),
+            None => {}
+        }
+        piece
+    }
+
+    /// Waits for every choice's whole answer, in the order of their indices.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn collect(&mut self) -> Result<Vec<Delta>, ApiError> {
+        let mut answers = vec![Delta::default(); self.choices];
+        while let Some(piece) = self.next().await {
+            let piece = piece?;
+            answers[piece.index].absorb(piece);
+        }
+        Ok(answers)
+    }
+
+    /// How many choices there are.
+    #[must_use]
+    pub fn choices(&self) -> usize {
+        self.choices
+    }
+
+    /// Tokens so far.
+    #[must_use]
+    pub fn counts(&self) -> TokenCounts {
+        self.counts
+    }
+
+    /// The log-probabilities of each prompt, where they were asked for.
+    #[must_use]
+    pub fn prompt_logprobs(&self) -> &[Option<PromptLogprobs>] {
+        &self.prompt_logprobs
+    }
+}
+
+impl Job {
+    fn request(&self, state: &AppState, prompt: &Prompt, arrived: Instant) -> Request {
+        Request {
+            id: state.request_id(),
+            arrived,
+            prompt: prompt.tokens.clone(),
+            n: self.n,
+            sampling: SamplingParams { max_tokens: prompt.max_tokens, ..self.sampling.clone() },
+            logprobs: self.logprobs,
+            prompt_logprobs: self.prompt_logprobs,
+            adapter: self.adapter.clone(),
+        }
+    }
+}
+
+impl Echo {
+    /// The prompt's tokens with their log-probabilities, `top` best ones at each.
+    fn tokens(
+        &self,
+        ids: &[u32],
+        logprobs: Option<&PromptLogprobs>,
+        top: Option<usize>,
+    ) -> Vec<OutputToken> {
+        let logprobs = |place: usize| {
+            let mut at = logprobs?.get(place).cloned().flatten()?;
+            at.top.truncate(top?);
+            Some(at)
+        };
+        let places = ids.iter().zip(&self.text_offsets).enumerate();
+        places
+            .map(|(place, (id, text_offset))| OutputToken {
+                id: *id,
+                logprobs: logprobs(place),
+                text_offset: *text_offset,
+            })
+            .collect()
+    }
+}

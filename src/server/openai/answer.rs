@@ -1,0 +1,106 @@
+//! What an endpoint needs to write an answer: its id, time and model, and how usage is reported.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::types::{Envelope, OptionalUsage, StopReasonField};
+use super::validate::StreamOptions;
+use crate::server::choice::{Finish, StopReason};
+use crate::server::generation::TokenCounts;
+use crate::server::state::Serving;
+
+/// The same in every chunk of an answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Unique.
+    pub id: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The name the client asked for.
+    pub model: String,
+    /// The model.
+    pub serving: Arc<Serving>,
+    /// Whether log-probabilities were asked for.
+    pub logprobs: bool,
+    /// How usage is streamed.
+    pub stream: Option<StreamOptions>,
+}
+
+impl Answer {
+    /// A new answer; `prefix` says of which kind.
+    #[must_use]
+    pub fn new(
+        prefix: &str,
+        model: String,
+        serving: Arc<Serving>,
+        logprobs: bool,
+        stream: Option<StreamOptions>,
+    ) -> Self {
+        let id = format!("{prefix}-{}", Uuid::new_v4().simple());
+        Self { id, created: unix_seconds(), model, serving, logprobs, stream }
+    }
+
+    /// An object around `choices`.
+    pub fn envelope<T>(&self, object: &'static str, choices: Vec<T>) -> Envelope<'_, T> {
+        Envelope {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            usage: None,
+            prompt_logprobs: None,
+        }
+    }
+
+    /// A chunk with one choice.
+    pub fn chunk<T: Serialize>(
+        &self,
+        object: &'static str,
+        choice: T,
+        counts: TokenCounts,
+    ) -> String {
+        let usage = self.chunk_usage(counts);
+        to_json(&Envelope { usage, ..self.envelope(object, vec![choice]) })
+    }
+
+    fn chunk_usage(&self, counts: TokenCounts) -> OptionalUsage {
+        let options = self.stream?;
+        if options.continuous_usage_stats {
+            return Some(Some(counts.into()));
+        }
+        options.include_usage.then_some(None)
+    }
+
+    /// The chunk that holds nothing but the usage, where it was asked for.
+    #[must_use]
+    pub fn usage_chunk(&self, object: &'static str, counts: TokenCounts) -> Option<String> {
+        self.stream.filter(|options| options.include_usage)?;
+        let choices: Vec<()> = Vec::new();
+        let usage = Some(Some(counts.into()));
+        Some(to_json(&Envelope { usage, ..self.envelope(object, choices) }))
+    }
+}
+
+/// The end of a choice on the wire.
+#[must_use]
+pub fn finish_fields(finish: Option<Finish>) -> (Option<&'static str>, Option<StopReasonField>) {
+    let Some(Finish { reason, stop_reason }) = finish else { return (None, None) };
+    let stop_reason = match stop_reason {
+        StopReason::Model => None,
+        StopReason::Text(text) => Some(StopReasonField::Text(text)),
+        StopReason::Token(token) => Some(StopReasonField::Token(token)),
+    };
+    (Some(reason), stop_reason)
+}
+
+fn to_json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("the wire's types have string keys and finite numbers")
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}

@@ -1,0 +1,209 @@
+//! `POST /v1/completions`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::Value;
+
+use super::answer::{Answer, finish_fields};
+use super::convert::{self, PromptInput, PromptRules};
+use super::fields::{Fields, to_token, token_ids};
+use super::logprobs;
+use super::types::{CompletionChoice, Envelope};
+use super::validate::{self, Common, MAX_LOGPROBS};
+use crate::server::choice::Delta;
+use crate::server::error::ApiError;
+use crate::server::extract::JsonObject;
+use crate::server::generation::{Generation, Job, TokenCounts};
+use crate::server::observe::Arrived;
+use crate::server::state::{AppState, ServerConfig, Serving, text_work};
+use crate::server::stream::{self, Chunks};
+
+const OBJECT: &str = "text_completion";
+/// What OpenAI generates where a request does not say how much.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+/// A checked request.
+#[derive(Debug)]
+struct CompletionRequest {
+    common: Common,
+    prompts: Vec<PromptInput>,
+    max_tokens: Option<usize>,
+    logprobs: Option<usize>,
+    echo: bool,
+    add_special_tokens: bool,
+}
+
+/// Answers `POST /v1/completions`.
+///
+/// # Errors
+/// Every failure before the first byte.
+pub async fn completions(
+    State(state): State<Arc<AppState>>,
+    Extension(Arrived(arrived)): Extension<Arrived>,
+    JsonObject(fields): JsonObject,
+) -> Result<Response, ApiError> {
+    let running = state.lifecycle.admit()?;
+    let serving = state.serving()?;
+    let (request, unknown) = CompletionRequest::take(fields, &serving, &state.config)?;
+    state.metrics.unknown_fields(unknown);
+    let common = &request.common;
+    let answer = Answer::new(
+        "cmpl",
+        common.model.clone(),
+        Arc::clone(&serving),
+        request.logprobs.is_some(),
+        common.stream,
+    );
+    let streamed = common.stream.is_some();
+    let (n, top) = (common.n, common.prompt_logprobs);
+    let (task_state, task_serving) = (Arc::clone(&state), Arc::clone(&serving));
+    let job =
+        text_work(&state, move || request.into_job(&task_serving, &task_state.config)).await?;
+    let mut generation = Generation::start(&state, &serving, job, arrived, running).await?;
+    if streamed {
+        let chunks = CompletionChunks { answer };
+        return Ok(stream::respond(generation, chunks, state.config.keep_alive));
+    }
+    let answers = generation.collect().await?;
+    let prompt_logprobs = |index: usize| {
+        let logprobs = generation.prompt_logprobs().get(index / n)?.as_ref()?;
+        Some(logprobs::prompt(&serving.tokenizer, logprobs, top?))
+    };
+    let choices = answers
+        .into_iter()
+        .map(|delta| {
+            let prompt_logprobs = prompt_logprobs(delta.index);
+            CompletionChoice { prompt_logprobs, ..choice(&answer, delta) }
+        })
+        .collect();
+    let usage = Some(Some(generation.counts().into()));
+    let body = Envelope { usage, ..answer.envelope(OBJECT, choices) };
+    Ok(Json(body).into_response())
+}
+
+impl CompletionRequest {
+    /// Reads a body; also returns how many of its fields nobody knows.
+    fn take(
+        mut fields: Fields,
+        serving: &Serving,
+        config: &ServerConfig,
+    ) -> Result<(Self, usize), ApiError> {
+        let common = Common::take(&mut fields, serving)?;
+        let prompts = take_prompts(&mut fields, serving.vocab_size, config.max_choices)?;
+        convert::check_choices(config, prompts.len(), common.n)?;
+        validate::take_best_of(&mut fields, common.n)?;
+        let max_tokens = validate::take_max_tokens(&mut fields, &["max_tokens"], 0)?;
+        let request = Self {
+            common,
+            prompts,
+            max_tokens: max_tokens.map(|(_, asked)| asked),
+            logprobs: fields.count("logprobs", 0..=MAX_LOGPROBS)?,
+            echo: fields.boolean("echo", false)?,
+            add_special_tokens: fields.boolean("add_special_tokens", true)?,
+        };
+        Ok((request, validate::take_rest(fields)?))
+    }
+
+    fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
+        let rules = PromptRules {
+            param: "prompt",
+            add_special_tokens: self.add_special_tokens,
+            echo: self.echo,
+            max_tokens: self.max_tokens.map(|asked| ("max_tokens", asked)),
+            default_max_tokens: DEFAULT_MAX_TOKENS,
+        };
+        let prompts = convert::prompts(serving, self.prompts, rules)?;
+        // Both may ask for the prompt's: the larger number serves both.
+        let echoed = self.logprobs.filter(|_| self.echo);
+        let prompt_logprobs = self.common.prompt_logprobs.max(echoed);
+        convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)
+    }
+}
+
+/// Takes `prompt`: a string, strings, token ids, or arrays of them.
+fn take_prompts(
+    fields: &mut Fields,
+    vocab_size: usize,
+    max_prompts: usize,
+) -> Result<Vec<PromptInput>, ApiError> {
+    let wrong = || {
+        let message = format!(
+            "`prompt` must be a string, an array of strings, an array of {}, or an array of \
+             such arrays",
+            token_ids(vocab_size)
+        );
+        ApiError::invalid("prompt", message)
+    };
+    let tokens = |values: &[Value]| {
+        values.iter().map(|value| to_token(value, vocab_size)).collect::<Option<Vec<u32>>>()
+    };
+    let values = match fields.take("prompt") {
+        None => return Err(fields.missing("prompt")),
+        Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
+        Some(Value::Array(values)) if !values.is_empty() => values,
+        Some(_) => return Err(wrong()),
+    };
+    if values[0].is_number() {
+        return Ok(vec![PromptInput::Tokens(tokens(&values).ok_or_else(wrong)?)]);
+    }
+    convert_many(values, max_prompts, |value| match value {
+        Value::String(text) => Some(PromptInput::Text(text)),
+        Value::Array(values) => Some(PromptInput::Tokens(tokens(&values)?)),
+        _ => None,
+    })?
+    .ok_or_else(wrong)
+}
+
+/// Converts every prompt of an array; all must be of the first one's kind.
+fn convert_many(
+    values: Vec<Value>,
+    max_prompts: usize,
+    convert: impl Fn(Value) -> Option<PromptInput>,
+) -> Result<Option<Vec<PromptInput>>, ApiError> {
+    if values.len() > max_prompts {
+        let message = format!("`prompt` must hold at most {max_prompts} prompts");
+        return Err(ApiError::invalid("prompt", message));
+    }
+    let strings = values[0].is_string();
+    if values.iter().any(|value| value.is_string() != strings) {
+        return Ok(None);
+    }
+    Ok(values.into_iter().map(convert).collect())
+}
+
+/// The wire's choice, of a whole answer and of a chunk alike.
+fn choice(answer: &Answer, delta: Delta) -> CompletionChoice {
+    let (finish_reason, stop_reason) = finish_fields(delta.finish);
+    CompletionChoice {
+        index: delta.index,
+        text: delta.text,
+        logprobs: answer
+            .logprobs
+            .then(|| logprobs::completion(&answer.serving.tokenizer, delta.tokens)),
+        finish_reason,
+        stop_reason,
+        prompt_logprobs: None,
+    }
+}
+
+#[derive(Debug)]
+struct CompletionChunks {
+    answer: Answer,
+}
+
+impl Chunks for CompletionChunks {
+    fn opening(&mut self, _counts: TokenCounts) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn piece(&mut self, delta: Delta, counts: TokenCounts) -> Vec<String> {
+        vec![self.answer.chunk(OBJECT, choice(&self.answer, delta), counts)]
+    }
+
+    fn closing(&mut self, counts: TokenCounts) -> Vec<String> {
+        self.answer.usage_chunk(OBJECT, counts).into_iter().collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! From a checked request to the engine's terms: text to token ids, prompts measured against the
+//! context, the whole measured against the server's limits.
+
+use std::sync::Arc;
+
+use super::validate::{Common, fit_max_tokens};
+use crate::adapter::registry::Target;
+use crate::server::error::ApiError;
+use crate::server::generation::{Echo, Job, Prompt};
+use crate::server::state::{ServerConfig, Serving};
+use crate::text::detokenizer::Detokenizer;
+
+/// A prompt as the client gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptInput {
+    /// To be tokenised.
+    Text(String),
+    /// Token ids, each below the vocabulary size.
+    Tokens(Vec<u32>),
+}
+
+/// What an endpoint asks of [`prompts`].
+#[derive(Debug, Clone, Copy)]
+pub struct PromptRules<'a> {
+    /// The field prompts come from, for errors.
+    pub param: &'a str,
+    /// Lets the tokenizer add its own tokens, such as a beginning of sequence.
+    pub add_special_tokens: bool,
+    /// Begins answers with the prompt.
+    pub echo: bool,
+    /// Tokens to generate, with the field that asked for them.
+    pub max_tokens: Option<(&'a str, usize)>,
+    /// Tokens to generate where nobody asked.
+    pub default_max_tokens: usize,
+}
+
+/// Tokenises and measures prompts. Slow for long ones: not for async threads.
+///
+/// # Errors
+/// Where a prompt is empty or too long.
+pub fn prompts(
+    serving: &Serving,
+    inputs: Vec<PromptInput>,
+    rules: PromptRules<'_>,
+) -> Result<Vec<Prompt>, ApiError> {
+    inputs.into_iter().map(|input| prompt(serving, input, rules)).collect()
+}
+
+fn prompt(
+    serving: &Serving,
+    input: PromptInput,
+    rules: PromptRules<'_>,
+) -> Result<Prompt, ApiError> {
+    let (tokens, text) = match input {
+        PromptInput::Tokens(tokens) => (tokens, None),
+        PromptInput::Text(text) => {
+            let tokens = encode(serving, &text, rules.add_special_tokens, rules.param)?;
+            (tokens, Some(text))
+        }
+    };
+    if tokens.is_empty() {
+        let message = format!("`{}` has no tokens: at least one is needed", rules.param);
+        return Err(ApiError::invalid(rules.param, message));
+    }
+    let max_tokens = fit_max_tokens(
+        (rules.param, tokens.len()),
+        rules.max_tokens,
+        rules.default_max_tokens,
+        serving.max_model_len,
+    )?;
+    let echo = if rules.echo { Some(echo(serving, &tokens, text)?) } else { None };
+    Ok(Prompt { tokens, max_tokens, echo })
+}
+
+/// Tokenises `text`.
+///
+/// # Errors
+/// Where the tokenizer cannot.
+pub fn encode(
+    serving: &Serving,
+    text: &str,
+    add_special_tokens: bool,
+    param: &str,
+) -> Result<Vec<u32>, ApiError> {
+    serving.tokenizer.encode(text, add_special_tokens).map_err(|error| {
+        tracing::warn!(%error, "a prompt could not be tokenised");
+        ApiError::invalid(param, format!("`{param}` could not be tokenised"))
+    })
+}
+
+/// The prompt as text: as it came, or decoded, without the end that is no whole character.
+fn echo(serving: &Serving, tokens: &[u32], text: Option<String>) -> Result<Echo, ApiError> {
+    let mut detokenizer = Detokenizer::new(Arc::clone(&serving.tokenizer), true);
+    let mut decoded = String::new();
+    let mut chars = 0;
+    let mut text_offsets = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        text_offsets.push(chars);
+        let piece = detokenizer.push(*token).map_err(|error| {
+            tracing::error!(%error, "bug: a prompt's token has no text");
+            ApiError::internal()
+        })?;
+        chars += piece.chars().count();
+        decoded.push_str(&piece);
+    }
+    Ok(Echo { text: text.unwrap_or(decoded), text_offsets })
+}
+
+/// The job of a request, once its prompts are known.
+///
+/// # Errors
+/// Where it is larger than the server allows.
+pub fn job(
+    config: &ServerConfig,
+    common: &Common,
+    prompts: Vec<Prompt>,
+    logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
+) -> Result<Job, ApiError> {
+    for prompt in &prompts {
+        if common.sampling.min_tokens > prompt.max_tokens {
+            let message = format!(
+                "`min_tokens` must be at most the tokens to generate, which are {}",
+                prompt.max_tokens
+            );
+            return Err(ApiError::invalid("min_tokens", message));
+        }
+    }
+    let tokens = prompts
+        .iter()
+        .try_fold(0_usize, |sum, prompt| sum.checked_add(prompt.max_tokens.checked_mul(common.n)?));
+    if tokens.is_none_or(|tokens| tokens > config.max_request_tokens) {
+        let message = format!(
+            "prompts times `n` times the tokens to generate must be at most {}",
+            config.max_request_tokens
+        );
+        return Err(ApiError::invalid("max_tokens", message));
+    }
+    Ok(Job {
+        prompts,
+        n: common.n,
+        sampling: common.sampling.clone(),
+        logprobs,
+        prompt_logprobs,
+        stop: common.stop.clone(),
+        skip_special_tokens: common.skip_special_tokens,
+        adapter: match &common.target {
+            Target::Base => None,
+            Target::Adapter(version) => Some(Arc::clone(version)),
+        },
+    })
+}
+
+/// Checks the number of choices before anything is allocated for them.
+///
+/// # Errors
+/// Where there are more than the server allows.
+pub fn check_choices(config: &ServerConfig, prompts: usize, n: usize) -> Result<(), ApiError> {
+    if prompts.checked_mul(n).is_some_and(|choices| choices <= config.max_choices) {
+        return Ok(());
+    }
+    let (param, limit) = (if n > 1 { "n" } else { "prompt" }, config.max_choices);
+    Err(ApiError::invalid(param, format!("prompts times `n` must be at most {limit}")))
+}

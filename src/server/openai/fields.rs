@@ -1,0 +1,254 @@
+//! Reading the fields of a request body strictly: right type, right range, the field's name in
+//! every error. It knows types, not meanings; a boolean is no number and nothing wraps.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use crate::server::error::ApiError;
+
+/// Integers a JSON number written with a fraction of zero may stand for without loss.
+const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
+
+/// The fields of an object that nobody has taken yet. `null` is the same as absent.
+#[derive(Debug)]
+pub struct Fields {
+    map: Map<String, Value>,
+    prefix: String,
+}
+
+impl Fields {
+    /// The fields of a body.
+    #[must_use]
+    pub fn new(map: Map<String, Value>) -> Self {
+        Self { map, prefix: String::new() }
+    }
+
+    /// Takes a field as it is.
+    pub fn take(&mut self, name: &str) -> Option<Value> {
+        self.map.swap_remove(name).filter(|value| !value.is_null())
+    }
+
+    /// The names of the fields that are left.
+    pub fn rest(&self) -> impl Iterator<Item = &str> {
+        self.map.keys().map(String::as_str)
+    }
+
+    /// The name of `name` in errors.
+    fn param(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn wrong(&self, name: &str, expected: &str) -> ApiError {
+        let param = self.param(name);
+        let message = format!("`{param}` must be {expected}");
+        ApiError::invalid(param, message)
+    }
+
+    /// Takes a string.
+    ///
+    /// # Errors
+    /// Where it is something else.
+    pub fn string(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.wrong(name, "a string")),
+        }
+    }
+
+    /// Takes a boolean, `default` where absent.
+    ///
+    /// # Errors
+    /// Where it is something else.
+    pub fn boolean(&mut self, name: &str, default: bool) -> Result<bool, ApiError> {
+        match self.take(name) {
+            None => Ok(default),
+            Some(Value::Bool(value)) => Ok(value),
+            Some(_) => Err(self.wrong(name, "a boolean")),
+        }
+    }
+
+    /// Takes an integer within `range`.
+    ///
+    /// # Errors
+    /// Where it is something else or outside.
+    pub fn integer(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<i64>,
+    ) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let integer = to_integer(&value).filter(|integer| range.contains(integer));
+        match integer {
+            Some(integer) => Ok(Some(integer)),
+            None => Err(self.wrong(name, &format!("an integer {}", describe(&range)))),
+        }
+    }
+
+    /// Takes a count: an integer from `min`, at most what memory can index.
+    ///
+    /// # Errors
+    /// Where it is something else or outside.
+    pub fn count(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<i64>,
+    ) -> Result<Option<usize>, ApiError> {
+        let integer = self.integer(name, range)?;
+        integer
+            .map(|integer| usize::try_from(integer).map_err(|_| self.wrong(name, "smaller")))
+            .transpose()
+    }
+
+    /// Takes a number within `range`, as single precision.
+    ///
+    /// # Errors
+    /// Where it is something else or outside.
+    pub fn number(
+        &mut self,
+        name: &str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<f32>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_f64().filter(|number| range.contains(number)) {
+            #[expect(clippy::cast_possible_truncation, reason = "the range is within f32's")]
+            Some(number) => Ok(Some(number as f32)),
+            None => {
+                let (low, high) = (range.start(), range.end());
+                Err(self.wrong(name, &format!("a number from {low} to {high}")))
+            }
+        }
+    }
+
+    /// Takes an object.
+    ///
+    /// # Errors
+    /// Where it is something else.
+    pub fn object(&mut self, name: &str) -> Result<Option<Self>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Object(map)) => {
+                Ok(Some(Self { map, prefix: format!("{}.", self.param(name)) }))
+            }
+            Some(_) => Err(self.wrong(name, "an object")),
+        }
+    }
+
+    /// Takes an array.
+    ///
+    /// # Errors
+    /// Where it is something else.
+    pub fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>, ApiError> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Array(values)) => Ok(Some(values)),
+            Some(_) => Err(self.wrong(name, "an array")),
+        }
+    }
+
+    /// Takes an array of token ids, each below `vocab_size`.
+    ///
+    /// # Errors
+    /// Where it is something else, or an id is not the model's.
+    pub fn tokens(&mut self, name: &str, vocab_size: usize) -> Result<Option<Vec<u32>>, ApiError> {
+        let Some(values) = self.array(name)? else { return Ok(None) };
+        values
+            .iter()
+            .map(|value| to_token(value, vocab_size))
+            .collect::<Option<_>>()
+            .map(Some)
+            .ok_or_else(|| self.wrong(name, &token_ids(vocab_size)))
+    }
+
+    /// The error for a missing field.
+    #[must_use]
+    pub fn missing(&self, name: &str) -> ApiError {
+        let param = self.param(name);
+        let message = format!("`{param}` is required");
+        ApiError::invalid(param, message)
+    }
+}
+
+/// A JSON number as a 64-bit integer; `5.0` counts as 5, `true` and `1e300` as nothing.
+#[must_use]
+pub fn to_integer(value: &Value) -> Option<i64> {
+    let number = value.as_number()?;
+    number.as_i64().or_else(|| {
+        let float = number.as_f64().filter(|_| number.is_f64())?;
+        #[expect(clippy::cast_possible_truncation, reason = "integral and within 2^53")]
+        (float.fract() == 0.0 && float.abs() <= EXACT_FLOAT).then_some(float as i64)
+    })
+}
+
+/// A JSON number as a token id below `vocab_size`.
+#[must_use]
+pub fn to_token(value: &Value, vocab_size: usize) -> Option<u32> {
+    let token = u32::try_from(to_integer(value)?).ok()?;
+    usize::try_from(token).is_ok_and(|token| token < vocab_size).then_some(token)
+}
+
+/// What [`Fields::tokens`] expects, in words.
+#[must_use]
+pub fn token_ids(vocab_size: usize) -> String {
+    format!("token ids, integers from 0 to {}", vocab_size.saturating_sub(1))
+}
+
+fn describe(range: &RangeInclusive<i64>) -> String {
+    match (*range.start(), *range.end()) {
+        (i64::MIN, i64::MAX) => "of 64 bits".to_owned(),
+        (low, i64::MAX) => format!("of at least {low}"),
+        (low, high) => format!("from {low} to {high}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        Fields::new(value.as_object().unwrap().clone())
+    }
+
+    #[test]
+    fn a_boolean_is_no_number_and_nothing_wraps() {
+        for value in [
+            json!(true),
+            json!("5"),
+            json!(5.5),
+            json!(18446744073709551615u64),
+            json!(1e300),
+            json!(-1),
+            json!(129),
+            json!([5]),
+        ] {
+            let mut body = fields(json!({ "n": value }));
+            let error = body.integer("n", 1..=128).unwrap_err();
+            assert_eq!(error, ApiError::invalid("n", "`n` must be an integer from 1 to 128"));
+        }
+        let huge: Value = serde_json::from_str("{\"n\": 9223372036854775808}").unwrap();
+        assert!(fields(huge).integer("n", i64::MIN..=i64::MAX).is_err());
+        assert_eq!(fields(json!({"n": 5.0})).integer("n", 1..=128), Ok(Some(5)));
+        assert!(fields(json!({"top_p": false})).number("top_p", 0.0..=1.0).is_err());
+        assert!(fields(json!({"top_p": 1.0001})).number("top_p", 0.0..=1.0).is_err());
+    }
+
+    #[test]
+    fn null_is_absent_and_nested_names_are_whole() {
+        assert_eq!(fields(json!({"n": null})).integer("n", 1..=2), Ok(None));
+        let mut body = fields(json!({"stream_options": {"include_usage": 1}}));
+        let mut options = body.object("stream_options").unwrap().unwrap();
+        let error = options.boolean("include_usage", false).unwrap_err();
+        assert_eq!(error.to_string(), "`stream_options.include_usage` must be a boolean");
+    }
+
+    #[test]
+    fn tokens_are_bounded_by_the_vocabulary() {
+        assert_eq!(fields(json!({"t": [0, 9]})).tokens("t", 10), Ok(Some(vec![0, 9])));
+        for wrong in [json!([10]), json!([-1]), json!([4294967296i64]), json!([true]), json!(1)] {
+            assert!(fields(json!({ "t": wrong })).tokens("t", 10).is_err());
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `GET /v1/models` and `/v1/models/{id}`: the base model under each of its names, and adapters
+//! with the base as their `parent`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+
+use crate::adapter::registry::Target;
+use crate::server::error::{ApiError, ApiResult};
+use crate::server::state::{AppState, Serving};
+
+/// One name this server answers to.
+#[derive(Debug, Serialize)]
+pub struct ModelCard {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// The content digest as a URI: says which weights without saying where they lie.
+    root: String,
+    /// The base model of an adapter.
+    parent: Option<String>,
+    max_model_len: usize,
+    permission: [Permission; 1],
+}
+
+/// OpenAI's former permission object, which vLLM still sends.
+#[derive(Debug, Serialize)]
+struct Permission {
+    id: String,
+    object: &'static str,
+    created: u64,
+    allow_create_engine: bool,
+    allow_sampling: bool,
+    allow_logprobs: bool,
+    allow_search_indices: bool,
+    allow_view: bool,
+    allow_fine_tuning: bool,
+    organization: &'static str,
+    group: Option<String>,
+    is_blocking: bool,
+}
+
+/// All of them.
+#[derive(Debug, Serialize)]
+pub struct ModelList {
+    object: &'static str,
+    data: Vec<ModelCard>,
+}
+
+/// Answers `GET /v1/models`.
+///
+/// # Errors
+/// Where no model is loaded yet.
+pub async fn list_models(State(state): State<Arc<AppState>>) -> ApiResult<ModelList> {
+    let serving = state.serving()?;
+    let bases = serving.registry.base_names().iter().map(String::as_str);
+    let adapters = serving.registry.adapters().map(|version| version.name.as_str());
+    let data = bases.chain(adapters).filter_map(|name| card(&serving, name)).collect();
+    Ok(Json(ModelList { object: "list", data }))
+}
+
+/// Answers `GET /v1/models/{id}`.
+///
+/// # Errors
+/// Where nothing has that name.
+pub async fn retrieve_model(
+    State(state): State<Arc<AppState>>,
+    Path(id): Path<String>,
+) -> ApiResult<ModelCard> {
+    let serving = state.serving()?;
+    card(&serving, &id).map(Json).ok_or_else(|| ApiError::model_not_found(&id))
+}
+
+fn card(serving: &Serving, name: &str) -> Option<ModelCard> {
+    let (root, parent) = match serving.registry.resolve(name)? {
+        Target::Base => (serving.root.clone(), None),
+        Target::Adapter(version) => {
+            (format!("blake3:{}", version.id()), Some(serving.registry.base_name().to_owned()))
+        }
+    };
+    Some(ModelCard {
+        id: name.to_owned(),
+        object: "model",
+        created: serving.created,
+        owned_by: "sorsa",
+        root,
+        parent,
+        max_model_len: serving.max_model_len,
+        permission: [Permission {
+            id: format!("modelperm-{name}"),
+            object: "model_permission",
+            created: serving.created,
+            allow_create_engine: false,
+            allow_sampling: true,
+            allow_logprobs: true,
+            allow_search_indices: false,
+            allow_view: true,
+            allow_fine_tuning: false,
+            organization: "*",
+            group: None,
+            is_blocking: false,
+        }],
+    })
+}

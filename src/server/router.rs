@@ -1,0 +1,68 @@
+//! Which path means which handler, and what lies around all of them.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{Method, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use super::error::ApiError;
+use super::observe::observe;
+use super::openai::{chat, completions, models};
+use super::state::AppState;
+use super::{probes, tokenization};
+
+/// The whole service.
+pub fn router(state: Arc<AppState>) -> Router {
+    Router::new()
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/models", get(models::list_models))
+        // A model's name may hold slashes.
+        .route("/v1/models/{*id}", get(models::retrieve_model))
+        .route("/tokenize", post(tokenization::tokenize))
+        .route("/detokenize", post(tokenization::detokenize))
+        .route("/tokenizer_info", get(tokenization::tokenizer_info))
+        .route("/health", get(probes::health))
+        .route("/ready", get(probes::ready))
+        .route("/v1/health/live", get(probes::health))
+        .route("/v1/health/ready", get(probes::ready))
+        .route("/ping", get(probes::health).post(probes::health))
+        .route("/version", get(probes::version))
+        .route("/metrics", get(probes::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(Arc::clone(&state), observe))
+        .with_state(state)
+}
+
+async fn not_found(method: Method, uri: Uri) -> ApiError {
+    ApiError::not_found(&shown(method.as_str()), &shown(uri.path()))
+}
+
+/// The router adds the `allow` header.
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::method_not_allowed(&shown(method.as_str()), &shown(uri.path()))
+}
+
+/// A client's own word, repeated to it only in part where it is long.
+fn shown(text: &str) -> String {
+    text.chars().take(128).collect()
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(message, "bug: a handler panicked");
+    ApiError::internal().into_response()
+}

@@ -1,0 +1,186 @@
+//! What handlers share: the limits, the counters, and the model once it is loaded.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::Semaphore;
+
+use super::error::ApiError;
+use super::lifecycle::{Lifecycle, Phase};
+use crate::adapter::registry::Registry;
+use crate::engine::handle::EngineHandle;
+use crate::engine::request::RequestId;
+use crate::metrics::Metrics;
+use crate::text::chat_template::ChatTemplate;
+use crate::text::tokenizer::Tokenizer;
+
+/// Limits of the HTTP side. Every one has a default that a small machine bears.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Largest request body in bytes; more is 413.
+    pub max_body_bytes: usize,
+    /// Time for a body to arrive; longer is 408.
+    pub body_timeout: Duration,
+    /// Time for a request's head to arrive; longer closes the connection, an idle one too.
+    pub header_timeout: Duration,
+    /// Largest request head in bytes; more is 431.
+    pub max_header_bytes: usize,
+    /// Open connections; more wait to be accepted.
+    pub max_connections: usize,
+    /// Choices of one request, over all its prompts.
+    pub max_choices: usize,
+    /// Prompts times `n` times `max_tokens` of one request.
+    pub max_request_tokens: usize,
+    /// Requests whose text is rendered and tokenised at the same time.
+    pub text_workers: usize,
+    /// Time between two comments on a silent stream.
+    pub keep_alive: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 4 << 20,
+            body_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(60),
+            max_header_bytes: 32 << 10,
+            max_connections: 4096,
+            max_choices: 1024,
+            max_request_tokens: 4 << 20,
+            text_workers: 2,
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Sampling values of the model's `generation_config.json`; a request's own values win.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SamplingDefaults {
+    /// Without it, 1.
+    pub temperature: Option<f32>,
+    /// Without it, 1.
+    pub top_p: Option<f32>,
+    /// Without it, all tokens.
+    pub top_k: Option<usize>,
+    /// Without it, 1.
+    pub repetition_penalty: Option<f32>,
+}
+
+/// Everything that exists once the model is loaded.
+#[derive(Debug)]
+pub struct Serving {
+    /// The way to the engine.
+    pub engine: EngineHandle,
+    /// Names of the base model and the adapters.
+    pub registry: Arc<Registry>,
+    /// The model's tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The model's chat template, where it has one.
+    pub chat_template: Option<ChatTemplate>,
+    /// Tokens of prompt and answer together.
+    pub max_model_len: usize,
+    /// Token ids the model knows: 0 to this, exclusive.
+    pub vocab_size: usize,
+    /// Tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// Sampling where a request says nothing.
+    pub sampling_defaults: SamplingDefaults,
+    /// The base model's content digest as a URI, e.g. `blake3:0123`; never a path.
+    pub root: String,
+    /// When the model was loaded, in seconds since 1970.
+    pub created: u64,
+    /// `tokenizer_config.json`, served by `/tokenizer_info`.
+    pub tokenizer_config: Value,
+}
+
+/// The state of one server. It exists before the model does.
+#[derive(Debug)]
+pub struct AppState {
+    /// Limits.
+    pub config: ServerConfig,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Phase and running requests.
+    pub lifecycle: Lifecycle,
+    /// Places for rendering and tokenising.
+    pub(super) text_work: Arc<Semaphore>,
+    serving: OnceLock<Arc<Serving>>,
+    next_request: AtomicU64,
+}
+
+impl AppState {
+    /// A server without a model yet.
+    #[must_use]
+    pub fn new(config: ServerConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
+            config,
+            metrics,
+            lifecycle: Lifecycle::default(),
+            serving: OnceLock::new(),
+            next_request: AtomicU64::new(0),
+        })
+    }
+
+    /// Makes the loaded model known: from here on requests are answered. False where one is
+    /// already known, which stays.
+    pub fn set_serving(&self, serving: Serving) -> bool {
+        self.serving.set(Arc::new(serving)).is_ok()
+    }
+
+    /// The loaded model.
+    ///
+    /// # Errors
+    /// Where it is not loaded yet.
+    pub fn serving(&self) -> Result<Arc<Serving>, ApiError> {
+        self.serving.get().cloned().ok_or_else(ApiError::not_ready)
+    }
+
+    /// False once the engine has died. True before it lives: a loading server is healthy.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.serving.get().is_none_or(|serving| serving.engine.is_alive())
+    }
+
+    /// Whether a request sent now would be taken.
+    ///
+    /// # Errors
+    /// The refusal it would get.
+    pub fn check_ready(&self) -> Result<(), ApiError> {
+        if self.lifecycle.phase() != Phase::Serving {
+            return Err(ApiError::draining());
+        }
+        self.serving()?;
+        if self.is_healthy() { Ok(()) } else { Err(ApiError::engine_dead()) }
+    }
+
+    /// A name no request of this server has had.
+    pub(super) fn request_id(&self) -> RequestId {
+        RequestId(self.next_request.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Runs `work` (rendering, tokenising) off the async threads, a bounded number at a time.
+///
+/// # Errors
+/// What `work` returns; a panic in it is an internal error.
+pub(super) async fn text_work<T, F>(state: &AppState, work: F) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, ApiError> + Send + 'static,
+{
+    let permit =
+        Arc::clone(&state.text_work).acquire_owned().await.expect("the semaphore is never closed");
+    let done = tokio::task::spawn_blocking(move || {
+        let result = work();
+        // Given back when the work is done, not when its client stops waiting for it.
+        drop(permit);
+        result
+    });
+    done.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "bug: text work panicked");
+        Err(ApiError::internal())
+    })
+}

@@ -1,0 +1,249 @@
+//! A server on a loopback port, and an engine that says what a test wants it to say.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::adapter::delta::{AdapterId, LowRankDelta};
+use crate::adapter::registry::{AdapterVersion, Registry};
+use crate::engine::handle::{self, Received, Submission};
+use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprobs};
+use crate::metrics::Metrics;
+use crate::server::state::{AppState, SamplingDefaults, ServerConfig, Serving};
+use crate::server::{Drained, serve};
+use crate::text::tokenizer::Tokenizer;
+
+/// The end of sequence in the fixture's tokenizer.
+pub const EOS: u32 = 2;
+pub const MAX_MODEL_LEN: usize = 64;
+pub const VOCAB_SIZE: usize = 320;
+
+pub static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+    let json = include_bytes!("../../../tests/fixtures/tiny/tokenizer.json");
+    Arc::new(Tokenizer::from_bytes(json).unwrap())
+});
+
+/// Token ids of `text`.
+pub fn ids(text: &str) -> Vec<u32> {
+    TOKENIZER.encode(text, false).unwrap()
+}
+
+/// What the engine says for one choice: `text` token by token, cut at `max_tokens`, else ended by
+/// an end of sequence; with made-up log-probabilities where asked for.
+pub fn say(request: &Request, choice: usize, text: &str) -> Vec<Event> {
+    play(request, choice, ids(text).into_iter().chain([EOS]))
+}
+
+/// The same for token ids.
+pub fn play(request: &Request, choice: usize, tokens: impl IntoIterator<Item = u32>) -> Vec<Event> {
+    let mut events = Vec::new();
+    if let Some(top) = request.prompt_logprobs.filter(|_| choice == 0) {
+        let all = request.prompt.iter().enumerate();
+        events.push(Event::PromptLogprobs(
+            all.map(|(place, token)| (place > 0).then(|| logprobs(*token, top))).collect(),
+        ));
+    }
+    let mut reason = FinishReason::Length;
+    for token in tokens.into_iter().take(request.sampling.max_tokens) {
+        let logprobs = request.logprobs.map(|top| logprobs(token, top));
+        events.push(Event::Token { token, logprobs });
+        if request.sampling.stop_token_ids.contains(&token) {
+            reason = FinishReason::Stop(token);
+            break;
+        }
+    }
+    events.push(Event::Finished(reason));
+    events
+}
+
+/// The token itself is the second best; the others follow it by number.
+fn logprobs(token: u32, top: usize) -> TokenLogprobs {
+    let at = |place: u32, token: u32| Logprob { token, logprob: -0.5 - f32::from(place as u16) };
+    let chosen = at(1, token);
+    let others = (0..20_u32).map(|n| (token + 1 + n) % VOCAB_SIZE as u32);
+    let mut all: Vec<Logprob> =
+        others.zip((0..).filter(|n| *n != 1)).map(|(t, n)| at(n, t)).collect();
+    all.insert(1, chosen);
+    all.truncate(top);
+    TokenLogprobs { chosen, top: all }
+}
+
+/// The engine's end, in the hands of a test.
+pub struct Engine(mpsc::Receiver<Submission>);
+
+impl Engine {
+    /// The next submission.
+    pub async fn receive(&mut self) -> Submission {
+        self.0.recv().await.unwrap()
+    }
+
+    /// Answers every submission by `script`, which says each choice's events.
+    pub fn script(mut self, script: impl Fn(&Request, usize) -> Vec<Event> + Send + 'static) {
+        tokio::spawn(async move {
+            while let Some(submission) = self.0.recv().await {
+                for (choice, reply) in submission.replies.iter().enumerate() {
+                    for event in script(&submission.request, choice) {
+                        reply.send(event);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// A model that is served, and its engine.
+pub fn model(max_waiting: usize) -> (Serving, Engine) {
+    let (handle, mut submissions) = handle::channel(max_waiting);
+    let (sender, receiver) = mpsc::channel(256);
+    std::thread::spawn(move || {
+        while let Received::Submission(submission) = submissions.receive(true) {
+            if sender.blocking_send(*submission).is_err() {
+                break;
+            }
+        }
+    });
+    let mut registry = Registry::new(vec!["base".to_owned(), "org/base".to_owned()]);
+    let delta = Arc::new(LowRankDelta::new(AdapterId([7; 32]), Vec::new()));
+    registry.insert(AdapterVersion { name: "tenant".to_owned(), delta }).unwrap();
+    let serving = Serving {
+        engine: handle,
+        registry: Arc::new(registry),
+        tokenizer: Arc::clone(&TOKENIZER),
+        chat_template: Some(chat_template()),
+        max_model_len: MAX_MODEL_LEN,
+        vocab_size: VOCAB_SIZE,
+        eos_token_ids: vec![EOS],
+        sampling_defaults: SamplingDefaults::default(),
+        root: "blake3:00ff".to_owned(),
+        created: 1_700_000_000,
+        tokenizer_config: json!({"tokenizer_class": "PreTrainedTokenizerFast"}),
+    };
+    (serving, Engine(receiver))
+}
+
+fn chat_template() -> crate::text::chat_template::ChatTemplate {
+    crate::text::chat_template::ChatTemplate
+}
+
+/// A running server.
+pub struct Server {
+    pub url: String,
+    pub client: reqwest::Client,
+    pub state: Arc<AppState>,
+    shutdown: Option<oneshot::Sender<()>>,
+    abort: Option<oneshot::Sender<()>>,
+    done: JoinHandle<Drained>,
+}
+
+impl Server {
+    /// A server whose model is not loaded.
+    pub async fn loading(config: ServerConfig, shutdown_timeout: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = AppState::new(config, Metrics::new());
+        let (shutdown, shutdown_asked) = oneshot::channel::<()>();
+        let (abort, abort_asked) = oneshot::channel::<()>();
+        // A dropped sender asks for nothing.
+        let asked = |receiver: oneshot::Receiver<()>| async move {
+            if receiver.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let done = tokio::spawn(serve(
+            listener,
+            Arc::clone(&state),
+            asked(shutdown_asked),
+            asked(abort_asked),
+            shutdown_timeout,
+        ));
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Self { url, client, state, shutdown: Some(shutdown), abort: Some(abort), done }
+    }
+
+    /// A server with limits of its own, and its engine.
+    pub async fn with_config(config: ServerConfig, max_waiting: usize) -> (Self, Engine) {
+        let server = Self::loading(config, Duration::from_secs(60)).await;
+        let (serving, engine) = model(max_waiting);
+        assert!(server.state.set_serving(serving));
+        (server, engine)
+    }
+
+    /// A server with the usual limits, and its engine.
+    pub async fn start() -> (Self, Engine) {
+        Self::with_config(ServerConfig::default(), 16).await
+    }
+
+    /// A server whose engine says `text` in every choice.
+    pub async fn saying(text: &'static str) -> Self {
+        let (server, engine) = Self::start().await;
+        engine.script(move |request, choice| say(request, choice, text));
+        server
+    }
+
+    pub async fn get(&self, path: &str) -> reqwest::Response {
+        self.client.get(format!("{}{path}", self.url)).send().await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> reqwest::Response {
+        self.client.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()
+    }
+
+    /// The body of a POST that succeeds, without what differs from run to run.
+    pub async fn answer(&self, path: &str, body: &Value) -> Value {
+        let response = self.post(path, body).await;
+        let status = response.status();
+        let mut body: Value = response.json().await.unwrap();
+        assert_eq!(status, 200, "{body}");
+        redact(&mut body);
+        body
+    }
+
+    /// The events of a stream, `[DONE]` as a string.
+    pub async fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let response = self.post(path, body).await;
+        assert_eq!(response.status(), 200);
+        let mut events = parse_events(&response.text().await.unwrap());
+        events.iter_mut().for_each(redact);
+        events
+    }
+
+    pub fn shut_down(&mut self) {
+        self.shutdown.take().unwrap().send(()).unwrap();
+    }
+
+    pub fn abort(&mut self) {
+        self.abort.take().unwrap().send(()).unwrap();
+    }
+
+    pub async fn ended(self) -> Drained {
+        tokio::time::timeout(Duration::from_secs(20), self.done).await.unwrap().unwrap()
+    }
+}
+
+/// The data of server-sent events.
+pub fn parse_events(text: &str) -> Vec<Value> {
+    assert!(text.ends_with("\n\n"), "{text}");
+    text.split("\n\n")
+        .filter(|event| !event.is_empty() && !event.starts_with(':'))
+        .map(|event| event.strip_prefix("data: ").unwrap())
+        .map(
+            |data| if data == "[DONE]" { json!(data) } else { serde_json::from_str(data).unwrap() },
+        )
+        .collect()
+}
+
+/// Replaces ids and times.
+pub fn redact(body: &mut Value) {
+    if let Some(id) = body.get_mut("id") {
+        let kind = id.as_str().unwrap().split('-').next().unwrap();
+        *id = json!(format!("{kind}-[id]"));
+    }
+    if let Some(created) = body.get_mut("created") {
+        assert!(created.as_u64().unwrap() > 1_600_000_000);
+        *created = json!(0);
+    }
+}

@@ -1,0 +1,7 @@
+//! The HTTP surface over a real loopback connection, in front of a scripted engine.
+
+mod answers;
+mod equivalence;
+mod errors;
+mod harness;
+mod lifecycle;

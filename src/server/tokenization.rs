@@ -1,0 +1,134 @@
+//! `/tokenize`, `/detokenize` and `/tokenizer_info`, in vLLM's shapes.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::{ApiError, ApiResult};
+use super::extract::JsonObject;
+use super::openai::fields::Fields;
+use super::openai::messages::take_messages;
+use super::openai::{convert, render};
+use super::state::{AppState, Serving, text_work};
+
+/// What [`tokenize`] answers.
+#[derive(Debug, Serialize)]
+pub struct Tokenized {
+    count: usize,
+    max_model_len: usize,
+    tokens: Vec<u32>,
+    token_strs: Option<Vec<String>>,
+}
+
+/// What [`detokenize`] answers.
+#[derive(Debug, Serialize)]
+pub struct Detokenized {
+    prompt: String,
+}
+
+/// What is to be tokenised.
+enum Input {
+    Prompt(String),
+    Messages { messages: Value, add_generation_prompt: bool },
+}
+
+/// Answers `POST /tokenize`.
+///
+/// # Errors
+/// Wrong fields, and text that cannot be rendered or tokenised.
+pub async fn tokenize(
+    State(state): State<Arc<AppState>>,
+    JsonObject(mut fields): JsonObject,
+) -> ApiResult<Tokenized> {
+    let _running = state.lifecycle.admit()?;
+    let serving = state.serving()?;
+    check_model(&mut fields, &serving)?;
+    let input = take_input(&mut fields)?;
+    // A template writes the special tokens itself.
+    let default = matches!(input, Input::Prompt(_));
+    let add_special_tokens = fields.boolean("add_special_tokens", default)?;
+    let with_strings = fields.boolean("return_token_strs", false)?;
+    finish(&state, fields)?;
+    let work = move || {
+        let (text, param) = match input {
+            Input::Prompt(text) => (text, "prompt"),
+            Input::Messages { messages, add_generation_prompt } => {
+                (render::chat(&serving, &messages, add_generation_prompt)?, "messages")
+            }
+        };
+        let tokens = convert::encode(&serving, &text, add_special_tokens, param)?;
+        let strings = || tokens.iter().map(|id| serving.tokenizer.token_text(*id)).collect();
+        Ok(Tokenized {
+            count: tokens.len(),
+            max_model_len: serving.max_model_len,
+            token_strs: with_strings.then(strings),
+            tokens,
+        })
+    };
+    text_work(&state, work).await.map(Json)
+}
+
+fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
+    match fields.string("prompt")? {
+        Some(prompt) => Ok(Input::Prompt(prompt)),
+        None => {
+            let messages = take_messages(fields).map_err(|error| {
+                if error == fields.missing("messages") { fields.missing("prompt") } else { error }
+            })?;
+            let add_generation_prompt = fields.boolean("add_generation_prompt", true)?;
+            render::take_template_options(fields)?;
+            Ok(Input::Messages { messages, add_generation_prompt })
+        }
+    }
+}
+
+/// Answers `POST /detokenize`. Special tokens stay in the text.
+///
+/// # Errors
+/// Wrong fields, and ids that are not the model's.
+pub async fn detokenize(
+    State(state): State<Arc<AppState>>,
+    JsonObject(mut fields): JsonObject,
+) -> ApiResult<Detokenized> {
+    let _running = state.lifecycle.admit()?;
+    let serving = state.serving()?;
+    check_model(&mut fields, &serving)?;
+    let tokens =
+        fields.tokens("tokens", serving.vocab_size)?.ok_or_else(|| fields.missing("tokens"))?;
+    finish(&state, fields)?;
+    let work = move || {
+        let prompt = serving.tokenizer.decode(&tokens, false).map_err(|error| {
+            tracing::warn!(%error, "tokens could not be decoded");
+            ApiError::invalid("tokens", "`tokens` could not be decoded")
+        })?;
+        Ok(Detokenized { prompt })
+    };
+    text_work(&state, work).await.map(Json)
+}
+
+/// Answers `GET /tokenizer_info`: the model's `tokenizer_config.json`.
+///
+/// # Errors
+/// Where no model is loaded yet.
+pub async fn tokenizer_info(State(state): State<Arc<AppState>>) -> ApiResult<Value> {
+    Ok(Json(state.serving()?.tokenizer_config.clone()))
+}
+
+/// All names share one tokenizer: `model` is optional, but never wrong.
+fn check_model(fields: &mut Fields, serving: &Serving) -> Result<(), ApiError> {
+    match fields.string("model")? {
+        Some(model) if serving.registry.resolve(&model).is_none() => {
+            Err(ApiError::model_not_found(&model))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses or counts the other fields as the inference endpoints do.
+fn finish(state: &AppState, fields: Fields) -> Result<(), ApiError> {
+    state.metrics.unknown_fields(super::openai::validate::take_rest(fields)?);
+    Ok(())
+}

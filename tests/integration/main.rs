@@ -1,0 +1,15 @@
+//! All integration tests, in one binary.
+
+// In a test a panic is the report; clippy's own exception knows only functions marked as tests.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adapter_files;
+mod llama_oracle;
+mod model_files;
+mod model_oracle;
+mod reference;
+mod serving;
+mod tiny_llama;

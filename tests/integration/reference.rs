@@ -1,0 +1,226 @@
+//! The real model in float32 against what the reference implementation computed: last-position
+//! logits, log-probabilities of the prompt, greedy tokens, for the base and for a real adapter.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{DType, Device};
+use serde_json::Value;
+use sorsa::adapter::delta::LowRankDelta;
+use sorsa::adapter::file::{Limits, load};
+use sorsa::adapter::registry::AdapterVersion;
+use sorsa::adapter::segments::Segments;
+use sorsa::engine::Engine;
+use sorsa::engine::handle::{EngineHandle, channel};
+use sorsa::engine::model_runner::ModelRunner;
+use sorsa::engine::request::{Event, Request, RequestId, SamplingParams};
+use sorsa::engine::scheduler::{Scheduler, SchedulerConfig};
+use sorsa::kv_cache::BlockId;
+use sorsa::kv_cache::block_manager::BlockManager;
+use sorsa::kv_cache::storage::KvCache;
+use sorsa::metrics::Metrics;
+use sorsa::model::builder::LoadOptions;
+use sorsa::model::checkpoint::Checkpoint;
+use sorsa::model::contract::{CausalLm, ForwardInput, SequenceSpan};
+use sorsa::model::llama::LlamaForCausalLm;
+
+use crate::support::model;
+use crate::support::shared::shared_reference;
+
+const LOGIT_TOLERANCE: f32 = 2e-3;
+const LOGPROB_TOLERANCE: f32 = 1e-3;
+const BLOCK_SIZE: usize = 16;
+const MAX_TOKENS: usize = 64;
+const EOS: u32 = 2;
+
+struct Reference {
+    model: LlamaForCausalLm,
+    checkpoint: Checkpoint,
+}
+
+impl Reference {
+    fn load() -> Self {
+        let checkpoint = Checkpoint::open(&model::hugging_face()).unwrap();
+        let options = LoadOptions::new(DType::F32, Device::Cpu);
+        let model =
+            LlamaForCausalLm::load(&checkpoint.config, &checkpoint.weights, options, &mut |_| {});
+        Self { model: model.unwrap(), checkpoint }
+    }
+
+    fn cache(&self, num_blocks: usize) -> KvCache {
+        let shape = self.checkpoint.config.kv_shape();
+        KvCache::new(shape, num_blocks, BLOCK_SIZE, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    /// Logits of every position of one prompt.
+    fn logits(&self, prompt: &[u32], delta: Option<&Arc<LowRankDelta>>) -> Vec<Vec<f32>> {
+        let num_blocks = prompt.len().div_ceil(BLOCK_SIZE);
+        let blocks: Vec<_> = (0..num_blocks as u32).map(BlockId).collect();
+        let rows: Vec<u32> = (0..prompt.len() as u32).collect();
+        let segments = Segments::from_runs([(prompt.len(), delta)]);
+        let span = SequenceSpan {
+            rows: 0..prompt.len(),
+            context_len: prompt.len(),
+            block_table: &blocks,
+        };
+        let input = ForwardInput {
+            input_ids: prompt,
+            positions: &rows,
+            slot_mapping: &rows,
+            sequences: &[span],
+            segments: &segments,
+            logit_rows: &rows,
+            logit_segments: &segments,
+        };
+        self.model.forward(&input, &mut self.cache(num_blocks)).unwrap().to_vec2().unwrap()
+    }
+
+    /// Hands the model to an engine.
+    fn into_engine(self) -> EngineHandle {
+        let (handle, submissions) = channel(64);
+        let config =
+            SchedulerConfig { max_num_seqs: 16, max_num_batched_tokens: 256, max_model_len: 1024 };
+        let num_blocks = 512;
+        let cache = self.cache(num_blocks);
+        let scheduler = Scheduler::new(config, BlockManager::new(num_blocks, BLOCK_SIZE));
+        let runner = ModelRunner::new(Box::new(self.model), cache);
+        Engine::new(submissions, scheduler, runner, Metrics::new()).spawn().unwrap();
+        handle
+    }
+}
+
+fn log_softmax(logits: &[f32], token: u32) -> f32 {
+    let best = logits.iter().copied().fold(f32::MIN, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - best).exp()).sum();
+    (f64::from(logits[token as usize] - best) - sum.ln()) as f32
+}
+
+fn numbers(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn check_logits(reference: &Reference, outputs: &Value, delta: Option<&Arc<LowRankDelta>>) {
+    let (mut worst_logit, mut worst_logprob) = (0.0_f32, 0.0_f32);
+    for prompt in model::golden("prompts.json")["prompts"].as_array().unwrap() {
+        let name = prompt["name"].as_str().unwrap();
+        let prompt = ids(&prompt["ids"]);
+        let expected = &outputs[name];
+        let logits = reference.logits(&prompt, delta);
+        let last = logits.last().unwrap();
+        let top = ids(&expected["top20"]["ids"]);
+        for (token, logit) in top.iter().zip(numbers(&expected["top20"]["logits"])) {
+            worst_logit = worst_logit.max((last[*token as usize] - logit).abs());
+        }
+        let logprobs = numbers(&expected["prompt_logprobs"]);
+        assert_eq!(logprobs.len(), prompt.len() - 1, "{name}");
+        for (position, logprob) in logprobs.into_iter().enumerate() {
+            let actual = log_softmax(&logits[position], prompt[position + 1]);
+            worst_logprob = worst_logprob.max((actual - logprob).abs());
+        }
+        assert!(worst_logit < LOGIT_TOLERANCE, "{name}: logits are {worst_logit} off");
+        assert!(worst_logprob < LOGPROB_TOLERANCE, "{name}: logprobs are {worst_logprob} off");
+    }
+    println!("largest difference: logits {worst_logit:.1e}, logprobs {worst_logprob:.1e}");
+}
+
+/// All prompts at once through the engine; a token may differ only where the reference itself was
+/// undecided, and nothing after it is compared.
+async fn check_greedy(engine: &EngineHandle, outputs: &Value, adapter: Option<Arc<AdapterVersion>>) {
+    let prompts = model::golden("prompts.json");
+    let prompts = prompts["prompts"].as_array().unwrap();
+    let submit = |prompt: &Value| {
+        let request = Request {
+            id: RequestId(0),
+            arrived: Instant::now(),
+            prompt: ids(&prompt["ids"]),
+            n: 1,
+            sampling: SamplingParams {
+                temperature: 0.0,
+                max_tokens: MAX_TOKENS,
+                stop_token_ids: vec![EOS],
+                ..SamplingParams::default()
+            },
+            logprobs: None,
+            prompt_logprobs: None,
+            adapter: adapter.clone(),
+        };
+        engine.submit(request).unwrap().remove(0)
+    };
+    let streams: Vec<_> = prompts.iter().map(submit).collect();
+    for (prompt, mut stream) in prompts.iter().zip(streams) {
+        let mut tokens = Vec::new();
+        while let Some(event) = stream.next().await {
+            match event {
+                Event::Token { token, .. } => tokens.push(token),
+                Event::Finished(_) => break,
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+        let name = prompt["name"].as_str().unwrap();
+        let greedy = &outputs[name]["greedy"];
+        let expected = ids(&greedy["ids"]);
+        let margins = numbers(&greedy["margins"]);
+        let differs = (0..expected.len()).find(|&i| tokens.get(i) != Some(&expected[i]));
+        match differs {
+            Some(i) => assert!(
+                margins[i] < LOGIT_TOLERANCE,
+                "{name}: token {i} is {:?} instead of {}, at a margin of {}",
+                tokens.get(i),
+                expected[i],
+                margins[i]
+            ),
+            None => assert_eq!(tokens.len(), expected.len(), "{name}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_base_model_is_the_references() {
+    let outputs = &model::golden("base.json")["outputs"];
+    let reference = Reference::load();
+    check_logits(&reference, outputs, None);
+    check_greedy(&reference.into_engine(), outputs, None).await;
+}
+
+#[tokio::test]
+async fn a_real_adapter_as_a_delta_is_the_references() {
+    let Some(shared) = shared_reference() else { return };
+    let golden = model::golden("gsm8k-r16-delta.json");
+    let outputs = &golden["outputs"];
+    let reference = Reference::load();
+    let path = shared.join("adapters/gsm8k-r16");
+    let loaded = load(&path, reference.model.modules(), &Limits::default()).unwrap();
+    let delta = Arc::new(loaded.delta);
+    check_logits(&reference, outputs, Some(&delta));
+    let version = AdapterVersion { name: "gsm8k".into(), delta };
+    check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
+}
+
+/// The GGUF itself: the same tensors as its float32 conversion, so the same logits to the bit.
+#[test]
+fn a_gguf_is_its_own_dequantisation() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("f32");
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_sorsa"))
+        .arg("convert")
+        .args([&model::gguf(), &target])
+        .args(["--dtype", "f32"])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let load = |path: &std::path::Path| {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        let options = LoadOptions::new(DType::F32, Device::Cpu);
+        let model =
+            LlamaForCausalLm::load(&checkpoint.config, &checkpoint.weights, options, &mut |_| {});
+        Reference { model: model.unwrap(), checkpoint }
+    };
+    let prompt = ids(&model::golden("prompts.json")["prompts"][0]["ids"]);
+    let (direct, converted) = (load(&model::gguf()), load(&target));
+    assert_eq!(direct.checkpoint.config_json, converted.checkpoint.config_json);
+    assert_eq!(direct.logits(&prompt, None), converted.logits(&prompt, None));
+}
