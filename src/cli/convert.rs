@@ -64,16 +64,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         bail!("{} is a model directory already", args.model.display())
     };
     ensure_vacant(&args.directory)?;
-    let vocab = gguf_vocab(metadata)?;
+    let tokenizer = gguf_vocab(metadata)?.to_hugging_face()?.files()?;
     let (_, _, dtype_name) = args.dtype.names();
     let mut config = checkpoint.config_json.clone();
     config["torch_dtype"] = dtype_name.into();
     let staging = Staging::new(&args.directory)?;
     staging.write_json("config.json", &config)?;
     staging.write_json("generation_config.json", &checkpoint.generation_config_json)?;
-    staging.write_json("tokenizer.json", &vocab.tokenizer_json()?)?;
-    staging.write_json("tokenizer_config.json", &vocab.tokenizer_config_json()?)?;
-    staging.write_json("special_tokens_map.json", &vocab.special_tokens_map_json()?)?;
+    for (name, bytes) in tokenizer {
+        staging.write(name, &bytes)?;
+    }
     write_weights(&checkpoint.weights, args.dtype, &staging.path.join("model.safetensors"))?;
     staging.publish(&args.directory)
 }
@@ -111,10 +111,14 @@ impl Staging {
     }
 
     fn write_json(&self, name: &str, value: &Value) -> anyhow::Result<()> {
-        let path = self.path.join(name);
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        self.write(name, text.as_bytes())
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let path = self.path.join(name);
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn publish(self, target: &Path) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ impl Backend {
     /// The faster path of `device`.
     #[must_use]
     pub fn for_device(device: &Device) -> Self {
-        if device.is_cpu() { Self::Cpu(Kernels::detect()) } else { Self::Candle }
+        if device.is_cpu() { Self::Cpu(Kernels::best()) } else { Self::Candle }
     }
 
     /// True for [`Backend::Candle`].

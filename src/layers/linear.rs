@@ -154,7 +154,7 @@ impl Linear {
             let own_y = &mut y[rows.start * out_features..rows.end * out_features];
             let rank = factors.rank();
             let shape = LowRankShape { rows: rows.len(), in_features, rank, out_features };
-            kernels.low_rank_add(own_x, down.f32()?, up.f32()?, own_y, shape);
+            kernels.low_rank_add(own_x, down.weights()?, up.weights()?, own_y, shape);
         }
         Tensor::from_vec(y, (rows, out_features), &Device::Cpu)
     }

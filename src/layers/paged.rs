@@ -7,7 +7,7 @@ use std::ops::Range;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use super::backend::{Backend, CpuSlice, write_in_place};
-use crate::kernels::{AttentionShape, Kernels, Span};
+use crate::kernels::{self, Kernels};
 use crate::kv_cache::storage::LayerKv;
 
 /// One sequence's rows of the batch, and where its keys and values lie.
@@ -63,6 +63,9 @@ impl<'a> PagedBatch<'a> {
         device: &Device,
         backend: Backend,
     ) -> Result<Self> {
+        if block_size == 0 {
+            bail!("a cache in blocks of no tokens")
+        }
         if let Some(slot) = slots.iter().find(|slot| **slot as usize >= num_slots) {
             bail!("slot {slot} lies outside a cache of {num_slots}")
         }
@@ -89,8 +92,8 @@ impl<'a> PagedBatch<'a> {
     /// # Errors
     /// Where shapes or dtypes disagree or the device fails.
     pub fn write(&self, cache: &LayerKv, keys: &Tensor, values: &Tensor) -> Result<()> {
-        if let Backend::Cpu(kernels) = self.backend {
-            return self.write_on_cpu(cache, keys, values, kernels);
+        if let Backend::Cpu(_) = self.backend {
+            return self.write_on_cpu(cache, keys, values);
         }
         for run in runs(self.slots) {
             let slot = self.slots[run.start] as usize;
@@ -123,13 +126,7 @@ impl<'a> PagedBatch<'a> {
         Tensor::cat(&parts, 0)
     }
 
-    fn write_on_cpu(
-        &self,
-        cache: &LayerKv,
-        keys: &Tensor,
-        values: &Tensor,
-        kernels: Kernels,
-    ) -> Result<()> {
+    fn write_on_cpu(&self, cache: &LayerKv, keys: &Tensor, values: &Tensor) -> Result<()> {
         for (pool, rows) in [(&cache.keys, keys), (&cache.values, values)] {
             let width = pool.dims()[1];
             if rows.dims() != [self.slots.len(), width] {
@@ -137,7 +134,7 @@ impl<'a> PagedBatch<'a> {
             }
             let rows = CpuSlice::new(rows)?;
             let rows = rows.f32()?;
-            write_in_place(pool, |pool| kernels.write_kv(pool, rows, self.slots, width))?;
+            write_in_place(pool, |pool| kernels::write_kv(rows, self.slots, pool, width))?;
         }
         Ok(())
     }
@@ -147,30 +144,22 @@ impl<'a> PagedBatch<'a> {
         q: &Tensor,
         cache: &LayerKv,
         heads: HeadShape,
-        kernels: Kernels,
+        backend: Kernels,
     ) -> Result<Tensor> {
         let HeadShape { num_heads, num_kv_heads, head_dim } = heads;
-        let spans = self.spans.iter().map(|span| Span {
+        let spans = self.spans.iter().map(|span| kernels::AttentionSpan {
             rows: span.rows.clone(),
             context_len: span.context_len,
             block_table: &span.block_table,
         });
         let spans: Vec<_> = spans.collect();
-        let shape =
-            AttentionShape { num_heads, num_kv_heads, head_dim, block_size: self.block_size };
         let scale = 1.0 / (head_dim as f32).sqrt();
+        let shape = kernels::AttentionShape { num_heads, num_kv_heads, head_dim, scale };
         let mut out = vec![0.0; q.elem_count()];
-        let (rows, keys) = (CpuSlice::new(q)?, CpuSlice::new(&cache.keys)?);
-        let values = CpuSlice::new(&cache.values)?;
-        kernels.paged_attention(
-            rows.f32()?,
-            keys.f32()?,
-            values.f32()?,
-            &spans,
-            scale,
-            &mut out,
-            shape,
-        );
+        let (keys, values) = (CpuSlice::new(&cache.keys)?, CpuSlice::new(&cache.values)?);
+        let (keys, values) = (keys.f32()?, values.f32()?);
+        let pool = kernels::PagedKv { keys, values, block_size: self.block_size };
+        backend.paged_attention(CpuSlice::new(q)?.f32()?, pool, &spans, shape, &mut out);
         Tensor::from_vec(out, q.shape(), &Device::Cpu)
     }
 }

@@ -6,7 +6,7 @@ use std::f64::consts::PI;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
 use super::backend::{Backend, CpuSlice, write_in_place};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, RotaryTables};
 
 /// How the frequencies are stretched for contexts longer than the model was first trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -171,8 +171,8 @@ impl Rotation<'_> {
     fn apply_on_cpu(&self, x: Tensor, kernels: Kernels) -> Result<Tensor> {
         let RotaryEmbedding { head_dim, cos, sin, .. } = self.embedding;
         let (cos, sin) = (CpuSlice::new(cos)?, CpuSlice::new(sin)?);
-        let (cos, sin) = (cos.f32()?, sin.f32()?);
-        write_in_place(&x, |x| kernels.rotary(x, cos, sin, self.positions, *head_dim))?;
+        let tables = RotaryTables { cos: cos.f32()?, sin: sin.f32()?, head_dim: *head_dim };
+        write_in_place(&x, |x| kernels.rotary(x, self.positions, tables))?;
         Ok(x)
     }
 }

@@ -14,7 +14,7 @@ use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
 use super::error::ModelError;
-use super::safetensors_file::map;
+use super::weights::{elements, map};
 
 /// Factors on the rotary frequencies, one per pair of a head's dimensions; a Llama 3 has them.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -255,8 +255,8 @@ impl GgufFile {
 
     fn dequantise(&self, name: &str, info: &TensorInfo) -> Result<Tensor, ModelError> {
         // A wrapped product of dimensions would pass the reader's own length check.
-        let elements = super::weights::elements(info.shape.dims());
-        if elements != info.shape.elem_count() as u64 || elements == 0 {
+        let count = elements(info.shape.dims());
+        if count != info.shape.elem_count() as u64 || count == 0 {
             let dtype = format!("{:?} of shape {:?}", info.ggml_dtype, info.shape);
             return Err(ModelError::TensorType { name: name.to_owned(), dtype });
         }

@@ -4,7 +4,6 @@
 //! Format: <https://github.com/huggingface/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -15,26 +14,12 @@ use serde_json::Value;
 
 use super::checkpoint::{JSON_LIMIT_BYTES, read_json};
 use super::error::ModelError;
+use super::weights::map;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// The most shards an index may name.
 const MAX_SHARDS: usize = 4096;
-
-/// Maps a whole file for reading.
-#[allow(unsafe_code)]
-pub(super) fn map(path: &Path) -> Result<Mmap, ModelError> {
-    let file = File::open(path).map_err(ModelError::io(path))?;
-    let kind = file.metadata().map_err(ModelError::io(path))?;
-    if !kind.is_file() {
-        return Err(ModelError::not_a_model(path, "is not a regular file"));
-    }
-    // SAFETY: the mapping is private and read-only, and every read through it is bounds-checked
-    // against its length. What remains is a file that another process truncates or rewrites while
-    // weights are being copied out of it; a model directory is not to be written to while it is
-    // loaded, and the mapping is dropped when loading ends.
-    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
-}
 
 /// One mapped file.
 #[derive(Debug)]

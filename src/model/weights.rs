@@ -5,9 +5,11 @@
 //! ignores part of its checkpoint computes something else.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
 
 use super::error::ModelError;
 use super::gguf::GgufFile;
@@ -104,6 +106,21 @@ impl Weights {
         }
         Ok(converted.to_device(device)?)
     }
+}
+
+/// Maps a whole file for reading.
+#[allow(unsafe_code)]
+pub(super) fn map(path: &Path) -> Result<Mmap, ModelError> {
+    let file = File::open(path).map_err(ModelError::io(path))?;
+    let kind = file.metadata().map_err(ModelError::io(path))?;
+    if !kind.is_file() {
+        return Err(ModelError::not_a_model(path, "is not a regular file"));
+    }
+    // SAFETY: the mapping is private and read-only, and every read through it is bounds-checked
+    // against its length. What remains is a file that another process truncates or rewrites while
+    // weights are being copied out of it; a model directory is not to be written to while it is
+    // loaded, and the mapping is dropped when loading ends.
+    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
 }
 
 /// Number of elements; 0 where a hostile shape overflows.

@@ -26,7 +26,12 @@ const BACKENDS: [fn() -> Backend; 2] = [|| Backend::Candle, fast];
 
 /// A configuration that candle-transformers computes too.
 fn shared_config() -> impl Strategy<Value = Value> {
-    let heads = (1usize..4, 1usize..4, 1usize..6, 1usize..4);
+    // A residual stream of a few numbers may come out all but zero, and its norm then magnifies
+    // every rounding: no implementation agrees with another there.
+    let wide = |(kv_heads, group, half_width, _): &(usize, usize, usize, usize)| {
+        kv_heads * group * 2 * half_width >= 12
+    };
+    let heads = (1usize..4, 1usize..4, 1usize..6, 1usize..4).prop_filter("too narrow", wide);
     (heads, any::<bool>(), any::<bool>(), 1usize..4).prop_map(
         |((kv_heads, group, half_width, layers), tied, llama3, inner)| {
             let heads = kv_heads * group;
