@@ -12,4 +12,5 @@ mod model_files;
 mod model_oracle;
 mod reference;
 mod serving;
+mod text_golden;
 mod tiny_llama;
