@@ -53,6 +53,14 @@ pub enum ChatTemplateError {
     Render(String),
 }
 
+impl ChatTemplateError {
+    /// What the template told the client with `raise_exception`, `None` for every other failure.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&str> {
+        if let Self::Raised(message) = self { Some(message) } else { None }
+    }
+}
+
 /// What a template may be given besides the messages. The set is closed: a request cannot set any
 /// other variable.
 #[derive(Debug, Clone, Copy, Default)]

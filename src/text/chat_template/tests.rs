@@ -147,7 +147,7 @@ fn what_a_template_refuses_is_told_from_what_it_cannot_render() {
     let source = "{% if messages[0].role != 'user' %}{{ raise_exception('roles must alternate') }}\
                   {% endif %}{{ 'x' + messages[0].content }}";
     let raised = render(source, json!([{"role": "tool"}])).unwrap_err();
-    assert_eq!(raised, ChatTemplateError::Raised("roles must alternate".to_owned()));
+    assert_eq!(raised.refusal(), Some("roles must alternate"));
     let within = render(
         "{% macro m() %}{{ raise_exception('inner') }}{% endmacro %}{% set x %}{{ m() }}{% endset %}",
         json!([]),
@@ -156,6 +156,7 @@ fn what_a_template_refuses_is_told_from_what_it_cannot_render() {
     for messages in [json!([{"role": "user"}]), json!([{"role": "user", "content": null}])] {
         let error = render(source, messages).unwrap_err();
         assert!(matches!(error, ChatTemplateError::Render(_)), "{error}");
+        assert_eq!(error.refusal(), None);
     }
 }
 
