@@ -80,7 +80,8 @@ pub struct Engine(mpsc::Receiver<Submission>);
 impl Engine {
     /// The next submission.
     pub async fn receive(&mut self) -> Submission {
-        self.0.recv().await.unwrap()
+        let patience = Duration::from_secs(20);
+        tokio::time::timeout(patience, self.0.recv()).await.expect("nothing was submitted").unwrap()
     }
 
     /// Answers every submission by `script`, which says each choice's events.
