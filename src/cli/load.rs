@@ -102,8 +102,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     );
     let (handle, submissions) = channel(args.engine.max_waiting_requests.get());
     let runner = ModelRunner::new(Box::new(model), kv_cache);
-    let engine =
-        Engine::new(submissions, scheduler, runner, Arc::clone(&state.metrics)).spawn()?;
+    let engine = Engine::new(submissions, scheduler, runner, Arc::clone(&state.metrics)).spawn()?;
 
     let summary = format!(
         "serving {} ({} layers, {} vocabulary, {}, {}) with {} adapters, {} tokens of context, \
@@ -117,6 +116,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         cache.max_model_len,
         cache.num_blocks * BLOCK_SIZE,
     );
+    let root = registry.base_name().to_owned();
     state.set_serving(Serving {
         engine: handle,
         registry: Arc::new(registry),
@@ -126,7 +126,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         vocab_size: config.vocab_size,
         eos_token_ids: eos_token_ids(&checkpoint),
         sampling_defaults: sampling_defaults(&checkpoint.generation_config),
-        root: String::new(),
+        root,
         created: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         tokenizer_config: text.tokenizer_config,
     });

@@ -49,9 +49,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 
 async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
     let address = SocketAddr::new(args.host, args.port);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}"))?;
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
     let config = ServerConfig { max_body_bytes: args.max_body_size.0, ..ServerConfig::default() };
     let state = AppState::new(config, Metrics::new());
@@ -63,7 +62,8 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
 
     let (stop, stopped) = oneshot::channel::<()>();
     let (abort, aborted) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(listener, state, resolved(stopped), resolved(aborted), timeout));
+    let server =
+        tokio::spawn(serve(listener, state, resolved(stopped), resolved(aborted), timeout));
     let cause = causes.recv().await;
     let _ = stop.send(());
     let failure = match cause {

@@ -87,7 +87,7 @@ pub struct Serving {
     pub eos_token_ids: Vec<u32>,
     /// Sampling where a request says nothing.
     pub sampling_defaults: SamplingDefaults,
-    /// The base model's content digest as a URI, e.g. `blake3:0123`; never a path.
+    /// What `/v1/models` calls the base model's origin: an opaque name, never a path.
     pub root: String,
     /// When the model was loaded, in seconds since 1970.
     pub created: u64,

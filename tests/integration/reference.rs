@@ -58,11 +58,8 @@ impl Reference {
         let blocks: Vec<_> = (0..num_blocks as u32).map(BlockId).collect();
         let rows: Vec<u32> = (0..prompt.len() as u32).collect();
         let segments = Segments::from_runs([(prompt.len(), delta)]);
-        let span = SequenceSpan {
-            rows: 0..prompt.len(),
-            context_len: prompt.len(),
-            block_table: &blocks,
-        };
+        let span =
+            SequenceSpan { rows: 0..prompt.len(), context_len: prompt.len(), block_table: &blocks };
         let input = ForwardInput {
             input_ids: prompt,
             positions: &rows,
@@ -129,7 +126,11 @@ fn check_logits(reference: &Reference, outputs: &Value, delta: Option<&Arc<LowRa
 
 /// All prompts at once through the engine; a token may differ only where the reference itself was
 /// undecided, and nothing after it is compared.
-async fn check_greedy(engine: &EngineHandle, outputs: &Value, adapter: Option<Arc<AdapterVersion>>) {
+async fn check_greedy(
+    engine: &EngineHandle,
+    outputs: &Value,
+    adapter: Option<Arc<AdapterVersion>>,
+) {
     let prompts = model::golden("prompts.json");
     let prompts = prompts["prompts"].as_array().unwrap();
     let submit = |prompt: &Value| {

@@ -140,8 +140,10 @@ async fn merged_and_batched_answer_alike() {
     const LOGPROB_TOLERANCE: f64 = 2e-3;
     let pirate = adapter_arg("pirate", &model::pirate());
     let model_dir = model::hugging_face();
-    let batched =
-        Server::start(&model_dir, &["--dtype=f32", "--served-model-name=base", "--adapter", &pirate]);
+    let batched = Server::start(
+        &model_dir,
+        &["--dtype=f32", "--served-model-name=base", "--adapter", &pirate],
+    );
     let merged =
         Server::start(&model_dir, &["--dtype=f32", "--merge=pirate", "--adapter", &pirate]);
     let mut worst = 0.0_f64;
@@ -183,9 +185,7 @@ async fn a_gguf_tokenises_and_chats_like_the_model_of_record() {
     }
     let golden = model::golden("chat_template.json");
     for conversation in golden["conversations"].as_array().unwrap() {
-        for (expected, add) in
-            [("generation_prompt", true), ("no_generation_prompt", false)]
-        {
+        for (expected, add) in [("generation_prompt", true), ("no_generation_prompt", false)] {
             let request = json!({
                 "model": "base", "messages": conversation["messages"],
                 "add_generation_prompt": add,

@@ -86,8 +86,7 @@ impl Server {
 
     /// Posts JSON: status and JSON body of the answer.
     pub async fn try_post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let answer =
-            reqwest::Client::new().post(self.url(path)).json(body).send().await.unwrap();
+        let answer = reqwest::Client::new().post(self.url(path)).json(body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
@@ -106,10 +105,8 @@ impl Server {
 
     /// Sends a signal, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
+        let status =
+            Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
