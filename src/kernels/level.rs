@@ -1,0 +1,143 @@
+//! Which instructions to use: detected once at start, passed along as a [`Kernels`] value.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::portable::Portable;
+use super::simd::{Simd, Task};
+#[cfg(target_arch = "x86_64")]
+use super::x86_64::{Avx2, Avx512};
+
+/// A set of instructions that kernels are compiled for, slowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// What every machine has.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+/// A level by a name that does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("no instruction level is named {0:?}; the names are portable, avx2, avx512")]
+pub struct UnknownLevel(String);
+
+/// A level that this machine cannot run.
+#[derive(Debug, thiserror::Error)]
+#[error("this machine cannot run {0}; the best it can run is {best}", best = Level::best())]
+pub struct UnsupportedLevel(Level);
+
+impl Level {
+    const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The fastest level of this machine.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::available().last().unwrap_or(Self::Portable)
+    }
+
+    /// The levels of this machine, slowest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|level| Isa::detect(*level).is_some())
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Level {
+    type Err = UnknownLevel;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|level| level.name() == name);
+        found.ok_or_else(|| UnknownLevel(name.to_owned()))
+    }
+}
+
+/// A level together with the proof that this machine has it.
+#[derive(Debug, Clone, Copy)]
+enum Isa {
+    Portable(Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+}
+
+impl Isa {
+    fn detect(level: Level) -> Option<Self> {
+        match level {
+            Level::Portable => Some(Self::Portable(Portable)),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Avx2::detect().map(Self::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Avx512::detect().map(Self::Avx512),
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 => None,
+        }
+    }
+}
+
+/// The kernels at one level; its methods are in the file of each kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernels {
+    level: Level,
+    isa: Isa,
+}
+
+impl Kernels {
+    /// The kernels compiled for `level`.
+    ///
+    /// # Errors
+    /// Where this machine lacks its instructions.
+    pub fn new(level: Level) -> Result<Self, UnsupportedLevel> {
+        let isa = Isa::detect(level).ok_or(UnsupportedLevel(level))?;
+        Ok(Self { level, isa })
+    }
+
+    /// The kernels for the fastest level of this machine.
+    #[must_use]
+    pub fn best() -> Self {
+        Self::new(Level::best())
+            .unwrap_or(Self { level: Level::Portable, isa: Isa::Portable(Portable) })
+    }
+
+    /// The level in use.
+    #[must_use]
+    pub fn level(self) -> Level {
+        self.level
+    }
+
+    /// Runs a task compiled for the level in use.
+    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+        match self.isa {
+            Isa::Portable(simd) => simd.vectorize(
+                #[inline(always)]
+                || task.run(simd),
+            ),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2(simd) => simd.vectorize(
+                #[inline(always)]
+                || task.run(simd),
+            ),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512(simd) => simd.vectorize(
+                #[inline(always)]
+                || task.run(simd),
+            ),
+        }
+    }
+}

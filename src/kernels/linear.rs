@@ -1,0 +1,181 @@
+//! Linear layers: `y = x Wᵀ + b`, `W` stored row-major as `nn.Linear` does.
+//!
+//! An output element is one sum over the input features in sixteen lanes: lane `l` adds the
+//! products of features `l`, `l + 16`, … in order, and [`super::simd::Simd::sum`] folds the lanes.
+//! Neither the number of rows nor blocking changes that order. Few rows go through
+//! [`super::direct`], many through [`super::packed`].
+
+use std::ops::Range;
+
+use half::{bf16, f16};
+
+use super::level::Kernels;
+use super::simd::Element;
+use super::{direct, packed, parallel};
+
+/// A weight matrix, `out_features x in_features`, row-major and contiguous.
+#[derive(Debug, Clone, Copy)]
+pub enum Weights<'a> {
+    /// Float32.
+    F32(&'a [f32]),
+    /// Bfloat16, widened as it is read.
+    Bf16(&'a [bf16]),
+    /// Float16, widened as it is read.
+    F16(&'a [f16]),
+}
+
+impl Weights<'_> {
+    /// The number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(weights) => weights.len(),
+            Self::Bf16(weights) => weights.len(),
+            Self::F16(weights) => weights.len(),
+        }
+    }
+
+    /// True where there is no element.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The dimensions of one product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Columns of `x` and of the weight.
+    pub in_features: usize,
+    /// Rows of the weight, columns of the output.
+    pub out_features: usize,
+}
+
+/// What becomes of a finished sum.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Epilogue<'a> {
+    /// It is stored, plus the bias of its column.
+    Store(Option<&'a [f32]>),
+    /// It is added to what is there.
+    Accumulate,
+}
+
+impl Epilogue<'_> {
+    #[inline(always)]
+    pub(super) fn apply(self, column: usize, sum: f32, out: &mut f32) {
+        *out = match self {
+            Self::Store(None) => sum,
+            Self::Store(Some(bias)) => sum + bias[column],
+            Self::Accumulate => *out + sum,
+        };
+    }
+}
+
+impl Kernels {
+    /// `out = x Wᵀ + bias`, with `x` of `rows x in_features`, `out` of `rows x out_features` and
+    /// `bias` of `out_features`.
+    ///
+    /// # Panics
+    /// Where a slice does not have the length that `shape` says.
+    pub fn linear(
+        self,
+        x: &[f32],
+        weights: Weights<'_>,
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+        shape: LinearShape,
+    ) {
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), shape.out_features, "bug: bias length");
+        }
+        self.product(x, weights, Epilogue::Store(bias), out, shape);
+    }
+
+    pub(super) fn product(
+        self,
+        x: &[f32],
+        weights: Weights<'_>,
+        epilogue: Epilogue<'_>,
+        out: &mut [f32],
+        shape: LinearShape,
+    ) {
+        let LinearShape { rows, in_features, out_features } = shape;
+        assert_eq!(x.len(), rows * in_features, "bug: length of x");
+        assert_eq!(out.len(), rows * out_features, "bug: length of the output");
+        assert_eq!(weights.len(), out_features * in_features, "bug: length of the weight");
+        if out.is_empty() {
+            return;
+        }
+        match weights {
+            Weights::F32(weights) => self.typed(x, weights, epilogue, out, shape),
+            Weights::Bf16(weights) => self.typed(x, weights, epilogue, out, shape),
+            Weights::F16(weights) => self.typed(x, weights, epilogue, out, shape),
+        }
+    }
+
+    fn typed<E: Element>(
+        self,
+        x: &[f32],
+        weights: &[E],
+        epilogue: Epilogue<'_>,
+        out: &mut [f32],
+        shape: LinearShape,
+    ) {
+        let work = shape.rows * shape.in_features * shape.out_features;
+        let product = Product { weights, epilogue, in_features: shape.in_features };
+        let items = split_columns(out, shape.out_features, parallel::parts(work));
+        if shape.rows < packed::MIN_ROWS || shape.in_features == 0 {
+            parallel::for_each(work, items, |columns| {
+                self.run(direct::Direct { product, x, columns });
+            });
+        } else {
+            let packed_x = self.run(packed::PackRows { x, width: shape.in_features });
+            parallel::for_each(work, items, |columns| {
+                self.run(packed::Packed { product, x: &packed_x, columns });
+            });
+        }
+    }
+}
+
+/// What all parts of one product share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Product<'a, E> {
+    pub weights: &'a [E],
+    pub epilogue: Epilogue<'a>,
+    pub in_features: usize,
+}
+
+impl<'a, E> Product<'a, E> {
+    /// The weights of one output column.
+    #[inline(always)]
+    pub(super) fn column(&self, index: usize) -> &'a [E] {
+        &self.weights[index * self.in_features..][..self.in_features]
+    }
+}
+
+/// A range of output columns, and their place in each row of the output.
+#[derive(Debug)]
+pub(super) struct Columns<'a> {
+    pub range: Range<usize>,
+    pub rows: Vec<&'a mut [f32]>,
+}
+
+/// Splits a row-major output of `width` columns into at most `parts` ranges of columns.
+fn split_columns(out: &mut [f32], width: usize, parts: usize) -> Vec<Columns<'_>> {
+    let part_width = width.div_ceil(parts.max(1)).next_multiple_of(16);
+    let mut columns: Vec<Columns<'_>> = (0..width)
+        .step_by(part_width)
+        .map(|start| Columns {
+            range: start..(start + part_width).min(width),
+            rows: Vec::with_capacity(out.len() / width),
+        })
+        .collect();
+    for row in out.chunks_exact_mut(width) {
+        for (part, columns) in row.chunks_mut(part_width).zip(&mut columns) {
+            columns.rows.push(part);
+        }
+    }
+    columns
+}

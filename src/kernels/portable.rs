@@ -1,0 +1,112 @@
+//! The level that every machine has: plain arrays, whose fused multiply-add is one instruction
+//! where the target's baseline has it (aarch64) and a slow library call where not (x86-64).
+//!
+//! It defines what the vector levels must reproduce bit for bit.
+
+use half::{bf16, f16};
+
+use super::simd::{LANES, Simd};
+
+/// No requirement, hence no check.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Portable;
+
+type Vector = [f32; LANES];
+
+#[inline(always)]
+fn zip(a: Vector, b: Vector, f: impl Fn(f32, f32) -> f32) -> Vector {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+impl Simd for Portable {
+    type Vector = Vector;
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn vectorize<R>(self, body: impl FnOnce() -> R) -> R {
+        body()
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Vector {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Vector {
+        *from
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Vector {
+        from.map(bf16::to_f32)
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Vector {
+        from.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, _address: *const T) {}
+
+    #[inline(always)]
+    fn store(self, vector: Vector, to: &mut [f32; LANES]) {
+        *to = vector;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn div(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Vector, b: Vector, c: Vector) -> Vector {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn min(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn max(self, a: Vector, b: Vector) -> Vector {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn scale_exponent(self, a: Vector, n: Vector) -> Vector {
+        zip(a, n, |a, n| f32::from_bits(a.to_bits().wrapping_add(n.to_bits() << 23)))
+    }
+
+    #[inline(always)]
+    fn sum(self, mut a: Vector) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                a[i] += a[i + half];
+            }
+        }
+        a[0]
+    }
+
+    #[inline(always)]
+    fn sum4(self, a: [Vector; 4]) -> [f32; 4] {
+        a.map(|vector| self.sum(vector))
+    }
+}

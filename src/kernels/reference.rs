@@ -1,0 +1,124 @@
+//! Every kernel once more, as its formula reads, summing in float64: what the fast ones are tested
+//! against. Not fast, and not for serving.
+
+use super::{AttentionShape, AttentionSpan, LinearShape, LowRankShape, PagedKv, RotaryTables};
+
+/// `x Wᵀ + bias`; see [`super::Kernels::linear`].
+#[must_use]
+pub fn linear(x: &[f32], weights: &[f32], bias: Option<&[f32]>, shape: LinearShape) -> Vec<f32> {
+    let mut out = Vec::with_capacity(shape.rows * shape.out_features);
+    for row in 0..shape.rows {
+        for column in 0..shape.out_features {
+            let x = &x[row * shape.in_features..][..shape.in_features];
+            let weights = &weights[column * shape.in_features..][..shape.in_features];
+            let bias = bias.map_or(0.0, |bias| f64::from(bias[column]));
+            out.push((dot(x, weights) + bias) as f32);
+        }
+    }
+    out
+}
+
+/// `y + (x downᵀ) upᵀ`; see [`super::Kernels::low_rank_add`].
+#[must_use]
+pub fn low_rank_add(
+    x: &[f32],
+    down: &[f32],
+    up: &[f32],
+    y: &[f32],
+    shape: LowRankShape,
+) -> Vec<f32> {
+    let LowRankShape { rows, in_features, out_features, rank } = shape;
+    let inner = linear(x, down, None, LinearShape { rows, in_features, out_features: rank });
+    let delta = linear(&inner, up, None, LinearShape { rows, in_features: rank, out_features });
+    y.iter().zip(delta).map(|(y, delta)| y + delta).collect()
+}
+
+/// See [`super::Kernels::rms_norm`].
+#[must_use]
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let row = |x: &[f32]| {
+        let mean = dot(x, x) / x.len() as f64;
+        let scale = 1.0 / (mean + f64::from(eps)).sqrt();
+        let scaled = |(x, weight)| (f64::from(x) * scale * f64::from(weight)) as f32;
+        x.iter().copied().zip(weight.iter().copied()).map(scaled).collect::<Vec<_>>()
+    };
+    x.chunks_exact(weight.len()).flat_map(row).collect()
+}
+
+/// See [`super::Kernels::silu_mul`].
+#[must_use]
+pub fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let one = |(gate, up): (&f32, &f32)| {
+        let gate = f64::from(*gate);
+        (gate / (1.0 + (-gate).exp()) * f64::from(*up)) as f32
+    };
+    gate.iter().zip(up).map(one).collect()
+}
+
+/// See [`super::Kernels::rotary`].
+#[must_use]
+pub fn rotary(x: &[f32], positions: &[u32], tables: RotaryTables<'_>) -> Vec<f32> {
+    let half = tables.head_dim / 2;
+    let width = x.len() / positions.len().max(1);
+    let rotated = |i: usize| {
+        let (row, lane) = (i / width, i % tables.head_dim);
+        let angle = positions[row] as usize * half + lane % half;
+        let (cos, sin) = (f64::from(tables.cos[angle]), f64::from(tables.sin[angle]));
+        let (partner, sign) = if lane < half { (i + half, -1.0) } else { (i - half, 1.0) };
+        (f64::from(x[i]) * cos + sign * f64::from(x[partner]) * sin) as f32
+    };
+    (0..x.len()).map(rotated).collect()
+}
+
+/// See [`super::Kernels::paged_attention`].
+#[must_use]
+pub fn paged_attention(
+    q: &[f32],
+    kv: PagedKv<'_>,
+    spans: &[AttentionSpan<'_>],
+    shape: AttentionShape,
+) -> Vec<f32> {
+    let mut out = Vec::with_capacity(q.len());
+    for span in spans {
+        for (i, row) in span.rows.clone().enumerate() {
+            let visible = span.context_len - span.rows.len() + i + 1;
+            for head in 0..shape.num_heads {
+                let q = &q[row * shape.query_width() + head * shape.head_dim..][..shape.head_dim];
+                let kv_head = head / shape.group();
+                out.extend(attend(q, kv, (kv_head, visible), span.block_table, shape));
+            }
+        }
+    }
+    out
+}
+
+fn attend(
+    q: &[f32],
+    kv: PagedKv<'_>,
+    (kv_head, visible): (usize, usize),
+    block_table: &[u32],
+    shape: AttentionShape,
+) -> Vec<f32> {
+    let entry = |pool: &'_ [f32], token: usize| -> Vec<f32> {
+        let block = block_table[token / kv.block_size] as usize;
+        let slot = block * kv.block_size + token % kv.block_size;
+        let start = slot * shape.kv_width() + kv_head * shape.head_dim;
+        pool[start..start + shape.head_dim].to_vec()
+    };
+    let scale = f64::from(shape.scale);
+    let scores: Vec<f64> = (0..visible).map(|t| scale * dot(q, &entry(kv.keys, t))).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut out = vec![0.0; shape.head_dim];
+    for (t, weight) in weights.iter().enumerate() {
+        for (out, value) in out.iter_mut().zip(entry(kv.values, t)) {
+            *out += weight / total * f64::from(value);
+        }
+    }
+    out.into_iter().map(|out| out as f32).collect()
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}

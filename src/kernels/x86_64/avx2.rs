@@ -1,0 +1,198 @@
+//! AVX2 with FMA and F16C: a vector is two registers, the low eight lanes and the high.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use crate::kernels::simd::{LANES, Simd};
+
+/// Proof that this machine has AVX2, FMA and F16C; only [`Avx2::detect`] makes one.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::kernels) struct Avx2(());
+
+impl Avx2 {
+    /// The proof, where the machine has the features.
+    pub(in crate::kernels) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+}
+
+/// Lanes 0 to 7, and 8 to 15.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Vector(__m256, __m256);
+
+impl Simd for Avx2 {
+    type Vector = Vector;
+    const REGISTERS: usize = 8;
+
+    #[inline(always)]
+    fn vectorize<R>(self, body: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn inner<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        // SAFETY: `self` proves the features that `inner` enables.
+        unsafe { inner(body) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe {
+            let half = _mm256_set1_ps(value);
+            Vector(half, half)
+        }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 16 readable floats; the loads need no alignment.
+        unsafe {
+            let from = from.as_ptr();
+            Vector(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)))
+        }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[bf16; LANES]) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 32 readable bytes; the load needs no alignment.
+        unsafe {
+            let bits = _mm256_loadu_si256(from.as_ptr().cast());
+            let low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(bits));
+            let high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(bits));
+            Vector(
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 32 readable bytes; the load needs no alignment.
+        unsafe {
+            let bits = _mm256_loadu_si256(from.as_ptr().cast());
+            Vector(
+                _mm256_cvtph_ps(_mm256_castsi256_si128(bits)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(bits)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, address: *const T) {
+        // SAFETY: a prefetch is a hint: it reads no memory and never faults, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
+
+    #[inline(always)]
+    fn store(self, vector: Vector, to: &mut [f32; LANES]) {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `to` is 16 writable floats; the stores need no alignment.
+        unsafe {
+            let to = to.as_mut_ptr();
+            _mm256_storeu_ps(to, vector.0);
+            _mm256_storeu_ps(to.add(8), vector.1)
+        }
+    }
+
+    #[inline(always)]
+    fn add(self, a: Vector, b: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Vector, b: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Vector, b: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: Vector, b: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: Vector, b: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Vector, b: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: Vector, b: Vector, c: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+
+    #[inline(always)]
+    fn scale_exponent(self, a: Vector, n: Vector) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe {
+            let low = _mm256_slli_epi32::<23>(_mm256_castps_si256(n.0));
+            let high = _mm256_slli_epi32::<23>(_mm256_castps_si256(n.1));
+            Vector(
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.0), low)),
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.1), high)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn sum(self, a: Vector) -> f32 {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe {
+            let a = _mm256_add_ps(a.0, a.1);
+            let a = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+            _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)))
+        }
+    }
+
+    #[inline(always)]
+    fn sum4(self, a: [Vector; 4]) -> [f32; 4] {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `out` has room for the four floats stored.
+        unsafe {
+            // Each vector is first folded to four lanes; then all four are folded together.
+            let a = [
+                _mm256_add_ps(a[0].0, a[0].1),
+                _mm256_add_ps(a[1].0, a[1].1),
+                _mm256_add_ps(a[2].0, a[2].1),
+                _mm256_add_ps(a[3].0, a[3].1),
+            ];
+            let ac = _mm256_add_ps(
+                _mm256_permute2f128_ps::<0x20>(a[0], a[2]),
+                _mm256_permute2f128_ps::<0x31>(a[0], a[2]),
+            );
+            let bd = _mm256_add_ps(
+                _mm256_permute2f128_ps::<0x20>(a[1], a[3]),
+                _mm256_permute2f128_ps::<0x31>(a[1], a[3]),
+            );
+            let pairs =
+                _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ac, bd), _mm256_shuffle_ps::<0xEE>(ac, bd));
+            let sums = _mm256_add_ps(pairs, _mm256_permute_ps::<0xB1>(pairs));
+            // Now a a b b | c c d d.
+            let low = _mm256_castps256_ps128(sums);
+            let high = _mm256_extractf128_ps::<1>(sums);
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), _mm_shuffle_ps::<0x88>(low, high));
+            out
+        }
+    }
+}
