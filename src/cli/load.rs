@@ -120,7 +120,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     state.set_serving(Serving {
         engine: handle,
         registry: Arc::new(registry),
-        tokenizer: Arc::new(text.tokenizer),
+        tokenizer: text.tokenizer,
         chat_template: text.chat_template,
         max_model_len: cache.max_model_len,
         vocab_size: config.vocab_size,

@@ -10,7 +10,7 @@ use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, FinishReason, TokenLogprobs};
 use crate::metrics::Metrics;
 use crate::text::detokenizer::Detokenizer;
-use crate::text::stop::StopMatcher;
+use crate::text::stop::{StopMatcher, StopOutcome};
 
 /// A token that belongs to an answer: generated, or echoed from the prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,9 +72,11 @@ impl Delta {
 /// What decides where a choice's text ends.
 #[derive(Debug)]
 pub struct StopRules {
-    /// Strings that end it and are not part of it.
+    /// Finds the strings that end it and are not part of it; cloned for each choice.
+    pub matcher: StopMatcher,
+    /// Those strings.
     pub strings: Vec<String>,
-    /// Tokens that end it and whose text is not part of it.
+    /// Tokens that end it and whose text is not part of it, in ascending order.
     pub token_ids: Vec<u32>,
     /// The model's own end-of-sequence tokens among them.
     pub eos_token_ids: Vec<u32>,
@@ -112,7 +114,7 @@ impl Choice {
             index,
             events: Some(events),
             detokenizer,
-            matcher: StopMatcher::new(rules.strings.clone()),
+            matcher: rules.matcher.clone(),
             rules,
             metrics,
             generated: 0,
@@ -142,7 +144,7 @@ impl Choice {
             let piece = match event {
                 // Its receiver took them before the choice began.
                 Some(Event::PromptLogprobs(_)) => continue,
-                Some(Event::Token { token, logprobs }) => self.push(token, logprobs),
+                Some(Event::Token { token, logprobs }) => Ok(self.push(token, logprobs)),
                 Some(Event::Finished(reason)) => self.finish(reason),
                 Some(Event::Failed(message)) => {
                     self.end("error");
@@ -157,17 +159,18 @@ impl Choice {
         }
     }
 
-    fn push(&mut self, id: u32, logprobs: Option<TokenLogprobs>) -> Result<Delta, ApiError> {
+    fn push(&mut self, id: u32, logprobs: Option<TokenLogprobs>) -> Delta {
         self.generated += 1;
         let token = OutputToken { id, logprobs, text_offset: self.chars };
         let mut delta =
             Delta { index: self.index, tokens: vec![token], generated: 1, ..Delta::default() };
         // The engine ends here too: a stop token is never text, whatever it would decode to.
-        if !self.rules.token_ids.contains(&id) {
-            let text = self.detokenizer.push(id).map_err(|error| self.bug(&error))?;
+        if self.rules.token_ids.binary_search(&id).is_err() {
+            // A model may know ids that its tokenizer does not (padding): they have no text.
+            let text = self.detokenizer.push(id).unwrap_or_default();
             self.add_text(&text, &mut delta);
         }
-        Ok(delta)
+        delta
     }
 
     fn finish(&mut self, reason: FinishReason) -> Result<Delta, ApiError> {
@@ -185,10 +188,13 @@ impl Choice {
                 return Err(ApiError::draining());
             }
         };
-        let text = self.detokenizer.finish().map_err(|error| self.bug(&error))?;
+        let text = self.detokenizer.finish().unwrap_or_default();
         self.add_text(&text, &mut delta);
         if delta.finish.is_none() {
-            delta.text.push_str(&self.matcher.finish());
+            let outcome = self.matcher.finish();
+            self.add_outcome(outcome, &mut delta);
+        }
+        if delta.finish.is_none() {
             self.end(finish.reason);
             delta.finish = Some(finish);
         }
@@ -202,19 +208,17 @@ impl Choice {
             delta.text.push_str(text);
             return;
         }
-        let matched = self.matcher.push(text);
-        delta.text.push_str(&matched.emit);
-        if let Some(stop) = matched.stopped {
-            self.end("stop");
-            let stop_reason = StopReason::Text(stop);
-            delta.finish = Some(Finish { reason: "stop", stop_reason });
-        }
+        let outcome = self.matcher.push(text);
+        self.add_outcome(outcome, delta);
     }
 
-    fn bug(&mut self, error: &dyn std::error::Error) -> ApiError {
-        tracing::error!(%error, "bug: a generated token has no text");
-        self.end("error");
-        ApiError::internal()
+    fn add_outcome(&mut self, outcome: StopOutcome, delta: &mut Delta) {
+        delta.text.push_str(&outcome.text);
+        if let Some(index) = outcome.stopped {
+            self.end("stop");
+            let stop_reason = StopReason::Text(self.rules.strings[index].clone());
+            delta.finish = Some(Finish { reason: "stop", stop_reason });
+        }
     }
 
     /// Ends the choice: counted once, and aborted in the engine if it still runs there.

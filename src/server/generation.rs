@@ -17,6 +17,7 @@ use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
 use crate::text::detokenizer::Detokenizer;
+use crate::text::stop::StopMatcher;
 
 /// Log-probabilities of a prompt's tokens.
 pub type PromptLogprobs = Vec<Option<TokenLogprobs>>;
@@ -28,6 +29,8 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// Tokens to generate at most.
     pub max_tokens: usize,
+    /// Continues its text.
+    pub detokenizer: Detokenizer,
     /// Where its choices begin with the prompt itself.
     pub echo: Option<Echo>,
 }
@@ -56,8 +59,6 @@ pub struct Job {
     pub prompt_logprobs: Option<usize>,
     /// Strings that end a choice.
     pub stop: Vec<String>,
-    /// Leaves special tokens out of the text.
-    pub skip_special_tokens: bool,
     /// The adapter; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
 }
@@ -103,6 +104,7 @@ impl Generation {
         running: Running,
     ) -> Result<Self, ApiError> {
         let rules = Arc::new(StopRules {
+            matcher: job.stop_matcher()?,
             strings: job.stop.clone(),
             token_ids: job.sampling.stop_token_ids.clone(),
             eos_token_ids: serving.eos_token_ids.clone(),
@@ -131,8 +133,7 @@ impl Generation {
                 None => None,
             };
             for (k, events) in std::iter::once(first).chain(streams).enumerate() {
-                let detokenizer =
-                    Detokenizer::new(Arc::clone(&serving.tokenizer), job.skip_special_tokens);
+                let detokenizer = prompt.detokenizer.clone();
                 let (rules, metrics) = (Arc::clone(&rules), Arc::clone(&state.metrics));
                 let index = number * job.n + k;
                 let mut choice = Choice::new(index, events, detokenizer, rules, metrics);
@@ -226,6 +227,11 @@ impl Generation {
 }
 
 impl Job {
+    fn stop_matcher(&self) -> Result<StopMatcher, ApiError> {
+        StopMatcher::new(self.stop.clone())
+            .map_err(|error| ApiError::invalid("stop", format!("`stop` is wrong: {error}")))
+    }
+
     fn request(&self, state: &AppState, prompt: &Prompt, arrived: Instant) -> Request {
         Request {
             id: state.request_id(),

@@ -86,9 +86,8 @@ impl Lifecycle {
 impl Running {
     /// Returns once running requests must end.
     pub async fn aborted(&mut self) {
-        if self.phase.wait_for(|phase| *phase == Phase::Aborting).await.is_err() {
-            // The server's state is gone: so is every reason to go on.
-        }
+        // An error means that the server's state is gone, and every reason to go on with it.
+        let _ = self.phase.wait_for(|phase| *phase == Phase::Aborting).await;
     }
 }
 

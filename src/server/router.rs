@@ -66,3 +66,24 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     tracing::error!(message, "bug: a handler panicked");
     ApiError::internal().into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_that_says_nothing_of_the_inside() {
+        async fn bug() {
+            panic!("secret")
+        }
+        let router = Router::new().route("/", get(bug)).layer(CatchPanicLayer::custom(panicked));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let body = to_bytes(response.into_body(), 1000).await.unwrap();
+        assert_eq!(body, ApiError::internal().to_json());
+    }
+}

@@ -76,7 +76,7 @@ pub struct Serving {
     /// Names of the base model and the adapters.
     pub registry: Arc<Registry>,
     /// The model's tokenizer.
-    pub tokenizer: Arc<Tokenizer>,
+    pub tokenizer: Tokenizer,
     /// The model's chat template, where it has one.
     pub chat_template: Option<ChatTemplate>,
     /// Tokens of prompt and answer together.

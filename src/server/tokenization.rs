@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::error::{ApiError, ApiResult};
 use super::extract::JsonObject;
+use super::openai::convert;
 use super::openai::fields::Fields;
 use super::openai::messages::take_messages;
-use super::openai::{convert, render};
+use super::openai::render::{self, TemplateOptions};
 use super::state::{AppState, Serving, text_work};
 
 /// What [`tokenize`] answers.
@@ -32,7 +33,7 @@ pub struct Detokenized {
 /// What is to be tokenised.
 enum Input {
     Prompt(String),
-    Messages { messages: Value, add_generation_prompt: bool },
+    Messages { messages: Value, template: TemplateOptions },
 }
 
 /// Answers `POST /tokenize`.
@@ -55,12 +56,13 @@ pub async fn tokenize(
     let work = move || {
         let (text, param) = match input {
             Input::Prompt(text) => (text, "prompt"),
-            Input::Messages { messages, add_generation_prompt } => {
-                (render::chat(&serving, &messages, add_generation_prompt)?, "messages")
+            Input::Messages { messages, template } => {
+                (render::chat(&serving, &messages, template)?, "messages")
             }
         };
         let tokens = convert::encode(&serving, &text, add_special_tokens, param)?;
-        let strings = || tokens.iter().map(|id| serving.tokenizer.token_text(*id)).collect();
+        let string = |id: &u32| serving.tokenizer.token_text(*id).unwrap_or_default();
+        let strings = || tokens.iter().map(string).collect();
         Ok(Tokenized {
             count: tokens.len(),
             max_model_len: serving.max_model_len,
@@ -78,9 +80,7 @@ fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
             let messages = take_messages(fields).map_err(|error| {
                 if error == fields.missing("messages") { fields.missing("prompt") } else { error }
             })?;
-            let add_generation_prompt = fields.boolean("add_generation_prompt", true)?;
-            render::take_template_options(fields)?;
-            Ok(Input::Messages { messages, add_generation_prompt })
+            Ok(Input::Messages { messages, template: TemplateOptions::take(fields)? })
         }
     }
 }
@@ -100,10 +100,10 @@ pub async fn detokenize(
         fields.tokens("tokens", serving.vocab_size)?.ok_or_else(|| fields.missing("tokens"))?;
     finish(&state, fields)?;
     let work = move || {
-        let prompt = serving.tokenizer.decode(&tokens, false).map_err(|error| {
-            tracing::warn!(%error, "tokens could not be decoded");
-            ApiError::invalid("tokens", "`tokens` could not be decoded")
-        })?;
+        let prompt = serving
+            .tokenizer
+            .decode(&tokens, false)
+            .map_err(|error| ApiError::invalid("tokens", error.to_string()))?;
         Ok(Detokenized { prompt })
     };
     text_work(&state, work).await.map(Json)

@@ -1,6 +1,16 @@
-//! Stub until the text module lands.
-#![allow(missing_docs)]
+//! Text as pure functions: tokens to characters and back, stop strings, chat templates.
+//!
+//! Nothing here is async, knows HTTP, a tensor or another module of this crate. Files are read by
+//! the callers: everything takes bytes, strings or JSON values.
+
 pub mod chat_template;
 pub mod detokenizer;
+pub mod gguf_vocab;
+mod json_dumps;
+mod pieces;
+#[cfg(test)]
+mod samples;
 pub mod stop;
+mod strftime;
 pub mod tokenizer;
+pub mod tokenizer_config;

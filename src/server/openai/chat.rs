@@ -10,10 +10,11 @@ use serde_json::Value;
 use super::answer::{Answer, finish_fields};
 use super::convert::{self, PromptInput, PromptRules};
 use super::fields::Fields;
+use super::logprobs;
 use super::messages::take_messages;
+use super::render::{self, TemplateOptions};
 use super::types::{ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope};
 use super::validate::{self, Common, MAX_LOGPROBS};
-use super::{logprobs, render};
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
@@ -34,7 +35,7 @@ struct ChatRequest {
     max_tokens: Option<(&'static str, usize)>,
     /// Top tokens, where log-probabilities were asked for.
     logprobs: Option<usize>,
-    add_generation_prompt: bool,
+    template: TemplateOptions,
     add_special_tokens: bool,
 }
 
@@ -93,21 +94,21 @@ impl ChatRequest {
             messages: take_messages(&mut fields)?,
             max_tokens: validate::take_max_tokens(&mut fields, &names, 1)?,
             logprobs: take_logprobs(&mut fields)?,
-            add_generation_prompt: fields.boolean("add_generation_prompt", true)?,
+            template: TemplateOptions::take(&mut fields)?,
             // The template writes them itself.
             add_special_tokens: fields.boolean("add_special_tokens", false)?,
             common,
         };
-        render::take_template_options(&mut fields)?;
         Ok((request, validate::take_rest(fields)?))
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
-        let text = render::chat(serving, &self.messages, self.add_generation_prompt)?;
+        let text = render::chat(serving, &self.messages, self.template)?;
         let rules = PromptRules {
             param: "messages",
             add_special_tokens: self.add_special_tokens,
             echo: false,
+            skip_special_tokens: self.common.skip_special_tokens,
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
             default_max_tokens: (config.max_request_tokens / self.common.n).max(1),

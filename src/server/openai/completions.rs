@@ -112,6 +112,7 @@ impl CompletionRequest {
             param: "prompt",
             add_special_tokens: self.add_special_tokens,
             echo: self.echo,
+            skip_special_tokens: self.common.skip_special_tokens,
             max_tokens: self.max_tokens.map(|asked| ("max_tokens", asked)),
             default_max_tokens: DEFAULT_MAX_TOKENS,
         };

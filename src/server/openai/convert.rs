@@ -28,6 +28,8 @@ pub struct PromptRules<'a> {
     pub add_special_tokens: bool,
     /// Begins answers with the prompt.
     pub echo: bool,
+    /// Leaves special tokens out of the text.
+    pub skip_special_tokens: bool,
     /// Tokens to generate, with the field that asked for them.
     pub max_tokens: Option<(&'a str, usize)>,
     /// Tokens to generate where nobody asked.
@@ -68,8 +70,31 @@ fn prompt(
         rules.default_max_tokens,
         serving.max_model_len,
     )?;
-    let echo = if rules.echo { Some(echo(serving, &tokens, text)?) } else { None };
-    Ok(Prompt { tokens, max_tokens, echo })
+    // Read once for all choices: their text continues the prompt's.
+    let mut detokenizer = Detokenizer::new(serving.tokenizer.clone(), rules.skip_special_tokens);
+    let decoded = decode(&mut detokenizer, &tokens);
+    let echo = match text {
+        // Given back as it came, whatever the tokenizer added or changed.
+        Some(text) if rules.skip_special_tokens => Echo { text, ..decoded },
+        _ => decoded,
+    };
+    let echo = rules.echo.then_some(echo);
+    Ok(Prompt { tokens, max_tokens, detokenizer, echo })
+}
+
+/// The text of `tokens`, without an end that is no whole character.
+fn decode(detokenizer: &mut Detokenizer, tokens: &[u32]) -> Echo {
+    let mut text = String::new();
+    let mut chars = 0;
+    let mut text_offsets = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        text_offsets.push(chars);
+        // A model may know ids that its tokenizer does not (padding): they have no text.
+        let piece = detokenizer.push(*token).unwrap_or_default();
+        chars += piece.chars().count();
+        text.push_str(&piece);
+    }
+    Echo { text, text_offsets }
 }
 
 /// Tokenises `text`.
@@ -86,24 +111,6 @@ pub fn encode(
         tracing::warn!(%error, "a prompt could not be tokenised");
         ApiError::invalid(param, format!("`{param}` could not be tokenised"))
     })
-}
-
-/// The prompt as text: as it came, or decoded, without the end that is no whole character.
-fn echo(serving: &Serving, tokens: &[u32], text: Option<String>) -> Result<Echo, ApiError> {
-    let mut detokenizer = Detokenizer::new(Arc::clone(&serving.tokenizer), true);
-    let mut decoded = String::new();
-    let mut chars = 0;
-    let mut text_offsets = Vec::with_capacity(tokens.len());
-    for token in tokens {
-        text_offsets.push(chars);
-        let piece = detokenizer.push(*token).map_err(|error| {
-            tracing::error!(%error, "bug: a prompt's token has no text");
-            ApiError::internal()
-        })?;
-        chars += piece.chars().count();
-        decoded.push_str(&piece);
-    }
-    Ok(Echo { text: text.unwrap_or(decoded), text_offsets })
 }
 
 /// The job of a request, once its prompts are known.
@@ -143,7 +150,6 @@ pub fn job(
         logprobs,
         prompt_logprobs,
         stop: common.stop.clone(),
-        skip_special_tokens: common.skip_special_tokens,
         adapter: match &common.target {
             Target::Base => None,
             Target::Adapter(version) => Some(Arc::clone(version)),

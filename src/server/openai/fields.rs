@@ -29,6 +29,12 @@ impl Fields {
         self.map.swap_remove(name).filter(|value| !value.is_null())
     }
 
+    /// True where a field is there and says something.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// The names of the fields that are left.
     pub fn rest(&self) -> impl Iterator<Item = &str> {
         self.map.keys().map(String::as_str)

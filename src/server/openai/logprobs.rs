@@ -20,7 +20,7 @@ fn finite(logprob: f32) -> f32 {
 /// A token's text, or `bytes:\x..` where its bytes are no whole characters.
 #[must_use]
 pub fn token_string(tokenizer: &Tokenizer, id: u32) -> String {
-    match String::from_utf8(tokenizer.token_bytes(id)) {
+    match String::from_utf8(tokenizer.token_bytes(id).unwrap_or_default()) {
         Ok(text) => text,
         Err(error) => error.as_bytes().iter().fold("bytes:".to_owned(), |mut text, byte| {
             text.push_str(&format!("\\x{byte:02x}"));
@@ -67,7 +67,7 @@ pub fn chat(tokenizer: &Tokenizer, tokens: Vec<OutputToken>) -> ChatLogprobs {
     let write = |Logprob { token, logprob }: &Logprob| TokenLogprob {
         token: token_string(tokenizer, *token),
         logprob: finite(*logprob),
-        bytes: tokenizer.token_bytes(*token),
+        bytes: tokenizer.token_bytes(*token).unwrap_or_default(),
     };
     let content = tokens
         .into_iter()

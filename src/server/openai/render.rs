@@ -1,11 +1,39 @@
-//! Messages through the model's chat template. Templates are the operator's, never a request's.
+//! Messages through the model's chat template. Templates are the operator's, never a request's,
+//! and a request sets no variable of them but those named here.
 
 use serde_json::Value;
 
 use super::fields::Fields;
 use crate::server::error::ApiError;
 use crate::server::state::Serving;
-use crate::text::chat_template::RenderOptions;
+use crate::text::chat_template::{ChatTemplateError, RenderOptions};
+
+/// What a request may tell the template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TemplateOptions {
+    add_generation_prompt: bool,
+    enable_thinking: Option<bool>,
+}
+
+impl TemplateOptions {
+    /// Takes `add_generation_prompt`, and `enable_thinking` from `chat_template_kwargs`.
+    ///
+    /// # Errors
+    /// Where one is no boolean, and for any other variable.
+    pub fn take(fields: &mut Fields) -> Result<Self, ApiError> {
+        let add_generation_prompt = fields.boolean("add_generation_prompt", true)?;
+        let mut enable_thinking = None;
+        if let Some(mut variables) = fields.object("chat_template_kwargs")? {
+            if variables.has("enable_thinking") {
+                enable_thinking = Some(variables.boolean("enable_thinking", false)?);
+            }
+            if let Some(other) = variables.rest().next() {
+                return Err(ApiError::unsupported(format!("chat_template_kwargs.{other}")));
+            }
+        }
+        Ok(Self { add_generation_prompt, enable_thinking })
+    }
+}
 
 /// Renders checked messages. Slow for long ones: not for async threads.
 ///
@@ -14,36 +42,25 @@ use crate::text::chat_template::RenderOptions;
 pub fn chat(
     serving: &Serving,
     messages: &Value,
-    add_generation_prompt: bool,
+    options: TemplateOptions,
 ) -> Result<String, ApiError> {
     let template = serving.chat_template.as_ref().ok_or_else(|| {
         let message = "this model has no chat template: use `/v1/completions`";
         ApiError::invalid("messages", message)
     })?;
-    let options = RenderOptions::default();
-    template.render(messages, add_generation_prompt, &options).map_err(|error| {
-        match error.refusal() {
-            Some(refusal) => ApiError::invalid(
-                "messages",
-                format!("the chat template refuses these messages: {refusal}"),
-            ),
-            None => {
-                tracing::warn!(%error, "the chat template failed");
-                ApiError::invalid("messages", "the chat template cannot render these messages")
-            }
+    let add_generation_prompt = options.add_generation_prompt;
+    let options =
+        RenderOptions { enable_thinking: options.enable_thinking, ..RenderOptions::default() };
+    template.render(messages, add_generation_prompt, &options).map_err(|error| match error {
+        ChatTemplateError::Compile(_) => {
+            tracing::error!(%error, "bug: a template that compiled does not compile");
+            ApiError::internal()
         }
+        ChatTemplateError::Render(_) => {
+            // Its lines are the operator's, not the client's.
+            tracing::warn!(%error, "a chat template failed");
+            ApiError::invalid("messages", "the chat template cannot render these messages")
+        }
+        error => ApiError::invalid("messages", error.to_string()),
     })
-}
-
-/// Takes `chat_template_kwargs`, which may be empty.
-///
-/// # Errors
-/// Where it is not.
-pub fn take_template_options(fields: &mut Fields) -> Result<(), ApiError> {
-    match fields.object("chat_template_kwargs")? {
-        Some(options) if options.rest().next().is_some() => {
-            Err(ApiError::unsupported("chat_template_kwargs"))
-        }
-        _ => Ok(()),
-    }
 }

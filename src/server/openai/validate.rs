@@ -15,7 +15,7 @@ const MAX_CHOICES: i64 = 128;
 const MAX_STOPS: usize = 4;
 
 /// Fields that change nothing here: accepted, checked by nobody.
-const IGNORED: [&str; 20] = [
+const IGNORED: [&str; 19] = [
     "metadata",
     "moderation",
     "mm_processor_kwargs",
@@ -27,7 +27,6 @@ const IGNORED: [&str; 20] = [
     "prompt_cache_retention",
     "reasoning_effort",
     "request_id",
-    "return_tokens_as_token_ids",
     "safety_identifier",
     "service_tier",
     "spaces_between_special_tokens",
@@ -39,7 +38,7 @@ const IGNORED: [&str; 20] = [
 ];
 
 /// Fields that ask for what this server does not do. Refused, unless they ask for nothing.
-const REFUSED: [&str; 29] = [
+const REFUSED: [&str; 30] = [
     "allowed_token_ids",
     "audio",
     "bad_words",
@@ -59,6 +58,7 @@ const REFUSED: [&str; 29] = [
     "logits_processors",
     "prompt_embeds",
     "return_token_ids",
+    "return_tokens_as_token_ids",
     "structured_outputs",
     "suffix",
     "thinking_token_budget",

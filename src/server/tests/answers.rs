@@ -223,6 +223,13 @@ async fn tokens_and_back() {
     let tokenized = server.answer("/tokenize", &body).await;
     let text = server.answer("/detokenize", &json!({"tokens": tokenized["tokens"]})).await;
     assert_eq!(text["prompt"], "<s>user\nhi</s>\n<s>assistant\n");
+    let body = json!({
+        "messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": false,
+        "chat_template_kwargs": {"enable_thinking": true},
+    });
+    let tokenized = server.answer("/tokenize", &body).await;
+    let text = server.answer("/detokenize", &json!({"tokens": tokenized["tokens"]})).await;
+    assert_eq!(text["prompt"], "<s>user\nhi</s>\n<think>");
     let info: Value = server.get("/tokenizer_info").await.json().await.unwrap();
     assert_eq!(info, json!({"tokenizer_class": "PreTrainedTokenizerFast"}));
 }

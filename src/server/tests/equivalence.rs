@@ -109,24 +109,25 @@ async fn check(server: &Server, script: &Mutex<Vec<Vec<u32>>>, case: Case) {
     }
     let expected: Vec<_> = whole["choices"].as_array().unwrap().iter().map(reduce).collect();
     assert_eq!(choices, expected);
-    if let ([] | [_], Some(0)) = (&case.stops[..], case.extra["min_tokens"].as_u64()) {
+    if case.extra["min_tokens"] == 0 {
         for (choice, script) in expected.iter().zip(&case.scripts) {
             check_text(choice, script, &case);
         }
     }
 }
 
-/// The oracle: all bytes before the end of sequence at once, cut at the stop string.
+/// The oracle: all bytes before the end of sequence at once, cut at the first stop string.
 fn check_text(choice: &Value, script: &[u32], case: &Case) {
     let skip = case.extra["skip_special_tokens"] == true;
     let script = script.iter().copied().take(20).take_while(|token| *token != super::harness::EOS);
     let bytes: Vec<u8> = script
         .filter(|token| !(skip && *token < 3))
-        .flat_map(|token| TOKENIZER.token_bytes(token))
+        .flat_map(|token| TOKENIZER.token_bytes(token).unwrap())
         .collect();
     // Broken characters: decoders differ in how many replacement characters they write.
     let Ok(text) = String::from_utf8(bytes) else { return };
-    let text = case.stops.first().and_then(|stop| Some(text.split_once(stop)?.0)).unwrap_or(&text);
+    let end = case.stops.iter().filter_map(|stop| text.find(stop)).min();
+    let text = end.map_or(&text[..], |end| &text[..end]);
     let echo = if case.extra["echo"] == true { "jump" } else { "" };
     assert_eq!(choice["text"], format!("{echo}{text}"));
 }

@@ -15,16 +15,18 @@ use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprob
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, SamplingDefaults, ServerConfig, Serving};
 use crate::server::{Drained, serve};
+use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer_config::SpecialTokens;
 
 /// The end of sequence in the fixture's tokenizer.
 pub const EOS: u32 = 2;
 pub const MAX_MODEL_LEN: usize = 64;
 pub const VOCAB_SIZE: usize = 320;
 
-pub static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
+pub static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
     let json = include_bytes!("../../../tests/fixtures/tiny/tokenizer.json");
-    Arc::new(Tokenizer::from_bytes(json).unwrap())
+    Tokenizer::from_json(json).unwrap()
 });
 
 /// Token ids of `text`.
@@ -112,7 +114,7 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
     let serving = Serving {
         engine: handle,
         registry: Arc::new(registry),
-        tokenizer: Arc::clone(&TOKENIZER),
+        tokenizer: TOKENIZER.clone(),
         chat_template: Some(chat_template()),
         max_model_len: MAX_MODEL_LEN,
         vocab_size: VOCAB_SIZE,
@@ -125,8 +127,13 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
     (serving, Engine(receiver))
 }
 
-fn chat_template() -> crate::text::chat_template::ChatTemplate {
-    crate::text::chat_template::ChatTemplate
+fn chat_template() -> ChatTemplate {
+    let source = "{% for m in messages %}{% if m['role'] == 'system' %}\
+        {{ raise_exception('no system') }}{% endif %}\
+        <s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}\
+        {% if add_generation_prompt %}<s>assistant\n{% endif %}\
+        {% if enable_thinking %}<think>{% endif %}";
+    ChatTemplate::new(source, SpecialTokens::default()).unwrap()
 }
 
 /// A running server.
