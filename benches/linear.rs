@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use sorsa::kernels::{Kernels, Level, LinearShape, Weights};
 
-const ROWS: [usize; 6] = [1, 4, 8, 16, 32, 512];
+const ROWS: [usize; 8] = [1, 4, 8, 16, 32, 64, 128, 512];
 /// The 49,152 columns of an output head are for logit rows only, never for 512 of them.
 const MAX_OUT: usize = 10_000_000;
 const MIN_TIME: Duration = Duration::from_millis(400);

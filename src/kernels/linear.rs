@@ -126,14 +126,14 @@ impl Kernels {
         let work = shape.rows * shape.in_features * shape.out_features;
         let product = Product { weights, epilogue, in_features: shape.in_features };
         let items = split_columns(out, shape.out_features, parallel::parts(work));
-        if shape.rows < packed::MIN_ROWS || shape.in_features == 0 {
-            parallel::for_each(work, items, |columns| {
-                self.run(direct::Direct { product, x, columns });
-            });
-        } else {
+        if shape.in_features > 0 && self.run(packed::Pays { rows: shape.rows }) {
             let packed_x = self.run(packed::PackRows { x, width: shape.in_features });
             parallel::for_each(work, items, |columns| {
                 self.run(packed::Packed { product, x: &packed_x, columns });
+            });
+        } else {
+            parallel::for_each(work, items, |columns| {
+                self.run(direct::Direct { product, x, columns });
             });
         }
     }
@@ -152,6 +152,12 @@ impl<'a, E> Product<'a, E> {
     #[inline(always)]
     pub(super) fn column(&self, index: usize) -> &'a [E] {
         &self.weights[index * self.in_features..][..self.in_features]
+    }
+
+    /// Where that column would lie, for prefetching: perhaps behind the end.
+    #[inline(always)]
+    pub(super) fn column_address(&self, index: usize) -> *const E {
+        self.weights.as_ptr().wrapping_add(index * self.in_features)
     }
 }
 

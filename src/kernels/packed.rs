@@ -2,18 +2,39 @@
 //! reads them, widened and padded with zeros, in blocks that stay in the cache. There is at least
 //! one input feature.
 
+use std::ops::Range;
+
 use super::linear::{Columns, Product};
 use super::simd::{Element, LANES, Lanes, Simd, Task, sums};
 
-/// From how many rows on packing pays.
-pub(super) const MIN_ROWS: usize = 8;
+/// From how many rows on packing pays where tiles are wide (measured), and where they are narrow.
+const MIN_ROWS: (usize, usize) = (128, 16);
 
 /// Packed weights of one panel: they stay in the second-level cache while all rows pass.
 const PANEL_BYTES: usize = 1 << 18;
 
+/// At most so many vectors along the input features lie between two visits of a tile's sums to
+/// memory, so that a block
+/// of its rows stays in the first-level cache while the columns pass.
+const BLOCK: usize = 48;
+
 /// Rows and columns of a register tile: their product, in vectors, is held in registers.
 const WIDE_TILE: (usize, usize) = (4, 4);
 const NARROW_TILE: (usize, usize) = (3, 2);
+
+/// Whether packing pays for so many rows.
+pub(super) struct Pays {
+    pub rows: usize,
+}
+
+impl Task for Pays {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _simd: S) -> bool {
+        self.rows >= if S::REGISTERS >= 32 { MIN_ROWS.0 } else { MIN_ROWS.1 }
+    }
+}
 
 /// Packs the rows of `x`, each `width` long, into tiles.
 pub(super) struct PackRows<'a> {
@@ -45,7 +66,7 @@ impl Task for PackRows<'_> {
 #[inline(always)]
 fn pack<'a, S: Simd, E: Element + 'a>(
     simd: S,
-    lines: std::ops::Range<usize>,
+    lines: Range<usize>,
     line: impl Fn(usize) -> &'a [E],
     chunks: usize,
     packed: &mut Vec<Lanes>,
@@ -110,50 +131,113 @@ impl<E: Element> Packed<'_, '_, E> {
     fn all_rows<S: Simd, const R: usize, const C: usize>(
         &mut self,
         simd: S,
-        columns: std::ops::Range<usize>,
+        columns: Range<usize>,
         panel: &[Lanes],
     ) {
         let chunks = self.product.in_features.div_ceil(LANES);
-        let epilogue = self.product.epilogue;
-        let offset = self.columns.range.start;
-        for (tile, rows) in self.columns.rows.chunks_mut(R).enumerate() {
+        // While this panel is computed, the weights of the next one come from memory.
+        let next = self.product.column_address(columns.end);
+        let group_bytes = C * self.product.in_features * size_of::<E>();
+        let share = group_bytes.div_ceil(self.columns.rows.len().div_ceil(R));
+        let stride = share.div_ceil(chunks);
+        let groups = columns.len().div_ceil(C);
+        let block_len = chunks.div_ceil(chunks.div_ceil(BLOCK));
+        let mut partial = vec![[[Lanes::ZERO; C]; R]; if chunks > block_len { groups } else { 0 }];
+        for tile in 0..self.columns.rows.len().div_ceil(R) {
             let (x, _) = self.x[tile * R * chunks..][..R * chunks].as_chunks::<R>();
-            for (group, first) in columns.clone().step_by(C).enumerate() {
-                let (weights, _) = panel[group * C * chunks..][..C * chunks].as_chunks::<C>();
-                let sums = tile_sums(simd, x, weights);
-                for (out, sums) in rows.iter_mut().zip(sums) {
-                    for (column, sum) in (first..columns.end).zip(sums) {
-                        epilogue.apply(column, sum, &mut out[column - offset]);
+            for start in (0..chunks).step_by(block_len) {
+                let block = start..chunks.min(start + block_len);
+                for group in 0..groups {
+                    let (weights, _) = panel[group * C * chunks..][..C * chunks].as_chunks::<C>();
+                    let ahead = next
+                        .cast::<u8>()
+                        .wrapping_add(group * group_bytes + tile * share + start * stride);
+                    let mut acc = [[simd.splat(0.0); C]; R];
+                    if start > 0 {
+                        load_tile(simd, &partial[group], &mut acc);
+                    }
+                    let weights = &weights[block.clone()];
+                    add_products(simd, &mut acc, &x[block.clone()], weights, (ahead, stride));
+                    if block.end < chunks {
+                        store_tile(simd, &acc, &mut partial[group]);
+                    } else {
+                        let first = columns.start + group * C;
+                        self.finish(simd, acc, tile * R, first..columns.end.min(first + C));
                     }
                 }
             }
         }
     }
+
+    /// Writes a tile's sums; rows and columns that only pad it are left out.
+    #[inline(always)]
+    fn finish<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        simd: S,
+        acc: [[S::Vector; C]; R],
+        row: usize,
+        columns: Range<usize>,
+    ) {
+        let offset = self.columns.range.start;
+        for (out, acc) in self.columns.rows[row..].iter_mut().zip(acc) {
+            let out = &mut out[columns.start - offset..columns.end - offset];
+            for ((column, sum), out) in columns.clone().zip(sums(simd, acc)).zip(out) {
+                self.product.epilogue.apply(column, sum, out);
+            }
+        }
+    }
 }
 
-/// The `R x C` dot products of packed rows and columns.
+/// Adds the `R x C` products of packed rows and columns. Each step asks for the line that lies
+/// `stride` bytes behind the one before, from `ahead` on.
 #[inline(always)]
-fn tile_sums<S: Simd, const R: usize, const C: usize>(
+fn add_products<S: Simd, const R: usize, const C: usize>(
     simd: S,
+    acc: &mut [[S::Vector; C]; R],
     x: &[[Lanes; R]],
     weights: &[[Lanes; C]],
-) -> [[f32; C]; R] {
-    let mut acc = [[simd.splat(0.0); C]; R];
+    (mut ahead, stride): (*const u8, usize),
+) {
+    let mut sums = *acc;
     let mut w = [simd.splat(0.0); C];
     for (x, weights) in x.iter().zip(weights) {
+        simd.prefetch(ahead);
+        ahead = ahead.wrapping_add(stride);
         for c in 0..C {
             w[c] = simd.load(&weights[c].0);
         }
         for r in 0..R {
             let x = simd.load(&x[r].0);
             for c in 0..C {
-                acc[r][c] = simd.mul_add(x, w[c], acc[r][c]);
+                sums[r][c] = simd.mul_add(x, w[c], sums[r][c]);
             }
         }
     }
-    let mut out = [[0.0; C]; R];
+    *acc = sums;
+}
+
+#[inline(always)]
+fn load_tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    from: &[[Lanes; C]; R],
+    acc: &mut [[S::Vector; C]; R],
+) {
     for r in 0..R {
-        out[r] = sums(simd, acc[r]);
+        for c in 0..C {
+            acc[r][c] = simd.load(&from[r][c].0);
+        }
     }
-    out
+}
+
+#[inline(always)]
+fn store_tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    acc: &[[S::Vector; C]; R],
+    to: &mut [[Lanes; C]; R],
+) {
+    for r in 0..R {
+        for c in 0..C {
+            simd.store(acc[r][c], &mut to[r][c].0);
+        }
+    }
 }

@@ -9,7 +9,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 
-const ROWS: [usize; 9] = [0, 1, 2, 3, 5, 8, 13, 33, 70];
+/// Numbers of rows that reach every path: some products change theirs at 16 and at 128 rows.
+const ROWS: [usize; 10] = [0, 1, 2, 3, 5, 8, 13, 33, 70, MAX_ROWS];
+const MAX_ROWS: usize = 131;
 
 fn random(len: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -88,14 +90,15 @@ fn linear_is_the_naive_product_at_every_level_and_type() {
 
 #[test]
 fn a_row_alone_is_the_row_in_a_batch_and_at_every_level() {
-    for (in_features, out_features) in [(33, 21), (576, 70), (250, 259)] {
-        let x = random(70 * in_features, 4);
+    for (in_features, out_features) in [(33, 21), (1100, 70), (250, 259)] {
+        let x = random(MAX_ROWS * in_features, 4);
         for (weights, _) in Stored::random(in_features * out_features, 5).each() {
             let alone = |kernels, row: usize| {
                 let shape = LinearShape { rows: 1, in_features, out_features };
                 linear(kernels, &x[row * in_features..][..in_features], weights, shape)
             };
-            let expected: Vec<f32> = (0..70).flat_map(|row| alone(Kernels::best(), row)).collect();
+            let expected: Vec<f32> =
+                (0..MAX_ROWS).flat_map(|row| alone(Kernels::best(), row)).collect();
             for kernels in levels() {
                 for rows in ROWS {
                     let shape = LinearShape { rows, in_features, out_features };
@@ -110,7 +113,7 @@ fn a_row_alone_is_the_row_in_a_batch_and_at_every_level() {
 
 #[test]
 fn the_number_of_threads_and_the_order_of_rows_change_nothing() {
-    let shape = LinearShape { rows: 40, in_features: 300, out_features: 500 };
+    let shape = LinearShape { rows: MAX_ROWS, in_features: 300, out_features: 500 };
     let x = random(shape.rows * shape.in_features, 6);
     let weights = random(shape.in_features * shape.out_features, 7);
     let reversed: Vec<f32> = x.chunks(shape.in_features).rev().flatten().copied().collect();
@@ -128,8 +131,8 @@ fn the_number_of_threads_and_the_order_of_rows_change_nothing() {
 fn low_rank_adds_the_delta_and_does_not_see_other_rows() {
     let (in_features, out_features) = (70, 45);
     for rank in [1, 7, 16, 33] {
-        let x = random(70 * in_features, 8);
-        let y = random(70 * out_features, 9);
+        let x = random(MAX_ROWS * in_features, 8);
+        let y = random(MAX_ROWS * out_features, 9);
         let down = Stored::random(rank * in_features, 10);
         let up = Stored::random(rank * out_features, 11);
         for ((down, wide_down), (up, wide_up)) in down.each().into_iter().zip(up.each()) {
@@ -157,12 +160,12 @@ fn low_rank_adds_the_delta_and_does_not_see_other_rows() {
 #[test]
 fn norm_gate_and_rotation_are_the_naive_ones_whatever_the_batch() {
     for width in [2, 18, 64, 576] {
-        let (x, up) = (random(70 * width, 12), random(70 * width, 13));
+        let (x, up) = (random(MAX_ROWS * width, 12), random(MAX_ROWS * width, 13));
         let x: Vec<f32> = x.iter().map(|x| 12.0 * x).collect();
         let weight = random(width, 14);
         let (cos, sin) = (random(100 * width / 2, 15), random(100 * width / 2, 16));
         let tables = RotaryTables { cos: &cos, sin: &sin, head_dim: width };
-        let positions: Vec<u32> = (0..70).map(|row| row * 31 % 100).collect();
+        let positions: Vec<u32> = (0..MAX_ROWS).map(|row| row as u32 * 31 % 100).collect();
         let compute = |kernels: Kernels, rows: Range<usize>| {
             let range = rows.start * width..rows.end * width;
             let mut outs = [const { Vec::new() }; 3].map(|_: Vec<f32>| vec![0.0; range.len()]);
@@ -172,7 +175,7 @@ fn norm_gate_and_rotation_are_the_naive_ones_whatever_the_batch() {
             kernels.rotary(&mut outs[2], &positions[rows], tables);
             outs
         };
-        let alone = (0..70).map(|row| compute(Kernels::best(), row..row + 1));
+        let alone = (0..MAX_ROWS).map(|row| compute(Kernels::best(), row..row + 1));
         let alone = alone.reduce(|a, b| [0, 1, 2].map(|i| [&a[i][..], &b[i][..]].concat()));
         let alone = alone.expect("there are rows");
         for kernels in levels() {
@@ -363,7 +366,7 @@ proptest! {
 
     #[test]
     fn any_shape_of_product_is_the_naive_one(
-        rows in 0_usize..40, in_features in 0_usize..90, out_features in 0_usize..90, seed: u64,
+        rows in 0_usize..150, in_features in 0_usize..90, out_features in 0_usize..90, seed: u64,
     ) {
         let shape = LinearShape { rows, in_features, out_features };
         let x = random(rows * in_features, seed);
