@@ -58,7 +58,7 @@ pub(super) fn config_json(metadata: &GgufMetadata, file: &GgufFile) -> Result<Va
         "rope_scaling": rope_scaling(metadata, file, theta, head_dim)?,
         "rope_theta": theta,
         "tie_word_embeddings": file.shape("lm_head.weight").is_none(),
-        "torch_dtype": "bfloat16",
+        "torch_dtype": "float32",
         "transformers_version": FORMAT_VERSION,
         "use_cache": true,
         "vocab_size": vocab_size.ok_or(ModelError::MissingTensor("token_embd.weight".to_owned()))?,

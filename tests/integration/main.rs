@@ -7,6 +7,7 @@
 mod support;
 
 mod adapter_files;
+mod conversion;
 mod llama_oracle;
 mod model_files;
 mod model_oracle;

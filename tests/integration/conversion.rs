@@ -1,0 +1,29 @@
+//! `sorsa convert` on the real model, against the directory that the references were computed from.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::model;
+use crate::support::shared::shared_reference;
+
+#[test]
+fn a_converted_gguf_is_the_model_of_record() {
+    let written = model::hugging_face();
+    let names =
+        ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"];
+    let Some(shared) = shared_reference() else { return };
+    for name in names {
+        let read = |folder: &std::path::Path| -> Value {
+            serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
+        };
+        let recorded = read(&shared.join("reference/smollm2/hf"));
+        assert!(read(&written) == recorded, "{name} differs");
+    }
+    let bytes = fs::read(written.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.len(), 272);
+    for (name, tensor) in tensors.tensors() {
+        assert_eq!(tensor.dtype(), safetensors::Dtype::BF16, "{name}");
+    }
+}
