@@ -181,6 +181,14 @@ impl<'a> WeightLoader<'a> {
         self.device
     }
 
+    /// See [`Weights::dtype`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stored(&self, name: &str) -> Result<Option<DType>, ModelError> {
+        self.weights.dtype(name)
+    }
+
     /// See [`Weights::tensor`].
     ///
     /// # Errors

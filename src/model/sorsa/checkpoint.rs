@@ -86,6 +86,11 @@ impl SorsaCheckpoint {
                 "its weights hold no factors: it is an ordinary model, or a merged one"
             }));
         }
+        if files.names().all(is_factor) {
+            return Err(not_sorsa(
+                "it holds factors without the weights they belong to: an adapter",
+            ));
+        }
         let json = path.join("config.json");
         if !json.exists() {
             return Err(not_sorsa(

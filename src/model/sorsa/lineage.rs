@@ -16,6 +16,9 @@ use super::checkpoint::{AdaptedModule, SorsaCheckpoint};
 use super::error::SorsaError;
 use crate::model::weights::Weights;
 
+/// What rounding a residual to bfloat16 leaves, relative to W, and some room.
+pub const ROUNDING: f64 = 0.005;
+
 /// A merge folds every module alike, so a few tell.
 const MODULES_COMPARED: usize = 4;
 /// What is left beyond rank r, relative to W, from which on W is another model's weight. Four bits
