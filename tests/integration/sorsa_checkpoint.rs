@@ -17,14 +17,16 @@ use sorsa::model::llama::LlamaForCausalLm;
 use sorsa::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
 use tempfile::TempDir;
 
-use crate::support::shared::shared_reference;
+use crate::llama_oracle::Oracle;
+use crate::support::server::Server;
+use crate::support::shared::{reference_grid, shared_reference};
 use crate::tiny_llama::run_alone;
 
 const TINY: [&str; 5] = ["all-bf16", "bf16-residual-tied", "bias-alpha", "f32", "sharded-r16"];
 /// Of the standard deviation of a prompt's logits.
 const TOLERANCE: f32 = 1e-4;
 /// The same where a residual was rounded to bfloat16 after the base's logits were recorded.
-const BF16_TOLERANCE: f32 = 5e-2;
+const BF16_TOLERANCE: f32 = 0.15;
 /// Two logits closer than this may swap places.
 const GREEDY_MARGIN: f32 = 2e-4;
 /// A weight of the fixtures' first layer.
@@ -35,11 +37,12 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny").join(name)
 }
 
-/// The two cases of the repository, and all of them where the large references are at hand.
+/// The two cases of the repository, and those of the references that are at hand.
 fn cases() -> Vec<PathBuf> {
     let shared = shared_reference().map(|shared| shared.join("reference/tiny"));
     let beside = shared.iter().flat_map(|tiny| TINY.map(|name| tiny.join(name)));
-    ["all-bf16", "bf16-residual-tied"].map(fixture).into_iter().chain(beside).collect()
+    let here = ["all-bf16", "bf16-residual-tied"].map(fixture).into_iter();
+    here.chain(beside).chain(reference_grid()).collect()
 }
 
 fn json_file(path: &Path) -> Value {
@@ -88,10 +91,32 @@ fn both_ways(case: &Path, which: &str) -> [(LlamaForCausalLm, Option<Arc<LowRank
     [(residual, Some(Arc::new(delta))), (merged, None)]
 }
 
+/// The trained model by the oracle, with its rotary frequencies rounded as the record's were where
+/// the whole model was cast to bfloat16.
+fn oracle(case: &Path, as_recorded: bool) -> Oracle {
+    let checkpoint = SorsaCheckpoint::open(&case.join("trained")).unwrap();
+    let base = Checkpoint::open(&case.join("base")).unwrap();
+    let weights = &checkpoint.weights;
+    let tensor = |name: String| {
+        let shape = weights.shape(&name).unwrap();
+        let tensor = weights.tensor(&name, &shape, DType::F32, &Device::Cpu).unwrap();
+        (name, tensor)
+    };
+    let tensors = weights.names().into_iter().map(tensor).collect();
+    let mut oracle = Oracle::new(&checkpoint.model_config(&base.config).unwrap(), &tensors);
+    oracle.coarse_frequencies = as_recorded && case.ends_with("all-bf16");
+    for module in checkpoint.modules() {
+        let part = checkpoint.principal_part(module).unwrap();
+        oracle.add(&module.spec.path, &part.up, &part.down);
+    }
+    oracle
+}
+
 #[test]
 fn both_ways_of_serving_are_the_librarys_unmerged_forward() {
     for case in cases() {
         let reference = json_file(&case.join("reference.json"));
+        let narrow = |logits: &Vec<f64>| logits.iter().map(|&it| it as f32).collect::<Vec<_>>();
         for (way, (model, delta)) in both_ways(&case, "trained").into_iter().enumerate() {
             let mut worst = 0.0_f32;
             for (i, prompt) in reference["prompts"].as_array().unwrap().iter().enumerate() {
@@ -101,8 +126,18 @@ fn both_ways_of_serving_are_the_librarys_unmerged_forward() {
                 tokens.extend(&greedy);
                 let logits = run_alone(&model, &tokens, delta.clone(), 7);
                 let expected = numbers(&reference["trained_unmerged_logits"][i]);
-                worst = worst.max(apart(&logits[last], &expected));
-                check_greedy(&logits[last..], &greedy);
+                if case.ends_with("all-bf16") {
+                    // Its record was made with rounded rotary frequencies, which nothing on disk
+                    // says: the oracle stands between the record and the server.
+                    let recorded = oracle(&case, true).logits(&tokens);
+                    worst = worst.max(apart(&narrow(&recorded[last]), &expected));
+                    let exact = oracle(&case, false).logits(&tokens);
+                    worst = worst.max(apart(&logits[last], &narrow(&exact[last])));
+                    check_greedy(&recorded[last..].iter().map(narrow).collect::<Vec<_>>(), &greedy);
+                } else {
+                    worst = worst.max(apart(&logits[last], &expected));
+                    check_greedy(&logits[last..], &greedy);
+                }
             }
             println!("{}: way {way}: {worst:.1e}", case.display());
             assert!(worst < TOLERANCE, "{}: way {way}: {worst}", case.display());
@@ -522,6 +557,74 @@ fn weights_are_held_as_they_are_stored() {
     let all = SorsaCheckpoint::open(&fixture("all-bf16/trained")).unwrap();
     assert_eq!(all.widest_dtype().unwrap(), DType::BF16);
     assert_eq!(all.scale(), 2.0);
+}
+
+/// Text of 12 likeliest tokens under a name.
+async fn answer(server: &Server, model: &str) -> String {
+    let body = json!({"model": model, "prompt": [5, 6, 7, 8], "max_tokens": 12, "temperature": 0});
+    server.post("/v1/completions", &body).await["choices"][0]["text"].to_string()
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_served_with_its_factors_and_never_without() {
+    let case = fixture("bf16-residual-tied");
+    let path = |name: &str| case.join(name).display().to_string();
+    let (base, init) = (path("base"), format!("start={}", path("init")));
+    let plain = Server::start(&case.join("base"), &[]);
+    let untrained = answer(&plain, "base").await;
+    let args = ["--base", &base, "--adapter", &init, "--served-model-name", "mine,alias"];
+    let server = Server::start(&case.join("trained"), &args);
+    let trained = answer(&server, "mine").await;
+    assert_eq!(trained, answer(&server, "alias").await);
+    assert_ne!(trained, untrained);
+    assert_eq!(answer(&server, "start").await, untrained);
+    let unknown = json!({"model": "trained", "prompt": "a", "max_tokens": 1});
+    assert_eq!(server.try_post("/v1/completions", &unknown).await.0, 404);
+    let models = reqwest::get(server.url("/v1/models")).await.unwrap();
+    let models: Value = models.json().await.unwrap();
+    for card in models["data"].as_array().unwrap() {
+        assert!(card["root"].as_str().unwrap().starts_with("blake3:"), "{card}");
+        assert_eq!(card["parent"], Value::Null, "{card}");
+    }
+    for (own, merge, adapters, expected) in
+        [("trained", "trained", None, &trained), ("trained", "start", Some(&init), &untrained)]
+    {
+        let mut args = vec!["--base", &base, "--merge", merge, "--served-model-name", own];
+        args.extend(adapters.into_iter().flat_map(|adapter| ["--adapter", adapter]));
+        let merged = Server::start(&case.join("trained"), &args);
+        assert_eq!(answer(&merged, merge).await, *expected);
+    }
+}
+
+#[test]
+fn what_cannot_be_served_on_a_residual_is_refused_with_the_way_out() {
+    let case = fixture("bf16-residual-tied");
+    let refused = |model: &Path, args: &[&str], expected: &str| {
+        let (status, log) = Server::run_to_end(model, args);
+        assert!(!status.success() && log.contains(expected), "{args:?}: {log}");
+    };
+    let path = |path: PathBuf| path.display().to_string();
+    let (base, trained) = (path(case.join("base")), case.join("trained"));
+    let other = |name: &str| format!("other={}", path(fixture(name)));
+    refused(&trained, &[], "--base BASE");
+    refused(&case.join("base"), &["--base", &base], "an ordinary model, or a merged one");
+    refused(&trained, &["--base", &path(fixture("all-bf16/base"))], "not the one");
+    let mut merged = Written::trained();
+    merged.merge_and_keep_factors();
+    refused(merged.write().path(), &["--base", &base], "is no residual");
+    let with = |adapter: &str| ["--base", &base, "--adapter", adapter].map(str::to_owned);
+    let adapter = with(&other("f32/adapter"));
+    let adapter: Vec<&str> = adapter.iter().map(String::as_str).collect();
+    refused(&trained, &adapter, "relative to the base model's own weights");
+    let adapter = with(&other("all-bf16/init"));
+    let adapter: Vec<&str> = adapter.iter().map(String::as_str).collect();
+    refused(&trained, &adapter, "model.embed_tokens.weight");
+    let named = ["--base", &base, "--adapter", &other("all-bf16/init"), "--merge", "trained"];
+    refused(&trained, &named, "changes the weights");
+    refused(&trained, &["--base", &base, "--merge", "nobody"], "--merge trained");
+    let taken = format!("trained={}", path(case.join("init")));
+    refused(&trained, &["--base", &base, "--adapter", &taken], "own name already");
+    refused(&case.join("base"), &["--adapter", &other("bf16-residual-tied/init")], "--base BASE");
 }
 
 proptest! {
