@@ -551,7 +551,7 @@ fn factors_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn weights_are_held_as_they_are_stored() {
+fn mixed_types_are_held_in_the_widest() {
     let checkpoint = SorsaCheckpoint::open(&fixture("bf16-residual-tied/trained")).unwrap();
     assert_eq!(checkpoint.widest_dtype().unwrap(), DType::F32);
     let all = SorsaCheckpoint::open(&fixture("all-bf16/trained")).unwrap();
