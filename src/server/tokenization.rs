@@ -53,11 +53,12 @@ pub async fn tokenize(
     let add_special_tokens = fields.boolean("add_special_tokens", default)?;
     let with_strings = fields.boolean("return_token_strs", false)?;
     finish(&state, fields)?;
+    let config = state.config.clone();
     let work = move || {
         let tokens = match input {
             Input::Prompt(text) => convert::encode(&serving, &text, add_special_tokens, "prompt")?,
             Input::Messages { messages, template } => {
-                render::chat(&serving, messages, template, add_special_tokens)?
+                render::chat(&config, &serving, messages, template, add_special_tokens)?
             }
         };
         let string = |id: &u32| serving.tokenizer.token_text(*id).unwrap_or_default();

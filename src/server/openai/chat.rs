@@ -103,7 +103,8 @@ impl ChatRequest {
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
-        let tokens = render::chat(serving, self.messages, self.template, self.add_special_tokens)?;
+        let tokens =
+            render::chat(config, serving, self.messages, self.template, self.add_special_tokens)?;
         let rules = PromptRules {
             param: "messages",
             add_special_tokens: false,

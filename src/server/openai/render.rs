@@ -1,6 +1,6 @@
 //! Messages through the model's chat template to token ids. Templates are the operator's, never a
-//! request's, and a request sets no variable of them but those named here. Only the template writes
-//! special tokens: those in a message are text.
+//! request's, and a request sets no variable of them but those named here. Where the operator asks
+//! for it, only the template writes special tokens, and those in a message are text.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::convert;
 use super::fields::Fields;
 use crate::server::error::ApiError;
-use crate::server::state::Serving;
+use crate::server::state::{ServerConfig, Serving};
 use crate::text::chat_template::{ChatTemplateError, RenderOptions};
 use crate::text::tokenizer::Tokenizer;
 
@@ -45,6 +45,7 @@ impl TemplateOptions {
 /// # Errors
 /// Where the model has no template, and where the template refuses the messages.
 pub fn chat(
+    config: &ServerConfig,
     serving: &Serving,
     messages: Value,
     options: TemplateOptions,
@@ -55,7 +56,8 @@ pub fn chat(
         ApiError::invalid("messages", message)
     })?;
     let tokenizer = &serving.tokenizer;
-    let messages = protected(tokenizer, messages);
+    let messages =
+        if config.escape_special_tokens { protected(tokenizer, messages) } else { messages };
     let add_generation_prompt = options.add_generation_prompt;
     let options =
         RenderOptions { enable_thinking: options.enable_thinking, ..RenderOptions::default() };
