@@ -44,8 +44,10 @@ struct Reader {
 impl Guard {
     /// A guard with a mark of its own, drawn from the operating system's randomness.
     pub(super) fn new() -> Self {
-        let draw = || RandomState::new().build_hasher().finish();
-        Self { mark: format!("{:020}{:020}", draw(), draw()), reader: OnceLock::new() }
+        // 64 bits nobody can try out: a wrong guess looks like any other text. Longer marks would
+        // only swell a text full of special tokens.
+        let secret = RandomState::new().build_hasher().finish();
+        Self { mark: format!("{secret:020}"), reader: OnceLock::new() }
     }
 
     /// `text` with a mark in each special token of `encoder`.
