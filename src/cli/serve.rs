@@ -1,7 +1,7 @@
 //! `sorsa serve`: listens at once, loads beside it, serves until told to stop.
 //!
 //! The listener is open before the model is loaded, so that probes can tell a start from a crash.
-//! [`super::load`] does the loading.
+//! `load.rs` does the loading.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

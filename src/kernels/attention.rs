@@ -1,9 +1,9 @@
 //! Causal attention of a batch's rows over the paged pool of keys and values.
 //!
-//! Softmax runs online (Milakov and Gimelshein 2018) over blocks of [`KEY_BLOCK`] keys that start
-//! at multiples of it, so what a query computes depends on its own position alone: not on its
-//! chunk, its tile or the other queries. It reads `context` keys, no more. Writing the pool is
-//! [`super::write_kv`]'s, and so is the rotation of queries and keys [`super::rotary`]'s.
+//! Softmax runs online (Milakov and Gimelshein 2018) over blocks of keys that start at multiples of
+//! their length, so what a query computes depends on its own position alone: not on its chunk, its
+//! tile or the other queries. It reads `context` keys, no more. Writing the pool is
+//! [`super::write_kv`]'s, rotating queries and keys [`super::rotary`]'s.
 
 use std::ops::Range;
 

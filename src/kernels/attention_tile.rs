@@ -195,8 +195,8 @@ fn soften<S: Simd>(
     simd.store(highest, &mut lanes);
     let highest = lanes.into_iter().fold(*max, |a, b| if a > b { a } else { b });
     let shift = simd.splat(highest);
-    for (scaled, scores) in scaled.into_iter().zip(vectors) {
-        simd.store(exp(simd, simd.sub(scaled, shift)), scores);
+    for (scaled, scores) in scaled.iter().zip(vectors) {
+        simd.store(exp(simd, simd.sub(*scaled, shift)), scores);
     }
     scores[seen..].fill(0.0);
     let mut total = simd.splat(0.0);

@@ -4,7 +4,7 @@
 //! The promise of every kernel: an output element is computed by the same sequence of float
 //! operations whatever else is in the batch, however a prompt is chunked, whichever threads run
 //! and at every [`Level`]. So results are equal bit for bit, and the tests hold them to it.
-//! [`reference`] has each kernel once more, naively.
+//! [`mod@reference`] has each kernel once more, naively.
 //!
 //! Not here: tensors, devices, models. Shapes that do not fit their slices are a caller's bug and
 //! panic; nothing that a request says can reach these checks.

@@ -152,17 +152,25 @@ impl<E: Element> Packed<'_, '_, E> {
                     let ahead = next
                         .cast::<u8>()
                         .wrapping_add(group * group_bytes + tile * share + start * stride);
-                    let mut acc = [[simd.splat(0.0); C]; R];
-                    if start > 0 {
-                        load_tile(simd, &partial[group], &mut acc);
-                    }
                     let weights = &weights[block.clone()];
-                    add_products(simd, &mut acc, &x[block.clone()], weights, (ahead, stride));
+                    let x = &x[block.clone()];
+                    let first = columns.start + group * C;
+                    let place = first..columns.end.min(first + C);
+                    if block.len() == chunks {
+                        let zero = [[simd.splat(0.0); C]; R];
+                        let acc = add_products(simd, zero, x, weights, (ahead, stride));
+                        self.finish(simd, acc, tile * R, place);
+                        continue;
+                    }
+                    if start == 0 {
+                        partial[group] = [[Lanes::ZERO; C]; R];
+                    }
+                    let acc = load_tile(simd, &partial[group]);
+                    let acc = add_products(simd, acc, x, weights, (ahead, stride));
                     if block.end < chunks {
                         store_tile(simd, &acc, &mut partial[group]);
                     } else {
-                        let first = columns.start + group * C;
-                        self.finish(simd, acc, tile * R, first..columns.end.min(first + C));
+                        self.finish(simd, acc, tile * R, place);
                     }
                 }
             }
@@ -178,11 +186,15 @@ impl<E: Element> Packed<'_, '_, E> {
         row: usize,
         columns: Range<usize>,
     ) {
+        // All sums before any output: an iterator over `acc` would move it out of registers.
+        let mut tile = [[0.0; C]; R];
+        for r in 0..R {
+            tile[r] = sums(simd, acc[r]);
+        }
         let offset = self.columns.range.start;
-        for (out, acc) in self.columns.rows[row..].iter_mut().zip(acc) {
-            let out = &mut out[columns.start - offset..columns.end - offset];
-            for ((column, sum), out) in columns.clone().zip(sums(simd, acc)).zip(out) {
-                self.product.epilogue.apply(column, sum, out);
+        for (out, sums) in self.columns.rows[row..].iter_mut().zip(tile) {
+            for (column, sum) in columns.clone().zip(sums) {
+                self.product.epilogue.apply(column, sum, &mut out[column - offset]);
             }
         }
     }
@@ -193,12 +205,11 @@ impl<E: Element> Packed<'_, '_, E> {
 #[inline(always)]
 fn add_products<S: Simd, const R: usize, const C: usize>(
     simd: S,
-    acc: &mut [[S::Vector; C]; R],
+    mut acc: [[S::Vector; C]; R],
     x: &[[Lanes; R]],
     weights: &[[Lanes; C]],
     (mut ahead, stride): (*const u8, usize),
-) {
-    let mut sums = *acc;
+) -> [[S::Vector; C]; R] {
     let mut w = [simd.splat(0.0); C];
     for (x, weights) in x.iter().zip(weights) {
         simd.prefetch(ahead);
@@ -209,24 +220,25 @@ fn add_products<S: Simd, const R: usize, const C: usize>(
         for r in 0..R {
             let x = simd.load(&x[r].0);
             for c in 0..C {
-                sums[r][c] = simd.mul_add(x, w[c], sums[r][c]);
+                acc[r][c] = simd.mul_add(x, w[c], acc[r][c]);
             }
         }
     }
-    *acc = sums;
+    acc
 }
 
 #[inline(always)]
 fn load_tile<S: Simd, const R: usize, const C: usize>(
     simd: S,
     from: &[[Lanes; C]; R],
-    acc: &mut [[S::Vector; C]; R],
-) {
+) -> [[S::Vector; C]; R] {
+    let mut acc = [[simd.splat(0.0); C]; R];
     for r in 0..R {
         for c in 0..C {
             acc[r][c] = simd.load(&from[r][c].0);
         }
     }
+    acc
 }
 
 #[inline(always)]

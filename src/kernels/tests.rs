@@ -1,5 +1,8 @@
 //! Fast against naive, alone against together, level against level.
 
+// A batch of one sequence is a list of one range of tokens.
+#![allow(clippy::single_range_in_vec_init)]
+
 use std::ops::Range;
 
 use half::{bf16, f16};
@@ -229,7 +232,10 @@ impl Attention {
         let blocks: Vec<usize> = contexts.iter().map(|c| c.div_ceil(block_size)).collect();
         let num_blocks = blocks.iter().sum::<usize>() as u32;
         // Any order that is not the identity will do: 17 has no common factor with the count.
-        let step = [17, 19].into_iter().find(|step| num_blocks % step != 0).expect("one of them");
+        let step = [17, 19]
+            .into_iter()
+            .find(|step| !num_blocks.is_multiple_of(*step))
+            .expect("one of them");
         let mut ids = (0..num_blocks).map(|i| i * step % num_blocks);
         let tables = blocks.iter().map(|n| ids.by_ref().take(*n).collect()).collect();
         let len = num_blocks as usize * block_size * shape.kv_width();

@@ -1,7 +1,7 @@
 //! A Llama in a GGUF file: its metadata, and its tensors under Hugging Face names, dequantised.
 //!
 //! Only the architecture `llama` is read. The configuration these metadata amount to is
-//! [`super::gguf_config`]'s; the vocabulary in them is the text side's.
+//! `gguf_config.rs`'s; the vocabulary in them is the text side's.
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use std::collections::{BTreeMap, HashMap};

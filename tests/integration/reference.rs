@@ -121,7 +121,7 @@ fn check_logits(reference: &Reference, outputs: &Value, delta: Option<&Arc<LowRa
         assert!(worst_logit < LOGIT_TOLERANCE, "{name}: logits are {worst_logit} off");
         assert!(worst_logprob < LOGPROB_TOLERANCE, "{name}: logprobs are {worst_logprob} off");
     }
-    println!("largest difference: logits {worst_logit:.1e}, logprobs {worst_logprob:.1e}");
+    eprintln!("largest difference: logits {worst_logit:.1e}, logprobs {worst_logprob:.1e}");
 }
 
 /// All prompts at once through the engine; a token may differ only where the reference itself was

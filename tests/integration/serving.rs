@@ -163,7 +163,7 @@ async fn merged_and_batched_answer_alike() {
             worst = worst.max((logprob(a) - logprob(b)).abs());
         }
     }
-    println!("largest difference of log-probabilities: {worst:.1e}");
+    eprintln!("largest difference of log-probabilities: {worst:.1e}");
     assert!(worst < LOGPROB_TOLERANCE, "log-probabilities are {worst} apart");
     // The base is not served once another model lies in its weights.
     let request = json!({"model": "smollm2-bf16", "prompt": "x"});
