@@ -11,6 +11,8 @@ use std::str::FromStr;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 
+use crate::adapter::compact::Tolerance;
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -44,6 +46,10 @@ pub struct ServeArgs {
     /// Serve a SORSA or PEFT LoRA adapter directory under a name of its own; may be repeated
     #[arg(long, env = "SORSA_ADAPTER", value_delimiter = ',', value_name = "NAME=PATH")]
     pub adapter: Vec<AdapterArg>,
+    /// Drop an adapter's directions whose singular value is at most this times the largest one of
+    /// its module; 0 keeps all. A merged adapter is never cut
+    #[arg(long, env = "SORSA_ADAPTER_TOLERANCE", default_value = "1e-6", value_name = "T")]
+    pub adapter_tolerance: Tolerance,
     /// Fold this adapter into the weights at start and serve only the result, under its name
     #[arg(long, env = "SORSA_MERGE", value_name = "NAME")]
     pub merge: Option<String>,

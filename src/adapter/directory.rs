@@ -32,6 +32,11 @@ impl AdapterDir {
         Ok(Self { root, remaining: max_bytes })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether something of this name is in the directory, of whatever kind.
     pub fn has(&self, name: &str) -> bool {
         self.root.join(name).symlink_metadata().is_ok()

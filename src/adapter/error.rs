@@ -105,12 +105,21 @@ pub enum AdapterError {
     /// The factors are relative to a base weight that training had changed first.
     #[error(
         "init_lora_weights {init} changed the base weights before training, so these factors are \
-         no difference to the base model; save the adapter converted to plain LoRA (PEFT's \
+         no difference to the base model; put the adapter as it was saved before training into a \
+         directory adapter_init inside this one, or save it converted to plain LoRA (PEFT's \
          path_initial_model_for_weight_conversion)"
     )]
     ChangedBase {
         /// The initialisation, quoted.
         init: String,
+    },
+    /// Several directories may hold the factors that training began with.
+    #[error("{dir:?} holds both {} and {}: which one did training begin with?", .found[0], .found[1])]
+    AmbiguousInitial {
+        /// The adapter's directory.
+        dir: PathBuf,
+        /// Two of them.
+        found: [&'static str; 2],
     },
     /// The directory holds an ordinary model.
     #[error("config.json has model_type {model_type}: this is a model, not an adapter")]

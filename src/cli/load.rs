@@ -10,6 +10,8 @@ use candle_core::{DType, Device};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::text_files::TextFiles;
+use crate::adapter::compact::compact;
+use crate::adapter::delta::LowRankDelta;
 use crate::adapter::file::{self, Limits};
 use crate::adapter::registry::{AdapterVersion, Registry};
 use crate::config::{AdapterArg, ServeArgs, is_valid_name};
@@ -140,19 +142,23 @@ fn adapters(
     device: &Device,
     dtype: DType,
 ) -> anyhow::Result<(Vec<String>, Vec<AdapterVersion>)> {
-    let read = |adapter: &AdapterArg, model: &LlamaForCausalLm| -> anyhow::Result<_> {
+    let read = |adapter: &AdapterArg, model: &LlamaForCausalLm| -> anyhow::Result<LowRankDelta> {
         let loaded = file::load(&adapter.path, model.modules(), &Limits::default())
             .with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))?;
-        Ok(loaded.delta.to(device, dtype)?)
+        Ok(loaded.delta)
     };
     if let (Some(name), Some(adapter)) = (&args.merge, args.adapter.first()) {
-        let delta = read(adapter, model)?;
+        // Merged, directions cost nothing: none is dropped.
+        let delta = read(adapter, model)?.to(device, dtype)?;
         model.merge(&delta)?;
         tracing::info!(adapter = name, id = %delta.id(), "merged into the weights");
         return Ok((vec![name.clone()], Vec::new()));
     }
     let version = |adapter: &AdapterArg| {
-        let delta = Arc::new(read(adapter, model)?);
+        let delta = read(adapter, model)?;
+        let (delta, _) = compact(&delta, model.modules(), args.adapter_tolerance)
+            .with_context(|| format!("--adapter {}", adapter.name))?;
+        let delta = Arc::new(delta.to(device, dtype)?);
         Ok(AdapterVersion { name: adapter.name.clone(), delta })
     };
     let versions = args.adapter.iter().map(version).collect::<anyhow::Result<_>>()?;
