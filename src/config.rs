@@ -36,9 +36,15 @@ pub struct LogArgs {
 /// `sorsa serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
-    /// A Hugging Face model directory (safetensors) or a .gguf file
+    /// A Hugging Face model directory (safetensors) or a .gguf file, or with --base a SORSA
+    /// checkpoint
     #[arg(env = "SORSA_MODEL", value_name = "MODEL")]
     pub model: PathBuf,
+    /// MODEL is an un-merged SORSA checkpoint of the reference library, and this the model it was
+    /// trained from: its tokenizer, chat template and configuration are used. Each --adapter is
+    /// then another such checkpoint on the same residual weights
+    #[arg(long, env = "SORSA_BASE", value_name = "MODEL")]
+    pub base: Option<PathBuf>,
     /// The base model's name in requests; may be repeated, the first is its id [default: the
     /// file's or directory's name]
     #[arg(long, env = "SORSA_SERVED_MODEL_NAME", value_delimiter = ',', value_name = "NAME")]
@@ -50,13 +56,15 @@ pub struct ServeArgs {
     /// its module; 0 keeps all. A merged adapter is never cut
     #[arg(long, env = "SORSA_ADAPTER_TOLERANCE", default_value = "1e-6", value_name = "T")]
     pub adapter_tolerance: Tolerance,
-    /// Fold this adapter into the weights at start and serve only the result, under its name
+    /// Fold this adapter into the weights at start and serve only the result, under its name; with
+    /// --base, the checkpoint's own name folds its own factors
     #[arg(long, env = "SORSA_MERGE", value_name = "NAME")]
     pub merge: Option<String>,
     /// Where the weights live: cpu, cuda or cuda:N
     #[arg(long, env = "SORSA_DEVICE", default_value = "cpu")]
     pub device: DeviceArg,
-    /// How the weights are held; auto takes the checkpoint's own (float32 for a GGUF)
+    /// How the weights are held; auto takes the checkpoint's own (float32 for a GGUF, and for a
+    /// SORSA checkpoint that is merged)
     #[arg(long, env = "SORSA_DTYPE", default_value = "auto")]
     pub dtype: DTypeArg,
     /// Longest sequence, prompt and answer together, in tokens [default: the model's own]

@@ -129,8 +129,8 @@ pub enum AdapterError {
     },
     /// The directory holds the reference library's whole-model checkpoint.
     #[error(
-        "this is a whole SORSA checkpoint ({evidence}), not an adapter: an adapter needs the \
-         factors that training began with"
+        "this is a whole SORSA checkpoint ({evidence}), not an adapter: serve it with `sorsa serve \
+         CHECKPOINT --base BASE`, or make an adapter of it with `sorsa extract`"
     )]
     WholeModel {
         /// How it was told from an adapter.

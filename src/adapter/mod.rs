@@ -13,6 +13,7 @@ pub mod file;
 pub mod linalg;
 mod lora;
 pub mod merge;
+pub mod principal;
 pub mod registry;
 pub mod segments;
 pub mod sorsa;

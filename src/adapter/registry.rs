@@ -43,6 +43,7 @@ pub struct DuplicateName {
 #[derive(Debug)]
 pub struct Registry {
     base_names: Vec<String>,
+    own: Option<Arc<AdapterVersion>>,
     adapters: BTreeMap<String, Arc<AdapterVersion>>,
 }
 
@@ -50,7 +51,15 @@ impl Registry {
     /// A registry of the base model under `base_names` (at least one; the first is its id).
     #[must_use]
     pub fn new(base_names: Vec<String>) -> Self {
-        Self { base_names, adapters: BTreeMap::new() }
+        Self { base_names, own: None, adapters: BTreeMap::new() }
+    }
+
+    /// A registry of a model whose weights are served only together with `delta`, under
+    /// `base_names` (at least one; the first is its id): the weights alone have no name.
+    #[must_use]
+    pub fn of_residual(base_names: Vec<String>, delta: Arc<LowRankDelta>) -> Self {
+        let own = Arc::new(AdapterVersion { name: base_names[0].clone(), delta });
+        Self { base_names, own: Some(own), adapters: BTreeMap::new() }
     }
 
     /// Adds an adapter under its name.
@@ -69,7 +78,7 @@ impl Registry {
     #[must_use]
     pub fn resolve(&self, name: &str) -> Option<Target> {
         if self.base_names.iter().any(|base| base == name) {
-            return Some(Target::Base);
+            return Some(self.own.clone().map_or(Target::Base, Target::Adapter));
         }
         self.adapters.get(name).map(|version| Target::Adapter(Arc::clone(version)))
     }
@@ -78,6 +87,12 @@ impl Registry {
     #[must_use]
     pub fn base_name(&self) -> &str {
         &self.base_names[0]
+    }
+
+    /// True where the weights alone answer to a name; false where they are a residual.
+    #[must_use]
+    pub fn serves_base(&self) -> bool {
+        self.own.is_none()
     }
 
     /// Every name of the base model.
@@ -127,6 +142,20 @@ mod tests {
         assert_eq!(registry.base_name(), "base");
         let names: Vec<&str> = registry.adapters().map(|adapter| adapter.name.as_str()).collect();
         assert_eq!(names, ["code", "maths"]);
+    }
+
+    #[test]
+    fn a_residual_has_no_name_of_its_own() {
+        let delta = version("", 7).delta;
+        let mut registry = Registry::of_residual(vec!["mine".into(), "alias".into()], delta);
+        registry.insert(version("other", 1)).unwrap();
+        assert!(registry.insert(version("alias", 1)).is_err());
+        for (name, digest) in [("mine", 7), ("alias", 7), ("other", 1)] {
+            let Some(Target::Adapter(found)) = registry.resolve(name) else { panic!("{name}") };
+            assert_eq!(found.id(), AdapterId([digest; 32]), "{name}");
+        }
+        assert!(!registry.serves_base() && self::registry().serves_base());
+        assert_eq!(registry.adapters().count(), 1);
     }
 
     #[test]

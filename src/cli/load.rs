@@ -5,25 +5,20 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail, ensure};
-use candle_core::{DType, Device};
+use anyhow::{bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::model_source::ModelSource;
+use super::names::{self, base_names};
 use super::text_files::TextFiles;
-use crate::adapter::compact::compact;
-use crate::adapter::delta::LowRankDelta;
-use crate::adapter::file::{self, Limits};
-use crate::adapter::registry::{AdapterVersion, Registry};
-use crate::config::{AdapterArg, ServeArgs, is_valid_name};
+use crate::config::{ServeArgs, is_valid_name};
 use crate::engine::Engine;
 use crate::engine::handle::channel;
 use crate::engine::model_runner::ModelRunner;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
 use crate::kv_cache::block_manager::BlockManager;
 use crate::kv_cache::storage::KvCache;
-use crate::model::builder::LoadOptions;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::contract::CausalLm;
 use crate::model::generation_config::GenerationConfig;
 use crate::model::llama::LlamaForCausalLm;
 use crate::server::state::{AppState, SamplingDefaults, Serving};
@@ -55,14 +50,26 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
         "--max-num-batched-tokens {tokens} is less than --max-num-seqs {seqs}: each running \
          sequence needs one token per step"
     );
+    let names = if args.base.is_some() { base_names(args) } else { Vec::new() };
+    if let Some(adapter) = args.adapter.iter().find(|adapter| names.contains(&adapter.name)) {
+        bail!("--adapter {}: that is the checkpoint's own name already", adapter.name);
+    }
     let Some(merge) = &args.merge else { return Ok(()) };
+    let own = names.contains(merge);
     match args.adapter.as_slice() {
+        [] if own => Ok(()),
         [adapter] if adapter.name == *merge => Ok(()),
-        adapters if adapters.iter().any(|adapter| adapter.name == *merge) => bail!(
+        adapters if own || adapters.iter().any(|adapter| adapter.name == *merge) => bail!(
             "--merge {merge} changes the weights that the other adapters are relative to: serve \
              them from another server, or without --merge"
         ),
-        _ => bail!("--merge {merge}: give that adapter with --adapter {merge}=PATH"),
+        _ => match names.first() {
+            Some(name) => bail!(
+                "--merge {merge}: give that checkpoint with --adapter {merge}=PATH, or merge the \
+                 one served with --merge {name}"
+            ),
+            None => bail!("--merge {merge}: give that adapter with --adapter {merge}=PATH"),
+        },
     }
 }
 
@@ -72,22 +79,17 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
 /// Where the device, the model, its tokenizer or an adapter cannot be used.
 pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let device = args.device.open()?;
-    let checkpoint = Checkpoint::open(&args.model)
-        .with_context(|| format!("cannot open the model {}", args.model.display()))?;
-    let config = &checkpoint.config;
-    let dtype = args.dtype.resolve(config.dtype.unwrap_or(DType::F32));
-    let text = TextFiles::open(&checkpoint)?;
-    let options = LoadOptions::new(dtype, device.clone());
-    let progress = progress_bar(checkpoint.weights.total_elements());
+    let source = ModelSource::open(args)?;
+    let (checkpoint, config) = (&source.model, source.config());
+    let text = TextFiles::open(checkpoint)?;
+    let options = source.load_options(args, &device);
+    let dtype = options.dtype;
+    let progress = progress_bar(source.weights().total_elements());
     let mut model =
-        LlamaForCausalLm::load(config, &checkpoint.weights, options, &mut |n| progress.inc(n))?;
+        LlamaForCausalLm::load(config, source.weights(), options, &mut |n| progress.inc(n))?;
     progress.finish_and_clear();
     let kv_dtype = model.activation_dtype();
-    let (base_names, adapters) = adapters(args, &mut model, &device, kv_dtype)?;
-    let mut registry = Registry::new(base_names);
-    for adapter in adapters {
-        registry.insert(adapter)?;
-    }
+    let registry = names::registry(args, &source, &mut model, &device, kv_dtype)?;
 
     let cache = CacheSize::new(args, config.max_position_embeddings, |tokens| {
         tokens * config.kv_shape().bytes_per_token(kv_dtype)
@@ -126,56 +128,13 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         chat_template: text.chat_template,
         max_model_len: cache.max_model_len,
         vocab_size: config.vocab_size,
-        eos_token_ids: eos_token_ids(&checkpoint),
+        eos_token_ids: eos_token_ids(checkpoint),
         sampling_defaults: sampling_defaults(&checkpoint.generation_config),
         root,
         created: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         tokenizer_config: text.tokenizer_config,
     });
     Ok(Loaded { engine, summary })
-}
-
-/// Reads the adapters: each becomes a name of its own, or, merged, the only one.
-fn adapters(
-    args: &ServeArgs,
-    model: &mut LlamaForCausalLm,
-    device: &Device,
-    dtype: DType,
-) -> anyhow::Result<(Vec<String>, Vec<AdapterVersion>)> {
-    let read = |adapter: &AdapterArg, model: &LlamaForCausalLm| -> anyhow::Result<LowRankDelta> {
-        let loaded = file::load(&adapter.path, model.modules(), &Limits::default())
-            .with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))?;
-        Ok(loaded.delta)
-    };
-    if let (Some(name), Some(adapter)) = (&args.merge, args.adapter.first()) {
-        // Merged, directions cost nothing: none is dropped.
-        let delta = read(adapter, model)?.to(device, dtype)?;
-        model.merge(&delta)?;
-        tracing::info!(adapter = name, id = %delta.id(), "merged into the weights");
-        return Ok((vec![name.clone()], Vec::new()));
-    }
-    let version = |adapter: &AdapterArg| {
-        let delta = read(adapter, model)?;
-        let (delta, _) = compact(&delta, model.modules(), args.adapter_tolerance)
-            .with_context(|| format!("--adapter {}", adapter.name))?;
-        let delta = Arc::new(delta.to(device, dtype)?);
-        Ok(AdapterVersion { name: adapter.name.clone(), delta })
-    };
-    let versions = args.adapter.iter().map(version).collect::<anyhow::Result<_>>()?;
-    Ok((base_names(args), versions))
-}
-
-/// The names given, else the file's or directory's own.
-fn base_names(args: &ServeArgs) -> Vec<String> {
-    if !args.served_model_name.is_empty() {
-        return args.served_model_name.clone();
-    }
-    let path = args.model.canonicalize().unwrap_or_else(|_| args.model.clone());
-    let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    let name = stem.unwrap_or_default().to_string_lossy().into_owned();
-    let tidy = |c: char| if is_valid_name(&c.to_string()) { c } else { '-' };
-    let name: String = name.chars().map(tidy).take(128).collect();
-    vec![if name.is_empty() { "model".into() } else { name }]
 }
 
 /// How many blocks there are, and how long a sequence may get.

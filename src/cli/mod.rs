@@ -4,6 +4,8 @@ pub mod convert;
 mod gguf_vocab;
 pub mod health;
 mod load;
+mod model_source;
+mod names;
 pub mod serve;
 mod text_files;
 

@@ -20,6 +20,9 @@ pub struct LoadOptions {
     /// Dtype in which linear weights and the embedding are held; norms and, on a CPU, biases stay
     /// float32.
     pub dtype: DType,
+    /// On a CPU, hold a weight that is stored in a narrower type than `dtype` as it is stored: the
+    /// same values in less memory.
+    pub keep_stored: bool,
     /// Where.
     pub device: Device,
     /// How layers compute; [`Backend::for_device`] unless a test wants otherwise.
@@ -33,7 +36,7 @@ impl LoadOptions {
     #[must_use]
     pub fn new(dtype: DType, device: Device) -> Self {
         let backend = Backend::for_device(&device);
-        Self { dtype, device, backend, max_positions: None }
+        Self { dtype, keep_stored: false, device, backend, max_positions: None }
     }
 }
 
@@ -79,7 +82,8 @@ impl<'a> Builder<'a> {
         rows: usize,
         columns: usize,
     ) -> Result<Tensor, ModelError> {
-        self.loader.tensor(name, &[rows, columns], self.options.dtype)
+        let dtype = self.held_as(name)?;
+        self.loader.tensor(name, &[rows, columns], dtype)
     }
 
     /// An output head that is the embedding `table`, whose tensor is called `name`. A copy of it
@@ -112,8 +116,7 @@ impl<'a> Builder<'a> {
         has_bias: bool,
     ) -> Result<Linear, ModelError> {
         let LoadOptions { dtype, backend, .. } = *self.options;
-        let weight =
-            self.loader.tensor(&format!("{path}.weight"), &[out_features, in_features], dtype)?;
+        let weight = self.weight(&format!("{path}.weight"), out_features, in_features)?;
         let bias = has_bias.then(|| {
             let dtype = backend.activation_dtype(dtype);
             self.loader.tensor(&format!("{path}.bias"), &[out_features], dtype)
@@ -122,6 +125,14 @@ impl<'a> Builder<'a> {
         let module = self.modules.len();
         self.modules.push(ModuleSpec { path, in_features, out_features });
         Ok(Linear::new(weight, bias, Some(module), backend)?)
+    }
+
+    /// The type to hold weight `name` in.
+    fn held_as(&self, name: &str) -> Result<DType, ModelError> {
+        let LoadOptions { dtype, keep_stored, backend, .. } = *self.options;
+        let stored =
+            if keep_stored && !backend.is_candle() { self.loader.stored(name)? } else { None };
+        Ok(stored.filter(|it| it.size_in_bytes() < dtype.size_in_bytes()).unwrap_or(dtype))
     }
 
     /// A norm over the residual stream.

@@ -14,6 +14,7 @@ use super::generation_config::GenerationConfig;
 use super::gguf::{GgufFile, GgufMetadata};
 use super::gguf_config;
 use super::safetensors_file::is_pickle;
+use super::sorsa::SorsaCheckpoint;
 use super::weights::Weights;
 
 /// The largest configuration or index file accepted.
@@ -115,7 +116,7 @@ impl Checkpoint {
         }
         let config_json = read_json(&path, JSON_LIMIT_BYTES)?;
         if config_json.get("model_type").and_then(Value::as_str) == Some("sorsa") {
-            return Err(ModelError::SorsaCheckpoint { path: directory.to_owned() });
+            return Err(refused_sorsa(directory));
         }
         let generation = read_optional_json(&directory.join("generation_config.json"))?;
         let generation = generation.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
@@ -142,6 +143,18 @@ impl Checkpoint {
             origin: Origin::Gguf(Box::new(metadata)),
         })
     }
+}
+
+/// Why a directory whose configuration is the SORSA library's cannot be served as a model. What it
+/// is, its tensors say: the library's merge leaves the old configuration beside plain weights.
+fn refused_sorsa(directory: &Path) -> ModelError {
+    if SorsaCheckpoint::is_at(directory).is_ok_and(|sorsa| !sorsa) {
+        let reason = "holds a config.json of model_type \"sorsa\" beside weights without factors, as \
+                      after a merge that left the old configuration: put the base model's \
+                      config.json in its place";
+        return ModelError::not_a_model(directory, reason);
+    }
+    ModelError::SorsaCheckpoint { path: directory.to_owned() }
 }
 
 /// Reads a file of at most `limit` bytes.

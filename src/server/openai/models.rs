@@ -75,10 +75,13 @@ pub async fn retrieve_model(
 }
 
 fn card(serving: &Serving, name: &str) -> Option<ModelCard> {
-    let (root, parent) = match serving.registry.resolve(name)? {
+    let registry = &serving.registry;
+    let (root, parent) = match registry.resolve(name)? {
         Target::Base => (serving.root.clone(), None),
         Target::Adapter(version) => {
-            (format!("blake3:{}", version.id()), Some(serving.registry.base_name().to_owned()))
+            // Adapters on a residual have no parent here: what they are relative to is not served.
+            let parent = registry.serves_base().then(|| registry.base_name().to_owned());
+            (format!("blake3:{}", version.id()), parent)
         }
     };
     Some(ModelCard {

@@ -1,0 +1,149 @@
+//! What a server's weights, configuration and texts come from: one model, or a SORSA checkpoint
+//! beside the model it was trained from.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use candle_core::{DType, Device};
+
+use crate::adapter::delta::{LowRankDelta, ModuleSpec};
+use crate::adapter::file::{self, Limits};
+use crate::config::{AdapterArg, DTypeArg, ServeArgs};
+use crate::model::builder::LoadOptions;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::config::ModelConfig;
+use crate::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
+use crate::model::weights::Weights;
+
+/// An opened model.
+#[derive(Debug)]
+pub struct ModelSource {
+    /// The model with the tokenizer, the chat template and the sampling defaults.
+    pub model: Checkpoint,
+    residual: Option<Residual>,
+}
+
+/// A checkpoint whose weights are served in place of the model's own.
+#[derive(Debug)]
+struct Residual {
+    checkpoint: SorsaCheckpoint,
+    config: ModelConfig,
+}
+
+impl ModelSource {
+    /// Opens what the arguments name.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is not what the arguments take it for.
+    pub fn open(args: &ServeArgs) -> anyhow::Result<Self> {
+        let Some(base) = &args.base else {
+            let model = open_model(&args.model)?;
+            return Ok(Self { model, residual: None });
+        };
+        let checkpoint = SorsaCheckpoint::open(&args.model).with_context(|| {
+            let (model, base) = (args.model.display(), base.display());
+            format!(
+                "--base {base} is for un-merged SORSA checkpoints, and {model} cannot be served so"
+            )
+        })?;
+        let model = open_model(base)?;
+        let residual = Residual::new(checkpoint, &model)
+            .with_context(|| format!("{} with --base {}", args.model.display(), base.display()))?;
+        Ok(Self { model, residual: Some(residual) })
+    }
+
+    /// The configuration of what is served.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        self.residual.as_ref().map_or(&self.model.config, |residual| &residual.config)
+    }
+
+    /// The dense weights.
+    #[must_use]
+    pub fn weights(&self) -> &Weights {
+        self.residual.as_ref().map_or(&self.model.weights, |residual| &residual.checkpoint.weights)
+    }
+
+    /// Whether the weights served are the residual of a SORSA checkpoint.
+    #[must_use]
+    pub fn is_residual(&self) -> bool {
+        self.residual.is_some()
+    }
+
+    /// How the weights are to be held. A residual with its factors beside it keeps the types it is
+    /// stored in; one that factors are folded into is float32, because rounding the sum to bfloat16
+    /// costs most of what training changed.
+    #[must_use]
+    pub fn load_options(&self, args: &ServeArgs, device: &Device) -> LoadOptions {
+        let (residual, merged) = (self.residual.is_some(), args.merge.is_some());
+        let own = self.config().dtype.filter(|_| !(residual && merged)).unwrap_or(DType::F32);
+        let keep_stored = residual && !merged && args.dtype == DTypeArg::Auto;
+        let options = LoadOptions::new(args.dtype.resolve(own), device.clone());
+        LoadOptions { keep_stored, ..options }
+    }
+
+    /// The checkpoint's own factors, float32 on the CPU; `None` for an ordinary model.
+    ///
+    /// # Errors
+    /// Where they cannot be used.
+    pub fn own_delta(&self, modules: &[ModuleSpec]) -> anyhow::Result<Option<LowRankDelta>> {
+        let delta = |residual: &Residual| residual.checkpoint.delta(modules);
+        Ok(self.residual.as_ref().map(delta).transpose()?)
+    }
+
+    /// An adapter of the command line, float32 on the CPU: relative to the weights that are served.
+    ///
+    /// # Errors
+    /// Where it cannot be used, or is relative to other weights.
+    pub fn adapter(
+        &self,
+        adapter: &AdapterArg,
+        modules: &[ModuleSpec],
+    ) -> anyhow::Result<LowRankDelta> {
+        let delta = match &self.residual {
+            None => file::load(&adapter.path, modules, &Limits::default())
+                .map(|loaded| loaded.delta)
+                .map_err(anyhow::Error::from),
+            Some(residual) => residual.adapter(&adapter.path, modules),
+        };
+        delta.with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))
+    }
+}
+
+impl Residual {
+    fn new(checkpoint: SorsaCheckpoint, base: &Checkpoint) -> Result<Self, SorsaError> {
+        let lineage = lineage::check(&checkpoint, &base.weights)?;
+        tracing::info!(
+            rank = checkpoint.max_rank(),
+            modules = checkpoint.modules().len(),
+            unexplained = lineage.unexplained,
+            "SORSA checkpoint: its residual is the dense weight"
+        );
+        if lineage.unexplained > lineage::ROUNDING {
+            tracing::warn!(
+                unexplained = lineage.unexplained,
+                "the base's weights are not exactly those that the checkpoint was trained from; only \
+                 its tokenizer, chat template and configuration are used"
+            );
+        }
+        let config = checkpoint.model_config(&base.config)?;
+        Ok(Self { checkpoint, config })
+    }
+
+    fn adapter(&self, path: &Path, modules: &[ModuleSpec]) -> anyhow::Result<LowRankDelta> {
+        if path.join("adapter_config.json").exists() || path.join("init.safetensors").exists() {
+            bail!(
+                "an adapter directory is relative to the base model's own weights, and the weights \
+                 served here are the residual of a SORSA checkpoint; serve the base model with \
+                 this adapter instead"
+            );
+        }
+        let other = SorsaCheckpoint::open(path)?;
+        self.checkpoint.check_same_residual(&other)?;
+        Ok(other.delta(modules)?)
+    }
+}
+
+fn open_model(path: &Path) -> anyhow::Result<Checkpoint> {
+    Checkpoint::open(path).with_context(|| format!("cannot open the model {}", path.display()))
+}
