@@ -6,6 +6,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::base::BaseDigest;
+
 /// Why a directory is no adapter for this base model.
 ///
 /// After an error nothing of the adapter remains: a load gives a whole adapter or none.
@@ -280,6 +282,19 @@ pub enum AdapterError {
         tensors: usize,
         /// The rank of the initial factors.
         initial: usize,
+    },
+    /// The adapter says that it is relative to other weights.
+    #[error(
+        "the adapter is relative to the base model {name} of digest {recorded}, and the model served \
+         has {served}; serve it with that model, or say --allow-base-mismatch"
+    )]
+    BaseMismatch {
+        /// The base by the adapter's account, quoted.
+        name: String,
+        /// Its digest, likewise.
+        recorded: BaseDigest,
+        /// The digest of the weights at hand.
+        served: BaseDigest,
     },
     /// Scaling carried a finite factor beyond float32.
     #[error("{module} has factors that overflow float32 once scaled by {scale}")]

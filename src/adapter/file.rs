@@ -9,6 +9,7 @@
 
 use std::path::Path;
 
+use super::base::BaseDigest;
 use super::config::AdapterConfig;
 use super::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
 use super::directory::AdapterDir;
@@ -69,6 +70,25 @@ pub struct LoadedAdapter {
     pub rank: usize,
     /// The base model by its own account.
     pub base_model_name: Option<String>,
+    /// The digest of that model's weights, where the adapter records it.
+    pub base_digest: Option<BaseDigest>,
+}
+
+impl LoadedAdapter {
+    /// Compares what the adapter is relative to with the digest of the weights at hand. An adapter
+    /// that records none fits any.
+    ///
+    /// # Errors
+    /// [`AdapterError::BaseMismatch`] where it is relative to others.
+    pub fn check_base(&self, served: BaseDigest) -> Result<(), AdapterError> {
+        match self.base_digest {
+            Some(recorded) if recorded != served => {
+                let name = self.base_model_name.as_deref().unwrap_or("(unnamed)");
+                Err(AdapterError::BaseMismatch { name: quoted(name), recorded, served })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads the adapter in the directory `path` for a base model of these `modules`.
@@ -210,8 +230,15 @@ fn finish(
     rank: usize,
 ) -> Result<LoadedAdapter, AdapterError> {
     let base_model_name = config.text("base_model_name_or_path")?.map(str::to_owned);
+    let base_digest = config.text("base_digest")?.map(|text| {
+        text.parse().map_err(|error| {
+            let problem = format!("is {}: {error}", quoted(text));
+            AdapterError::ConfigField { field: "base_digest", problem }
+        })
+    });
+    let base_digest = base_digest.transpose()?;
     let delta = LowRankDelta::from_content(modules, factors)?;
-    Ok(LoadedAdapter { delta, kind, rank, base_model_name })
+    Ok(LoadedAdapter { delta, kind, rank, base_model_name, base_digest })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! After [`mod@file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
 //! rest of the server sees a [`delta::LowRankDelta`].
 
+pub mod base;
 pub mod compact;
 mod config;
 pub mod delta;

@@ -6,7 +6,7 @@ use std::fs;
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
-use super::super::sorsa::{SorsaConfig, write_adapter_dir};
+use super::super::sorsa::{SorsaConfig, SorsaFactors, SorsaModule, write_adapter_dir};
 use super::*;
 
 /// Two modules that share a width, one square and one not.
@@ -473,6 +473,45 @@ fn a_configuration_of_megabytes_is_refused() {
     let config = vec![b' '; (MAX_CONFIG_BYTES + 1) as usize];
     let error = load_files(&[(CONFIG_FILE, &config)]).unwrap_err();
     assert!(matches!(error, AdapterError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn an_adapter_for_other_weights_is_told_by_their_digest() {
+    let [own, other] = [BaseDigest([1; 32]), BaseDigest([2; 32])];
+    let plain = read(&lora_config(), &lora()).unwrap();
+    assert_eq!(plain.base_digest, None);
+    plain.check_base(own).unwrap();
+    let adapter = read(&with(lora_config(), "base_digest", json!(own.to_string())), &lora());
+    let adapter = adapter.unwrap();
+    assert_eq!(adapter.delta.id(), plain.delta.id());
+    adapter.check_base(own).unwrap();
+    let error = adapter.check_base(other).unwrap_err();
+    assert!(matches!(error, AdapterError::BaseMismatch { .. }), "{error}");
+    for part in ["b/m", &own.to_string(), &other.to_string()] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    for bad in [json!("blake3:12"), json!(12)] {
+        let error = read(&with(lora_config(), "base_digest", bad), &lora()).unwrap_err();
+        assert!(matches!(error, AdapterError::ConfigField { field: "base_digest", .. }), "{error}");
+    }
+}
+
+#[test]
+fn what_is_written_says_what_it_is_relative_to() {
+    let factors = |seed: f32| SorsaFactors {
+        a: tensor(&[2, 3], seed),
+        s: tensor(&[2], seed),
+        b: tensor(&[5, 2], seed),
+    };
+    let module =
+        SorsaModule { path: "lm_head".into(), trained: factors(1.0), initial: factors(2.0) };
+    for base_digest in [None, Some(BaseDigest([7; 32]))] {
+        let dir = directory(&[]);
+        let config = SorsaConfig { rank: 2, base_digest, ..SorsaConfig::default() };
+        write_adapter_dir(dir.path(), &config, std::slice::from_ref(&module)).unwrap();
+        let adapter = load(dir.path(), &modules(), &Limits::default()).unwrap();
+        assert_eq!(adapter.base_digest, base_digest);
+    }
 }
 
 #[test]
