@@ -13,6 +13,8 @@ type Matrix = Vec<Vec<f64>>;
 pub struct Oracle {
     config: ModelConfig,
     tensors: BTreeMap<String, Matrix>,
+    /// Round the rotary frequencies to bfloat16, as casting a whole PyTorch model does.
+    pub coarse_frequencies: bool,
 }
 
 impl Oracle {
@@ -25,7 +27,7 @@ impl Oracle {
             }
         };
         let tensors = tensors.iter().map(|(name, tensor)| (name.clone(), matrix(tensor)));
-        Self { config: config.clone(), tensors: tensors.collect() }
+        Self { config: config.clone(), tensors: tensors.collect(), coarse_frequencies: false }
     }
 
     /// Adds `up · down` to the weight of module `path`.
@@ -120,6 +122,11 @@ impl Oracle {
     }
 
     fn frequency(&self, i: usize) -> f64 {
+        let exact = self.exact_frequency(i);
+        if self.coarse_frequencies { half::bf16::from_f64(exact).to_f64() } else { exact }
+    }
+
+    fn exact_frequency(&self, i: usize) -> f64 {
         let exponent = 2.0 * i as f64 / self.config.head_dim as f64;
         let plain = 1.0 / self.config.rope_theta.powf(exponent);
         match self.config.rope_scaling {

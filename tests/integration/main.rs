@@ -13,5 +13,6 @@ mod model_files;
 mod model_oracle;
 mod reference;
 mod serving;
+mod sorsa_checkpoint;
 mod text_golden;
 mod tiny_llama;

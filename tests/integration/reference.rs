@@ -1,6 +1,8 @@
 //! The real model in float32 against what the reference implementation computed: last-position
 //! logits, log-probabilities of the prompt, greedy tokens, for the base and for a real adapter.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +26,7 @@ use sorsa::model::builder::LoadOptions;
 use sorsa::model::checkpoint::Checkpoint;
 use sorsa::model::contract::{CausalLm, ForwardInput, SequenceSpan};
 use sorsa::model::llama::LlamaForCausalLm;
+use sorsa::model::sorsa::{SorsaCheckpoint, lineage};
 
 use crate::support::model;
 use crate::support::shared::shared_reference;
@@ -215,6 +218,52 @@ async fn a_real_adapter_as_a_delta_is_the_references() {
     check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
 }
 
+/// A whole-model checkpoint as the library saved it: residuals in bfloat16 over the model of record.
+fn rebuild(adapter: &Path, base: &Checkpoint, directory: &Path) {
+    let load =
+        |name: &str| candle_core::safetensors::load(adapter.join(name), &Device::Cpu).unwrap();
+    let (initial, mut tensors) = (load("init.safetensors"), load("model.safetensors"));
+    for name in base.weights.names() {
+        let shape = base.weights.shape(&name).unwrap();
+        let weight = base.weights.tensor(&name, &shape, DType::F32, &Device::Cpu).unwrap();
+        let path = format!("model.{}", name.strip_suffix(".weight").unwrap());
+        let factor = |role: &str| initial.get(&format!("{path}.{role}"));
+        let stored = match (factor("sorsa_A"), factor("sorsa_S"), factor("sorsa_B")) {
+            (Some(a), Some(s), Some(b)) => {
+                let part = b.broadcast_mul(s).unwrap().matmul(a).unwrap();
+                (weight - part).unwrap().to_dtype(DType::BF16).unwrap()
+            }
+            _ => weight,
+        };
+        tensors.insert(format!("model.{name}"), stored);
+    }
+    candle_core::safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
+    fs::copy(adapter.join("config.json"), directory.join("config.json")).unwrap();
+}
+
+#[tokio::test]
+async fn a_real_checkpoint_on_its_residual_is_the_references_unmerged_forward() {
+    let Some(shared) = shared_reference() else { return };
+    let golden = fs::read(shared.join("reference/smollm2/gsm8k-r16.json")).unwrap();
+    let golden: Value = serde_json::from_slice(&golden).unwrap();
+    let outputs = &golden["outputs"]["unmerged_f32"];
+    let base = Checkpoint::open(&model::hugging_face()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    rebuild(&shared.join("adapters/gsm8k-r16"), &base, directory.path());
+    let sorsa = SorsaCheckpoint::open(directory.path()).unwrap();
+    let found = lineage::check(&sorsa, &base.weights).unwrap();
+    assert!(found.unexplained < lineage::ROUNDING, "{found:?}");
+    let config = sorsa.model_config(&base.config).unwrap();
+    let options = LoadOptions::new(config.dtype.unwrap(), Device::Cpu);
+    let options = LoadOptions { keep_stored: true, ..options };
+    let model = LlamaForCausalLm::load(&config, &sorsa.weights, options, &mut |_| {}).unwrap();
+    let delta = Arc::new(sorsa.delta(model.modules()).unwrap());
+    let reference = Reference { model, checkpoint: base };
+    check_logits(&reference, outputs, Some(&delta));
+    let version = AdapterVersion { name: "gsm8k".into(), delta };
+    check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
+}
+
 /// The GGUF itself: the same tensors as its float32 conversion, so the same logits to the bit.
 #[test]
 fn a_gguf_is_its_own_dequantisation() {
@@ -227,7 +276,7 @@ fn a_gguf_is_its_own_dequantisation() {
         .status()
         .unwrap();
     assert!(status.success());
-    let load = |path: &std::path::Path| {
+    let load = |path: &Path| {
         let checkpoint = Checkpoint::open(path).unwrap();
         let options = LoadOptions::new(DType::F32, Device::Cpu);
         let model =

@@ -25,7 +25,10 @@ const MODULES_COMPARED: usize = 4;
 /// a weight leave some 0.1.
 const FOREIGN: f64 = 0.25;
 /// The part left is a sign of rank only where it is this much smaller than the other.
-const CLEARLY: f64 = 4.0;
+const CLEARLY: f64 = 2.0;
+/// `⟨D, P⟩ / ⟨P, P⟩` is above this where D is about P: some 1 after little training, and less after
+/// more, and 1 less than that where P is in the weight already.
+const ABOUT: f32 = 0.3;
 /// Parts left are compared above this, relative to W: below is float32's own noise.
 const FLOOR: f64 = 1e-4;
 /// Refinements of the range: each sharpens the separation from what lies outside.
@@ -86,7 +89,7 @@ fn check_module(
     } else {
         let overlap = (&once * &part)?.sum_all()?.to_scalar::<f32>()?;
         let whole = part.sqr()?.sum_all()?.to_scalar::<f32>()?;
-        overlap < 0.5 * whole
+        overlap < ABOUT * whole
     };
     if applied {
         return Err(SorsaError::AppliedTwice { module: path });
