@@ -198,6 +198,21 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn a_file_that_vanishes_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        // Seen, and gone when it is opened, as a link is whose target was removed.
+        std::os::unix::fs::symlink("gone", dir.path().join(NAME)).unwrap();
+        let mut opened = open(dir.path());
+        assert!(opened.has(NAME));
+        let error = opened.read(NAME, 1).unwrap_err();
+        assert!(matches!(error, AdapterError::MissingFile { file: NAME, .. }), "{error}");
+        fs::remove_dir_all(dir.path()).unwrap();
+        let error = opened.read(NAME, 1).unwrap_err();
+        assert!(matches!(error, AdapterError::MissingFile { file: NAME, .. }), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn an_unreadable_file_is_an_io_error() {
         use std::os::unix::fs::PermissionsExt;
 
