@@ -11,6 +11,7 @@ mod factors;
 pub mod file;
 mod lora;
 pub mod merge;
+pub mod principal;
 pub mod registry;
 pub mod segments;
 pub mod sorsa;

@@ -57,8 +57,8 @@ pub enum ModelError {
     },
     /// A whole-model checkpoint of the SORSA reference library.
     #[error(
-        "{} is an un-merged SORSA checkpoint of the reference library; serve its base model, or a \
-         merged checkpoint, instead", path.display()
+        "{} is an un-merged SORSA checkpoint of the reference library: serve it with `sorsa serve \
+         CHECKPOINT --base BASE`, where BASE is the model it was trained from", path.display()
     )]
     SorsaCheckpoint {
         /// The directory.

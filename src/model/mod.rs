@@ -14,4 +14,5 @@ pub mod gguf;
 mod gguf_config;
 pub mod llama;
 mod safetensors_file;
+pub mod sorsa;
 pub mod weights;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
@@ -32,7 +33,7 @@ struct Shard {
 /// All tensors of a directory, by name.
 #[derive(Debug)]
 pub(super) struct SafetensorsFiles {
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
     tensors: BTreeMap<String, (usize, TensorInfo)>,
 }
 
@@ -62,23 +63,53 @@ impl SafetensorsFiles {
         self.tensors.get(name).map(|(_, info)| info.shape.as_slice())
     }
 
-    /// Tensor `name` on the CPU, as stored; `None` where there is none.
-    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
-        let Some((shard, info)) = self.tensors.get(name) else { return Ok(None) };
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
+    /// The type tensor `name` is stored in; `None` where there is none.
+    pub fn dtype(&self, name: &str) -> Result<Option<DType>, ModelError> {
+        let Some((_, info)) = self.tensors.get(name) else { return Ok(None) };
+        match info.dtype {
+            Dtype::F32 => Ok(Some(DType::F32)),
+            Dtype::F16 => Ok(Some(DType::F16)),
+            Dtype::BF16 => Ok(Some(DType::BF16)),
+            Dtype::F64 => Ok(Some(DType::F64)),
             other => {
                 let dtype = format!("{other:?}");
-                return Err(ModelError::TensorType { name: name.to_owned(), dtype });
+                Err(ModelError::TensorType { name: name.to_owned(), dtype })
             }
-        };
+        }
+    }
+
+    /// The bytes of tensor `name`, little-endian and row-major.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let (shard, info) = self.tensors.get(name)?;
         let shard = &self.shards[*shard];
         let (start, end) = info.data_offsets;
-        let bytes = &shard.map[shard.data_start..][start..end];
-        Ok(Some(Tensor::from_raw_buffer(bytes, dtype, &info.shape, &Device::Cpu)?))
+        Some(&shard.map[shard.data_start..][start..end])
+    }
+
+    /// Tensor `name` on the CPU, as stored; `None` where there is none.
+    pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        let dtype = self.dtype(name)?;
+        let Some(((dtype, shape), bytes)) = dtype.zip(self.shape(name)).zip(self.bytes(name))
+        else {
+            return Ok(None);
+        };
+        Ok(Some(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?))
+    }
+
+    /// The same files seen under other names: each tensor under what `rename` makes of its name,
+    /// and none for which it gives `None`.
+    pub fn view(&self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let renamed =
+            |(name, entry): (&String, &(usize, TensorInfo))| Some((rename(name)?, entry.clone()));
+        let tensors = self.tensors.iter().filter_map(renamed).collect();
+        Self { shards: self.shards.clone(), tensors }
+    }
+
+    /// Lets tensor `original` be found under `name` too.
+    pub fn alias(&mut self, name: &str, original: &str) {
+        if let Some(entry) = self.tensors.get(original).cloned() {
+            self.tensors.insert(name.to_owned(), entry);
+        }
     }
 
     fn add_indexed(&mut self, directory: &Path, path: &Path) -> Result<(), ModelError> {
@@ -125,7 +156,7 @@ impl SafetensorsFiles {
             }
         }
         // The eight bytes are the header's own length.
-        self.shards.push(Shard { map, data_start: 8 + header });
+        self.shards.push(Arc::new(Shard { map, data_start: 8 + header }));
         Ok(())
     }
 }

@@ -44,6 +44,11 @@ impl Weights {
         Ok(Self(Source::Safetensors(files)))
     }
 
+    /// The weights of opened safetensors files.
+    pub(super) fn from_safetensors(files: SafetensorsFiles) -> Self {
+        Self(Source::Safetensors(files))
+    }
+
     /// The weights of an opened GGUF file, dequantised tensor by tensor as they are asked for.
     #[must_use]
     pub fn from_gguf(file: GgufFile) -> Self {
@@ -67,6 +72,28 @@ impl Weights {
         match &self.0 {
             Source::Safetensors(files) => files.shape(name).map(<[usize]>::to_vec),
             Source::Gguf(file) => file.shape(name),
+        }
+    }
+
+    /// The type tensor `name` is stored in, where there is one; float32 for whatever a GGUF file
+    /// holds, which is what dequantising gives.
+    ///
+    /// # Errors
+    /// Where that type is not read.
+    pub fn dtype(&self, name: &str) -> Result<Option<DType>, ModelError> {
+        match &self.0 {
+            Source::Safetensors(files) => files.dtype(name),
+            Source::Gguf(file) => Ok(file.shape(name).map(|_| DType::F32)),
+        }
+    }
+
+    /// The bytes of tensor `name` as they are stored, little-endian and row-major; `None` where
+    /// there is no such tensor, or its file does not hold plain numbers.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        match &self.0 {
+            Source::Safetensors(files) => files.bytes(name),
+            Source::Gguf(_) => None,
         }
     }
 
