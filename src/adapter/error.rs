@@ -280,6 +280,12 @@ pub enum AdapterError {
         /// Alpha over rank, or 1.
         scale: f64,
     },
+    /// The delta itself is beyond float32, however its factors are scaled.
+    #[error("{module} has a delta that overflows float32")]
+    DeltaOverflow {
+        /// The module.
+        module: String,
+    },
     /// A file without any factor: it would silently be the base model.
     #[error("the adapter holds no factors")]
     Empty,

@@ -3,12 +3,14 @@
 //! After [`mod@file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
 //! rest of the server sees a [`delta::LowRankDelta`].
 
+pub mod compact;
 mod config;
 pub mod delta;
 mod directory;
 pub mod error;
 mod factors;
 pub mod file;
+pub mod linalg;
 mod lora;
 pub mod merge;
 pub mod principal;
