@@ -4,7 +4,10 @@ pub mod convert;
 mod gguf_vocab;
 pub mod health;
 mod load;
+mod model_files;
 pub mod serve;
+mod staging;
+mod tensor_files;
 mod text_files;
 
 use std::io::IsTerminal;
