@@ -4,6 +4,7 @@ pub mod convert;
 mod gguf_vocab;
 pub mod health;
 mod load;
+pub mod merge;
 mod model_files;
 pub mod serve;
 mod staging;
@@ -33,6 +34,8 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Write a GGUF file as a Hugging Face model directory
     Convert(convert::Args),
+    /// Fold an adapter into its base model: an ordinary Hugging Face model directory
+    Merge(merge::Args),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }
@@ -47,6 +50,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args),
             Command::Convert(args) => convert::run(&args),
+            Command::Merge(args) => merge::run(&args),
             Command::Health(args) => health::run(&args),
         }
     }

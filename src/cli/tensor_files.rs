@@ -132,6 +132,17 @@ pub fn tensor_bytes(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
     })
 }
 
+/// Refuses a tensor in which a value is not finite.
+///
+/// # Errors
+/// Where one is.
+pub fn ensure_finite(tensor: &Tensor) -> anyhow::Result<()> {
+    // A sum, and not a maximum: those of candle pass over a NaN.
+    let sum = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+    anyhow::ensure!(sum == 0.0, "a value is beyond the range of {:?}", tensor.dtype());
+    Ok(())
+}
+
 fn le_bytes<T: Copy, const N: usize>(values: &[T], bytes: fn(T) -> [u8; N]) -> Vec<u8> {
     let mut all = vec![0; values.len() * N];
     for (place, value) in all.as_chunks_mut::<N>().0.iter_mut().zip(values) {
