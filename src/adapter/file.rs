@@ -23,7 +23,7 @@ pub(super) const CONFIG_FILE: &str = "adapter_config.json";
 pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// Longest configuration, in bytes.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Bounds on what a load may consume.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 pub mod convert;
+pub mod extract;
 mod gguf_vocab;
 pub mod health;
 mod load;
@@ -8,6 +9,7 @@ pub mod merge;
 mod model_files;
 pub mod serve;
 mod staging;
+mod table;
 mod tensor_files;
 mod text_files;
 
@@ -32,10 +34,12 @@ pub struct Cli {
 enum Command {
     /// Serve a model and its adapters over HTTP
     Serve(Box<ServeArgs>),
-    /// Write a GGUF file as a Hugging Face model directory
+    /// Write a GGUF file as a Hugging Face model directory, or an adapter as a PEFT LoRA
     Convert(convert::Args),
     /// Fold an adapter into its base model: an ordinary Hugging Face model directory
     Merge(merge::Args),
+    /// Make the small adapter that lies between a fine-tuned model and its base
+    Extract(extract::Args),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }
@@ -51,6 +55,7 @@ impl Cli {
             Command::Serve(args) => serve::run(*args),
             Command::Convert(args) => convert::run(&args),
             Command::Merge(args) => merge::run(&args),
+            Command::Extract(args) => extract::run(&args),
             Command::Health(args) => health::run(&args),
         }
     }

@@ -15,3 +15,4 @@ mod reference;
 mod serving;
 mod text_golden;
 mod tiny_llama;
+mod tools;
