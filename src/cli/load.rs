@@ -28,6 +28,8 @@ use crate::server::state::{AppState, SamplingDefaults, Serving};
 
 /// Tokens per cache block.
 const BLOCK_SIZE: usize = 16;
+/// Compute threads that may be asked for.
+const MAX_THREADS: usize = 1024;
 /// Cache memory where none is given.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
 
@@ -53,6 +55,12 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
         "--max-num-batched-tokens {tokens} is less than --max-num-seqs {seqs}: each running \
          sequence needs one token per step"
     );
+    if let Some(threads) = args.engine.threads {
+        ensure!(
+            threads.get() <= MAX_THREADS,
+            "--threads {threads} is more than {MAX_THREADS}: one per core is the most that helps"
+        );
+    }
     let Some(merge) = &args.merge else { return Ok(()) };
     match args.adapter.as_slice() {
         [adapter] if adapter.name == *merge => Ok(()),
@@ -198,6 +206,9 @@ impl CacheSize {
             "one sequence of {max_model_len} tokens needs {needed} bytes of cache and \
              --kv-cache-memory gives {memory}: raise it, or lower --max-model-len"
         );
+        // An allocation that fails later would end the process without a word.
+        let available = Vec::<u8>::new().try_reserve_exact(memory);
+        ensure!(available.is_ok(), "--kv-cache-memory {memory}: there is no such memory");
         let num_blocks = memory / bytes(BLOCK_SIZE);
         let slots = num_blocks.checked_mul(BLOCK_SIZE);
         ensure!(

@@ -52,7 +52,11 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
-    let config = ServerConfig { max_body_bytes: args.max_body_size.0, ..ServerConfig::default() };
+    let config = ServerConfig {
+        max_body_bytes: args.max_body_size.0,
+        escape_special_tokens: args.escape_special_tokens,
+        ..ServerConfig::default()
+    };
     let state = AppState::new(config, Metrics::new());
     let (signals, mut causes) = mpsc::channel(2);
     let failures = signals.clone();

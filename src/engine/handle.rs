@@ -116,6 +116,12 @@ impl EngineHandle {
         Ok(streams)
     }
 
+    /// Requests that may wait at once.
+    #[must_use]
+    pub fn max_waiting(&self) -> usize {
+        self.max_waiting
+    }
+
     /// False once the engine's thread has ended.
     #[must_use]
     pub fn is_alive(&self) -> bool {

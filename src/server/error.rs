@@ -176,6 +176,12 @@ impl ApiError {
         Self::new(Kind::MediaType, "the request needs `content-type: application/json`")
     }
 
+    /// 415: the body is compressed.
+    #[must_use]
+    pub fn content_encoding() -> Self {
+        Self::new(Kind::MediaType, "compressed request bodies are not supported by this server")
+    }
+
     /// 503: the model is still loading.
     #[must_use]
     pub fn not_ready() -> Self {

@@ -22,6 +22,9 @@ impl FromRequest<Arc<AppState>> for JsonObject {
         if !is_json(request.headers()) {
             return Err(ApiError::media_type());
         }
+        if is_encoded(request.headers()) {
+            return Err(ApiError::content_encoding());
+        }
         let reading = Bytes::from_request(request, state);
         let bytes = tokio::time::timeout(state.config.body_timeout, reading)
             .await
@@ -47,6 +50,12 @@ fn is_json(headers: &HeaderMap) -> bool {
     let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let subtype = essence.strip_prefix("application/").unwrap_or_default();
     subtype == "json" || subtype.ends_with("+json")
+}
+
+/// True where the body is compressed: it is read as it comes, so that its size is what it costs.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    encodings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 #[cfg(test)]

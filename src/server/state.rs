@@ -37,6 +37,9 @@ pub struct ServerConfig {
     pub text_workers: usize,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
+    /// Reads special tokens in chat messages as text. Otherwise they are tokens, as transformers
+    /// reads a rendered chat, and a message can pretend to be several.
+    pub escape_special_tokens: bool,
 }
 
 impl Default for ServerConfig {
@@ -51,6 +54,7 @@ impl Default for ServerConfig {
             max_request_tokens: 4 << 20,
             text_workers: 2,
             keep_alive: Duration::from_secs(15),
+            escape_special_tokens: false,
         }
     }
 }

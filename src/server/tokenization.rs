@@ -53,14 +53,14 @@ pub async fn tokenize(
     let add_special_tokens = fields.boolean("add_special_tokens", default)?;
     let with_strings = fields.boolean("return_token_strs", false)?;
     finish(&state, fields)?;
+    let config = state.config.clone();
     let work = move || {
-        let (text, param) = match input {
-            Input::Prompt(text) => (text, "prompt"),
+        let tokens = match input {
+            Input::Prompt(text) => convert::encode(&serving, &text, add_special_tokens, "prompt")?,
             Input::Messages { messages, template } => {
-                (render::chat(&serving, &messages, template)?, "messages")
+                render::chat(&config, &serving, messages, template, add_special_tokens)?
             }
         };
-        let tokens = convert::encode(&serving, &text, add_special_tokens, param)?;
         let string = |id: &u32| serving.tokenizer.token_text(*id).unwrap_or_default();
         let strings = || tokens.iter().map(string).collect();
         Ok(Tokenized {

@@ -6,6 +6,7 @@
 pub mod chat_template;
 pub mod detokenizer;
 pub mod gguf_vocab;
+mod guard;
 mod json_dumps;
 mod pieces;
 #[cfg(test)]

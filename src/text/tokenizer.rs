@@ -6,11 +6,13 @@
 //! SentencePiece itself. `clean_up_tokenization_spaces` is not applied: text is never changed
 //! after decoding.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use super::detokenizer::Detokenizer;
+use super::guard::Guard;
 use super::pieces::{Decoding, PieceTable};
 
 pub use super::pieces::DecoderError;
@@ -44,6 +46,7 @@ pub struct Tokenizer(Arc<Inner>);
 struct Inner {
     encoder: tokenizers::Tokenizer,
     pieces: PieceTable,
+    guard: Guard,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -74,7 +77,7 @@ impl Tokenizer {
         tokens.extend(added.into_iter().map(|(id, token)| (id, (token.content, token.special))));
         let tokens = tokens.into_iter().map(|(id, (token, special))| (id, token, special));
         let pieces = PieceTable::new(decoding, tokens);
-        Ok(Self(Arc::new(Inner { encoder, pieces })))
+        Ok(Self(Arc::new(Inner { encoder, pieces, guard: Guard::new() })))
     }
 
     /// The token ids of `text`. Added tokens written in the text (`<|im_end|>`) become their id;
@@ -88,6 +91,36 @@ impl Tokenizer {
             .encode_fast(text, add_special_tokens)
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|error| TokenizerError::Encode(error.to_string()))
+    }
+
+    /// A client's string for a chat template, with every special token in it made harmless. What
+    /// is rendered from it must go through [`Self::encode_rendered`] or [`Self::reveal`].
+    #[must_use]
+    pub fn protect<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.0.guard.protect(&self.0.encoder, text)
+    }
+
+    /// `text` without what [`Self::protect`] put into it.
+    #[must_use]
+    pub fn reveal(&self, text: &str) -> String {
+        self.0.guard.reveal(text)
+    }
+
+    /// The token ids of a rendered template: its own special tokens become their ids, those in
+    /// strings that were protected are ordinary text.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`] with the tokenizer's reason.
+    pub fn encode_rendered(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<u32>, TokenizerError> {
+        if self.0.guard.is_marked(text) {
+            self.0.guard.encode(&self.0.encoder, text, add_special_tokens)
+        } else {
+            self.encode(text, add_special_tokens)
+        }
     }
 
     /// The text of `ids`; special tokens leave no trace where `skip_special_tokens` is set.

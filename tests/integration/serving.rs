@@ -270,6 +270,8 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     refused(&["--merge=pirate"], "give that adapter with --adapter");
     refused(&["--max-model-len=100000"], "8192 positions");
     refused(&["--kv-cache-memory=1MiB"], "lower --max-model-len");
+    refused(&["--kv-cache-memory=90000GiB"], "there is no such memory");
+    refused(&["--threads=100000"], "one per core");
     refused(&["--max-num-batched-tokens=8"], "--max-num-seqs");
     let (status, log) = Server::run_to_end(&model::pirate(), &[]);
     assert!(!status.success() && log.contains("config.json"), "{log}");

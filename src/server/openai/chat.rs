@@ -103,17 +103,18 @@ impl ChatRequest {
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
-        let text = render::chat(serving, &self.messages, self.template)?;
+        let tokens =
+            render::chat(config, serving, self.messages, self.template, self.add_special_tokens)?;
         let rules = PromptRules {
             param: "messages",
-            add_special_tokens: self.add_special_tokens,
+            add_special_tokens: false,
             echo: false,
             skip_special_tokens: self.common.skip_special_tokens,
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
             default_max_tokens: (config.max_request_tokens / self.common.n).max(1),
         };
-        let prompts = convert::prompts(serving, vec![PromptInput::Text(text)], rules)?;
+        let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let prompt_logprobs = self.common.prompt_logprobs;
         convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)
     }

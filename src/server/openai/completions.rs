@@ -94,6 +94,7 @@ impl CompletionRequest {
         let common = Common::take(&mut fields, serving)?;
         let prompts = take_prompts(&mut fields, serving.vocab_size, config.max_choices)?;
         convert::check_choices(config, prompts.len(), common.n)?;
+        convert::check_prompts(serving, prompts.len())?;
         validate::take_best_of(&mut fields, common.n)?;
         let max_tokens = validate::take_max_tokens(&mut fields, &["max_tokens"], 0)?;
         let request = Self {

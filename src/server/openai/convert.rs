@@ -9,6 +9,7 @@ use crate::server::error::ApiError;
 use crate::server::generation::{Echo, Job, Prompt};
 use crate::server::state::{ServerConfig, Serving};
 use crate::text::detokenizer::Detokenizer;
+use crate::text::tokenizer::TokenizerError;
 
 /// A prompt as the client gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,10 +108,14 @@ pub fn encode(
     add_special_tokens: bool,
     param: &str,
 ) -> Result<Vec<u32>, ApiError> {
-    serving.tokenizer.encode(text, add_special_tokens).map_err(|error| {
-        tracing::warn!(%error, "a prompt could not be tokenised");
-        ApiError::invalid(param, format!("`{param}` could not be tokenised"))
-    })
+    serving.tokenizer.encode(text, add_special_tokens).map_err(|error| not_tokenised(&error, param))
+}
+
+/// The error for text in `param` that the tokenizer cannot read; the log has the reason.
+#[must_use]
+pub fn not_tokenised(error: &TokenizerError, param: &str) -> ApiError {
+    tracing::warn!(%error, "a prompt could not be tokenised");
+    ApiError::invalid(param, format!("`{param}` could not be tokenised"))
 }
 
 /// The job of a request, once its prompts are known.
@@ -167,4 +172,16 @@ pub fn check_choices(config: &ServerConfig, prompts: usize, n: usize) -> Result<
     }
     let (param, limit) = (if n > 1 { "n" } else { "prompt" }, config.max_choices);
     Err(ApiError::invalid(param, format!("prompts times `n` must be at most {limit}")))
+}
+
+/// Checks that the queue could ever take all prompts: else every retry would be a 429.
+///
+/// # Errors
+/// Where there are more than may wait.
+pub fn check_prompts(serving: &Serving, prompts: usize) -> Result<(), ApiError> {
+    let limit = serving.engine.max_waiting();
+    if prompts <= limit {
+        return Ok(());
+    }
+    Err(ApiError::invalid("prompt", format!("`prompt` must hold at most {limit} prompts")))
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
@@ -68,9 +69,11 @@ pub async fn list_models(State(state): State<Arc<AppState>>) -> ApiResult<ModelL
 /// Where nothing has that name.
 pub async fn retrieve_model(
     State(state): State<Arc<AppState>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> ApiResult<ModelCard> {
     let serving = state.serving()?;
+    // No name holds what is no UTF-8 once decoded; what it is cannot be repeated.
+    let Path(id) = id.map_err(|_| ApiError::model_not_found("\u{FFFD}"))?;
     card(&serving, &id).map(Json).ok_or_else(|| ApiError::model_not_found(&id))
 }
 

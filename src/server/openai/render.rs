@@ -1,12 +1,17 @@
-//! Messages through the model's chat template. Templates are the operator's, never a request's,
-//! and a request sets no variable of them but those named here.
+//! Messages through the model's chat template to token ids. Templates are the operator's, never a
+//! request's, and a request sets no variable of them but those named here. Where the operator asks
+//! for it, only the template writes special tokens, and those in a message are text.
+
+use std::borrow::Cow;
 
 use serde_json::Value;
 
+use super::convert;
 use super::fields::Fields;
 use crate::server::error::ApiError;
-use crate::server::state::Serving;
+use crate::server::state::{ServerConfig, Serving};
 use crate::text::chat_template::{ChatTemplateError, RenderOptions};
+use crate::text::tokenizer::Tokenizer;
 
 /// What a request may tell the template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,23 +40,51 @@ impl TemplateOptions {
     }
 }
 
-/// Renders checked messages. Slow for long ones: not for async threads.
+/// Renders and tokenises checked messages. Slow for long ones: not for async threads.
 ///
 /// # Errors
 /// Where the model has no template, and where the template refuses the messages.
 pub fn chat(
+    config: &ServerConfig,
     serving: &Serving,
-    messages: &Value,
+    messages: Value,
     options: TemplateOptions,
-) -> Result<String, ApiError> {
+    add_special_tokens: bool,
+) -> Result<Vec<u32>, ApiError> {
     let template = serving.chat_template.as_ref().ok_or_else(|| {
         let message = "this model has no chat template: use `/v1/completions`";
         ApiError::invalid("messages", message)
     })?;
+    let tokenizer = &serving.tokenizer;
+    let messages =
+        if config.escape_special_tokens { protected(tokenizer, messages) } else { messages };
     let add_generation_prompt = options.add_generation_prompt;
     let options =
         RenderOptions { enable_thinking: options.enable_thinking, ..RenderOptions::default() };
-    template.render(messages, add_generation_prompt, &options).map_err(|error| match error {
+    let text = template
+        .render(&messages, add_generation_prompt, &options)
+        .map_err(|error| refusal(tokenizer, &error))?;
+    tokenizer
+        .encode_rendered(&text, add_special_tokens)
+        .map_err(|error| convert::not_tokenised(&error, "messages"))
+}
+
+/// Every string of the client's in `messages`, protected; a `role` is ours.
+fn protected(tokenizer: &Tokenizer, mut messages: Value) -> Value {
+    let messages_of = messages.as_array_mut().into_iter().flatten();
+    for (name, value) in messages_of.filter_map(Value::as_object_mut).flatten() {
+        if let Value::String(text) = value
+            && name != "role"
+            && let Cow::Owned(text) = tokenizer.protect(text)
+        {
+            *value = Value::String(text);
+        }
+    }
+    messages
+}
+
+fn refusal(tokenizer: &Tokenizer, error: &ChatTemplateError) -> ApiError {
+    match error {
         ChatTemplateError::Compile(_) => {
             tracing::error!(%error, "bug: a template that compiled does not compile");
             ApiError::internal()
@@ -61,6 +94,7 @@ pub fn chat(
             tracing::warn!(%error, "a chat template failed");
             ApiError::invalid("messages", "the chat template cannot render these messages")
         }
-        error => ApiError::invalid("messages", error.to_string()),
-    })
+        // A refusal may repeat the message it refuses.
+        error => ApiError::invalid("messages", tokenizer.reveal(&error.to_string())),
+    }
 }

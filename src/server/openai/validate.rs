@@ -264,9 +264,8 @@ fn take_logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Vec<(u32, f
 /// The first refused field, by name.
 pub fn take_rest(mut fields: Fields) -> Result<usize, ApiError> {
     take_response_format(&mut fields)?;
-    if let Some(Value::Array(modalities)) = fields.take("modalities")
-        && modalities.iter().any(|modality| modality != "text")
-    {
+    let modalities = fields.array("modalities")?.unwrap_or_default();
+    if modalities.iter().any(|modality| modality != "text") {
         return Err(ApiError::unsupported("modalities"));
     }
     for name in REFUSED {

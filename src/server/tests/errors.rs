@@ -103,6 +103,9 @@ async fn wrong_completions_are_refused_by_the_name_of_the_field() {
         with("response_format", json!({"type": "poem"})),
         with("prompt_embeds", json!("AAAA")),
         with("include_stop_str_in_output", json!(true)),
+        with("modalities", json!("audio")),
+        // More than may wait at once: another try would not help.
+        with("prompt", json!(vec!["a"; 17])),
     ];
     insta::assert_snapshot!(table(&server, "/v1/completions", bodies).await);
 }
@@ -181,6 +184,9 @@ async fn what_is_no_request_at_all_is_answered_in_the_envelope_too() {
     responses.push(server.get("//v1/models").await);
     responses.push(server.get("/v1/models/nobody").await);
     responses.push(server.get("/v1/models/..%2fbase").await);
+    responses.push(server.get("/v1/models/%ff").await);
+    let compressed = server.client.post(&url).header("content-encoding", "gzip");
+    responses.push(compressed.header("content-type", json).body("{}").send().await.unwrap());
     let mut all = String::new();
     for response in responses {
         let allow = response.headers().get("allow").cloned();
