@@ -4,6 +4,7 @@ pub mod convert;
 pub mod extract;
 mod gguf_vocab;
 pub mod health;
+pub mod inspect;
 mod load;
 pub mod merge;
 mod model_files;
@@ -12,6 +13,7 @@ mod staging;
 mod table;
 mod tensor_files;
 mod text_files;
+pub mod verify;
 
 use std::io::IsTerminal;
 
@@ -40,6 +42,10 @@ enum Command {
     Merge(merge::Args),
     /// Make the small adapter that lies between a fine-tuned model and its base
     Extract(extract::Args),
+    /// Say what a model, checkpoint or adapter is
+    Inspect(inspect::Args),
+    /// Measure by how much the ways of serving an adapter differ
+    Verify(verify::Args),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }
@@ -56,6 +62,8 @@ impl Cli {
             Command::Convert(args) => convert::run(&args),
             Command::Merge(args) => merge::run(&args),
             Command::Extract(args) => extract::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Verify(args) => verify::run(&args),
             Command::Health(args) => health::run(&args),
         }
     }

@@ -9,7 +9,7 @@ use clap::Parser;
 use serde_json::Value;
 use sorsa::adapter::delta::LowRankDelta;
 use sorsa::adapter::{Limits, load as load_adapter};
-use sorsa::cli::{convert, extract, merge};
+use sorsa::cli::{convert, extract, merge, verify};
 use sorsa::model::checkpoint::Checkpoint;
 
 use crate::support::shared::shared_reference;
@@ -282,4 +282,20 @@ fn an_extraction_that_cannot_be_exact_is_refused() {
     let error = extract("f32/base", &["--max-error", "0"]);
     assert!(error.contains("is reproduced only up to"), "{error}");
     assert!(!out.exists());
+}
+
+#[test]
+fn the_ways_of_serving_an_adapter_agree_or_verify_fails() {
+    let (base, adapter) = (fixture("f32/base"), fixture("f32/adapter"));
+    let arguments = [text(&base), text(&adapter), "--json"];
+    let run = |extra: &[&str]| verify::run(&parse(&[arguments.as_slice(), extra].concat()));
+    run(&[]).unwrap();
+    run(&["--tolerance", "1e-5"]).unwrap();
+    let error = run(&["--dtype", "bf16", "--tolerance", "1e-5"]).unwrap_err().to_string();
+    assert!(error.contains("the tolerance is 1.0e-5"), "{error}");
+    let Some(shared) = shared_reference() else { return };
+    let trained = shared.join("reference/tiny/f32/trained");
+    run(&["--checkpoint", text(&trained), "--tolerance", "1e-4"]).unwrap();
+    let other = shared.join("reference/tiny/f32/init");
+    assert!(run(&["--checkpoint", text(&other)]).is_err());
 }
