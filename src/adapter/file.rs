@@ -33,7 +33,7 @@ const INITIAL_FILES: [&str; 4] = [
 ];
 
 /// Longest configuration, in bytes.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Bounds on what a load may consume.
 #[derive(Debug, Clone, Copy)]

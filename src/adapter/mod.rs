@@ -14,10 +14,13 @@ pub mod file;
 pub mod linalg;
 mod lora;
 pub mod merge;
+pub mod peft;
 pub mod principal;
+pub mod range_finder;
 pub mod registry;
 pub mod segments;
 pub mod sorsa;
+pub mod survey;
 mod tensors;
 
 pub use error::AdapterError;

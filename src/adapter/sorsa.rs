@@ -257,7 +257,7 @@ fn in_order(factors: &SorsaFactors) -> [&Tensor; 3] {
 }
 
 /// Writes a file that must not be there yet; what was begun is removed where it fails.
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
     let failed = |source| AdapterError::Write { path: path.to_owned(), source };
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
     let done = file.write_all(bytes).and_then(|()| file.sync_all());
