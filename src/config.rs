@@ -11,6 +11,8 @@ use std::str::FromStr;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 
+use crate::adapter::compact::Tolerance;
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -50,6 +52,13 @@ pub struct ServeArgs {
     /// Serve a SORSA or PEFT LoRA adapter directory under a name of its own; may be repeated
     #[arg(long, env = "SORSA_ADAPTER", value_delimiter = ',', value_name = "NAME=PATH")]
     pub adapter: Vec<AdapterArg>,
+    /// Serve adapters that record another base model than the one served, with a warning
+    #[arg(long, env = "SORSA_ALLOW_BASE_MISMATCH")]
+    pub allow_base_mismatch: bool,
+    /// Drop an adapter's directions whose singular value is at most this times the largest one of
+    /// its module; 0 keeps all. A merged adapter is never cut
+    #[arg(long, env = "SORSA_ADAPTER_TOLERANCE", default_value = "1e-6", value_name = "T")]
+    pub adapter_tolerance: Tolerance,
     /// Fold this adapter into the weights at start and serve only the result, under its name; with
     /// --base, the checkpoint's own name folds its own factors
     #[arg(long, env = "SORSA_MERGE", value_name = "NAME")]
@@ -103,6 +112,18 @@ pub struct EngineArgs {
     /// Compute threads [default: one per core]
     #[arg(long, env = "SORSA_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+}
+
+/// Where this program may keep what it can compute again: `sorsa` in the user's cache directory
+/// (XDG Base Directory specification), where there is one.
+#[must_use]
+// This is the one module that may.
+#[allow(clippy::disallowed_methods)]
+pub fn user_cache() -> Option<PathBuf> {
+    let absolute =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    Some(cache?.join("sorsa"))
 }
 
 /// `NAME=PATH`.

@@ -27,11 +27,12 @@ const REFUSED: [(&str, &str); 14] = [
 ];
 
 /// Fields that are used, or that matter to training only.
-const KNOWN: [&str; 35] = [
+const KNOWN: [&str; 36] = [
     "alpha",
     "alpha_pattern",
     "architectures",
     "auto_mapping",
+    "base_digest",
     "base_model_name_or_path",
     "bias",
     "corda_config",

@@ -32,6 +32,11 @@ impl AdapterDir {
         Ok(Self { root, remaining: max_bytes })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether something of this name is in the directory, of whatever kind.
     pub fn has(&self, name: &str) -> bool {
         self.root.join(name).symlink_metadata().is_ok()
@@ -189,6 +194,21 @@ mod tests {
         symlink(NAME, &link).unwrap();
         let error = open(&dir).read(NAME, 1).unwrap_err();
         assert!(matches!(error, AdapterError::Io { .. }), "a loop of links: {error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_vanishes_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        // Seen, and gone when it is opened, as a link is whose target was removed.
+        std::os::unix::fs::symlink("gone", dir.path().join(NAME)).unwrap();
+        let mut opened = open(dir.path());
+        assert!(opened.has(NAME));
+        let error = opened.read(NAME, 1).unwrap_err();
+        assert!(matches!(error, AdapterError::MissingFile { file: NAME, .. }), "{error}");
+        fs::remove_dir_all(dir.path()).unwrap();
+        let error = opened.read(NAME, 1).unwrap_err();
+        assert!(matches!(error, AdapterError::MissingFile { file: NAME, .. }), "{error}");
     }
 
     #[cfg(unix)]

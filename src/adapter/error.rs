@@ -6,6 +6,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::base::BaseDigest;
+
 /// Why a directory is no adapter for this base model.
 ///
 /// After an error nothing of the adapter remains: a load gives a whole adapter or none.
@@ -105,12 +107,21 @@ pub enum AdapterError {
     /// The factors are relative to a base weight that training had changed first.
     #[error(
         "init_lora_weights {init} changed the base weights before training, so these factors are \
-         no difference to the base model; save the adapter converted to plain LoRA (PEFT's \
+         no difference to the base model; put the adapter as it was saved before training into a \
+         directory adapter_init inside this one, or save it converted to plain LoRA (PEFT's \
          path_initial_model_for_weight_conversion)"
     )]
     ChangedBase {
         /// The initialisation, quoted.
         init: String,
+    },
+    /// Several directories may hold the factors that training began with.
+    #[error("{dir:?} holds both {} and {}: which one did training begin with?", .found[0], .found[1])]
+    AmbiguousInitial {
+        /// The adapter's directory.
+        dir: PathBuf,
+        /// Two of them.
+        found: [&'static str; 2],
     },
     /// The directory holds an ordinary model.
     #[error("config.json has model_type {model_type}: this is a model, not an adapter")]
@@ -272,6 +283,19 @@ pub enum AdapterError {
         /// The rank of the initial factors.
         initial: usize,
     },
+    /// The adapter says that it is relative to other weights.
+    #[error(
+        "the adapter is relative to the base model {name} of digest {recorded}, and the model served \
+         has {served}; serve it with that model, or say --allow-base-mismatch"
+    )]
+    BaseMismatch {
+        /// The base by the adapter's account, quoted.
+        name: String,
+        /// Its digest, likewise.
+        recorded: BaseDigest,
+        /// The digest of the weights at hand.
+        served: BaseDigest,
+    },
     /// Scaling carried a finite factor beyond float32.
     #[error("{module} has factors that overflow float32 once scaled by {scale}")]
     Overflow {
@@ -279,6 +303,12 @@ pub enum AdapterError {
         module: String,
         /// Alpha over rank, or 1.
         scale: f64,
+    },
+    /// The delta itself is beyond float32, however its factors are scaled.
+    #[error("{module} has a delta that overflows float32")]
+    DeltaOverflow {
+        /// The module.
+        module: String,
     },
     /// A file without any factor: it would silently be the base model.
     #[error("the adapter holds no factors")]

@@ -3,17 +3,19 @@
 //! Two layouts are read. An *adapter directory* has `adapter_config.json` and
 //! `adapter_model.safetensors`, and its `peft_type` says whether it is SORSA or LoRA. A *factor
 //! pair* has a reference checkpoint's `config.json`, the trained factors in `model.safetensors`
-//! and the initial ones in `init.safetensors`, both under the reference library's names. What is
-//! neither is refused with the reason; nothing is guessed and nothing in a file is ignored.
+//! and the initial ones in `init.safetensors`, both under the reference library's names. An adapter
+//! directory whose LoRA began with a part of the base weight has the adapter as it was before
+//! training in a sub-directory. What is none of these is refused with the reason; nothing is guessed and nothing in a file is ignored.
 
 use std::path::Path;
 
+use super::base::BaseDigest;
 use super::config::AdapterConfig;
 use super::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
 use super::directory::AdapterDir;
 use super::error::{AdapterError, quoted};
 use super::factors::ModuleIndex;
-use super::lora;
+use super::lora::{self, Initialisation};
 use super::sorsa::{SorsaTable, is_factor};
 use super::tensors::{self, Caps};
 
@@ -22,8 +24,16 @@ pub(super) const CONFIG_FILE: &str = "adapter_config.json";
 /// The weights of an adapter directory.
 pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
+/// Where the weights from before training may be, of a LoRA that took them out of the base.
+const INITIAL_FILES: [&str; 4] = [
+    "adapter_init/adapter_model.safetensors",
+    "pissa_init/adapter_model.safetensors",
+    "olora_init/adapter_model.safetensors",
+    "corda_init/adapter_model.safetensors",
+];
+
 /// Longest configuration, in bytes.
-const MAX_CONFIG_BYTES: u64 = 1 << 20;
+pub(super) const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Bounds on what a load may consume.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +70,25 @@ pub struct LoadedAdapter {
     pub rank: usize,
     /// The base model by its own account.
     pub base_model_name: Option<String>,
+    /// The digest of that model's weights, where the adapter records it.
+    pub base_digest: Option<BaseDigest>,
+}
+
+impl LoadedAdapter {
+    /// Compares what the adapter is relative to with the digest of the weights at hand. An adapter
+    /// that records none fits any.
+    ///
+    /// # Errors
+    /// [`AdapterError::BaseMismatch`] where it is relative to others.
+    pub fn check_base(&self, served: BaseDigest) -> Result<(), AdapterError> {
+        match self.base_digest {
+            Some(recorded) if recorded != served => {
+                let name = self.base_model_name.as_deref().unwrap_or("(unnamed)");
+                Err(AdapterError::BaseMismatch { name: quoted(name), recorded, served })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Reads the adapter in the directory `path` for a base model of these `modules`.
@@ -74,9 +103,10 @@ pub fn load(
 ) -> Result<LoadedAdapter, AdapterError> {
     let mut dir = AdapterDir::open(path, limits.max_bytes)?;
     let loaded = if dir.has(CONFIG_FILE) || !dir.has("config.json") {
-        let config = dir.read(CONFIG_FILE, MAX_CONFIG_BYTES)?;
+        let config = AdapterConfig::parse(&dir.read(CONFIG_FILE, MAX_CONFIG_BYTES)?)?;
         let weights = dir.read_weights(WEIGHTS_FILE)?;
-        from_bytes(&config, &weights, modules)?
+        let initial = read_initial(&mut dir, &config)?;
+        from_parts(&config, &weights, initial.as_deref(), modules)?
     } else {
         load_factor_pair(&mut dir, modules)?
     };
@@ -104,25 +134,62 @@ pub fn from_bytes(
     weights: &[u8],
     modules: &[ModuleSpec],
 ) -> Result<LoadedAdapter, AdapterError> {
-    let config = AdapterConfig::parse(config)?;
-    let peft_type = config.text("peft_type")?.unwrap_or_default();
-    let kind = match peft_type {
-        "SORSA" => AdapterKind::Sorsa,
-        "LORA" => AdapterKind::Lora,
-        other => return Err(AdapterError::UnsupportedType { peft_type: quoted(other) }),
-    };
+    from_parts(&AdapterConfig::parse(config)?, weights, None, modules)
+}
+
+/// What kind of adapter a directory's configuration says it is.
+fn kind_of(config: &AdapterConfig) -> Result<AdapterKind, AdapterError> {
+    match config.text("peft_type")?.unwrap_or_default() {
+        "SORSA" => Ok(AdapterKind::Sorsa),
+        "LORA" => Ok(AdapterKind::Lora),
+        other => Err(AdapterError::UnsupportedType { peft_type: quoted(other) }),
+    }
+}
+
+/// The weights that training began with, where they are needed and there.
+fn read_initial(
+    dir: &mut AdapterDir,
+    config: &AdapterConfig,
+) -> Result<Option<Vec<u8>>, AdapterError> {
+    if kind_of(config)? != AdapterKind::Lora
+        || Initialisation::of(config)? == Initialisation::KeptBase
+    {
+        return Ok(None);
+    }
+    let mut found = INITIAL_FILES.into_iter().filter(|name| dir.has(name));
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some(name), None) => dir.read_weights(name).map(Some),
+        (Some(one), Some(other)) => {
+            let (dir, found) = (dir.path().to_owned(), [one, other]);
+            Err(AdapterError::AmbiguousInitial { dir, found })
+        }
+    }
+}
+
+fn from_parts(
+    config: &AdapterConfig,
+    weights: &[u8],
+    initial: Option<&[u8]>,
+    modules: &[ModuleSpec],
+) -> Result<LoadedAdapter, AdapterError> {
+    let kind = kind_of(config)?;
     config.refuse_unsupported()?;
-    let tensors = tensors::parse(weights, Caps::for_modules(modules.len()))?;
+    let caps = Caps::for_modules(modules.len());
+    let tensors = tensors::parse(weights, caps)?;
     let index = ModuleIndex::new(modules);
     let (factors, rank) = match kind {
-        AdapterKind::Lora => lora::factors(&config, tensors, &index)?,
+        AdapterKind::Lora => {
+            let initial = initial.map(|bytes| tensors::parse(bytes, caps)).transpose()?;
+            lora::factors(config, tensors, initial, &index)?
+        }
         AdapterKind::Sorsa => {
             let mut table = SorsaTable::new(&index);
             tensors.into_iter().try_for_each(|tensor| table.insert(tensor))?;
-            table.into_factors(&config)?
+            table.into_factors(config)?
         }
     };
-    finish(kind, &config, modules, factors, rank)
+    finish(kind, config, modules, factors, rank)
 }
 
 fn load_factor_pair(
@@ -163,8 +230,15 @@ fn finish(
     rank: usize,
 ) -> Result<LoadedAdapter, AdapterError> {
     let base_model_name = config.text("base_model_name_or_path")?.map(str::to_owned);
+    let base_digest = config.text("base_digest")?.map(|text| {
+        text.parse().map_err(|error| {
+            let problem = format!("is {}: {error}", quoted(text));
+            AdapterError::ConfigField { field: "base_digest", problem }
+        })
+    });
+    let base_digest = base_digest.transpose()?;
     let delta = LowRankDelta::from_content(modules, factors)?;
-    Ok(LoadedAdapter { delta, kind, rank, base_model_name })
+    Ok(LoadedAdapter { delta, kind, rank, base_model_name, base_digest })
 }
 
 #[cfg(test)]

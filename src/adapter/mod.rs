@@ -3,18 +3,24 @@
 //! After [`mod@file`] has read a directory, nothing but this module knows what SORSA or LoRA is: the
 //! rest of the server sees a [`delta::LowRankDelta`].
 
+pub mod base;
+pub mod compact;
 mod config;
 pub mod delta;
 mod directory;
 pub mod error;
 mod factors;
 pub mod file;
+pub mod linalg;
 mod lora;
 pub mod merge;
+pub mod peft;
 pub mod principal;
+pub mod range_finder;
 pub mod registry;
 pub mod segments;
 pub mod sorsa;
+pub mod survey;
 mod tensors;
 
 pub use error::AdapterError;

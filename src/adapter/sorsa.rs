@@ -17,6 +17,7 @@ use std::path::Path;
 
 use candle_core::Tensor;
 
+use super::base::BaseDigest;
 use super::config::AdapterConfig;
 use super::delta::{LowRankFactors, ModuleSpec};
 use super::error::{AdapterError, quoted};
@@ -206,6 +207,8 @@ pub struct SorsaConfig {
     pub target_modules: Vec<String>,
     /// The model that was trained.
     pub base_model_name: Option<String>,
+    /// The digest of its weights: readers refuse any other base.
+    pub base_digest: Option<BaseDigest>,
 }
 
 /// Writes an adapter directory: `adapter_config.json` and `adapter_model.safetensors`, tensors in
@@ -218,7 +221,7 @@ pub fn write_adapter_dir(
     config: &SorsaConfig,
     modules: &[SorsaModule],
 ) -> Result<(), AdapterError> {
-    let config = serde_json::json!({
+    let mut fields = serde_json::json!({
         "peft_type": "SORSA",
         "sorsa_version": VERSION,
         "r": config.rank,
@@ -226,6 +229,9 @@ pub fn write_adapter_dir(
         "target_modules": config.target_modules,
         "base_model_name_or_path": config.base_model_name,
     });
+    if let Some(digest) = config.base_digest {
+        fields["base_digest"] = digest.to_string().into();
+    }
     let tensors: BTreeMap<String, &Tensor> = modules.iter().flat_map(named).collect();
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let weights = safetensors::serialize(tensors, Some(metadata))
@@ -235,7 +241,7 @@ pub fn write_adapter_dir(
     // The configuration comes last: a directory without one is no adapter yet.
     let written = dir.join(WEIGHTS_FILE);
     write_new(&written, &weights)?;
-    write_new(&dir.join(CONFIG_FILE), format!("{config:#}\n").as_bytes())
+    write_new(&dir.join(CONFIG_FILE), format!("{fields:#}\n").as_bytes())
         .inspect_err(|_| drop(fs::remove_file(&written)))
 }
 
@@ -251,7 +257,7 @@ fn in_order(factors: &SorsaFactors) -> [&Tensor; 3] {
 }
 
 /// Writes a file that must not be there yet; what was begun is removed where it fails.
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), AdapterError> {
     let failed = |source| AdapterError::Write { path: path.to_owned(), source };
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
     let done = file.write_all(bytes).and_then(|()| file.sync_all());

@@ -128,7 +128,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         cache.max_model_len,
         cache.num_blocks * BLOCK_SIZE,
     );
-    let root = registry.base_name().to_owned();
+    let root = source.digest.to_string();
     state.set_serving(Serving {
         engine: handle,
         registry: Arc::new(registry),

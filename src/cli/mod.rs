@@ -1,13 +1,21 @@
 //! The command line: one file a command.
 
 pub mod convert;
+pub mod extract;
 mod gguf_vocab;
 pub mod health;
+pub mod inspect;
 mod load;
+pub mod merge;
+mod model_files;
 mod model_source;
 mod names;
 pub mod serve;
+mod staging;
+mod table;
+mod tensor_files;
 mod text_files;
+pub mod verify;
 
 use std::io::IsTerminal;
 
@@ -30,8 +38,16 @@ pub struct Cli {
 enum Command {
     /// Serve a model and its adapters over HTTP
     Serve(Box<ServeArgs>),
-    /// Write a GGUF file as a Hugging Face model directory
+    /// Write a GGUF file as a Hugging Face model directory, or an adapter as a PEFT LoRA
     Convert(convert::Args),
+    /// Fold an adapter into its base model: an ordinary Hugging Face model directory
+    Merge(merge::Args),
+    /// Make the small adapter that lies between a fine-tuned model and its base
+    Extract(extract::Args),
+    /// Say what a model, checkpoint or adapter is
+    Inspect(inspect::Args),
+    /// Measure by how much the ways of serving an adapter differ
+    Verify(verify::Args),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }
@@ -46,6 +62,10 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(*args),
             Command::Convert(args) => convert::run(&args),
+            Command::Merge(args) => merge::run(&args),
+            Command::Extract(args) => extract::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Verify(args) => verify::run(&args),
             Command::Health(args) => health::run(&args),
         }
     }

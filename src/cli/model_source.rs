@@ -6,12 +6,15 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use candle_core::{DType, Device};
 
+use crate::adapter::AdapterError;
+use crate::adapter::base::BaseDigest;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::file::{self, Limits};
-use crate::config::{AdapterArg, DTypeArg, ServeArgs};
+use crate::config::{AdapterArg, DTypeArg, ServeArgs, user_cache};
 use crate::model::builder::LoadOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::digest_cache;
 use crate::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
 use crate::model::weights::Weights;
 
@@ -20,6 +23,9 @@ use crate::model::weights::Weights;
 pub struct ModelSource {
     /// The model with the tokenizer, the chat template and the sampling defaults.
     pub model: Checkpoint,
+    /// The digest of the dense weights.
+    pub digest: BaseDigest,
+    allow_base_mismatch: bool,
     residual: Option<Residual>,
 }
 
@@ -37,8 +43,7 @@ impl ModelSource {
     /// Where it cannot be read, or is not what the arguments take it for.
     pub fn open(args: &ServeArgs) -> anyhow::Result<Self> {
         let Some(base) = &args.base else {
-            let model = open_model(&args.model)?;
-            return Ok(Self { model, residual: None });
+            return Self::new(args, open_model(&args.model)?, None);
         };
         let checkpoint = SorsaCheckpoint::open(&args.model).with_context(|| {
             let (model, base) = (args.model.display(), base.display());
@@ -49,7 +54,19 @@ impl ModelSource {
         let model = open_model(base)?;
         let residual = Residual::new(checkpoint, &model)
             .with_context(|| format!("{} with --base {}", args.model.display(), base.display()))?;
-        Ok(Self { model, residual: Some(residual) })
+        Self::new(args, model, Some(residual))
+    }
+
+    fn new(
+        args: &ServeArgs,
+        model: Checkpoint,
+        residual: Option<Residual>,
+    ) -> anyhow::Result<Self> {
+        let weights = residual.as_ref().map_or(&model.weights, |own| &own.checkpoint.weights);
+        let digest = digest_cache::digests(weights, user_cache().as_deref())?.base();
+        tracing::info!(%digest, "base model");
+        let allow_base_mismatch = args.allow_base_mismatch;
+        Ok(Self { model, digest, allow_base_mismatch, residual })
     }
 
     /// The configuration of what is served.
@@ -62,6 +79,12 @@ impl ModelSource {
     #[must_use]
     pub fn weights(&self) -> &Weights {
         self.residual.as_ref().map_or(&self.model.weights, |residual| &residual.checkpoint.weights)
+    }
+
+    /// Whether the weights served are the residual of a SORSA checkpoint.
+    #[must_use]
+    pub fn is_residual(&self) -> bool {
+        self.residual.is_some()
     }
 
     /// How the weights are to be held. A residual with its factors beside it keeps the types it is
@@ -95,12 +118,27 @@ impl ModelSource {
         modules: &[ModuleSpec],
     ) -> anyhow::Result<LowRankDelta> {
         let delta = match &self.residual {
-            None => file::load(&adapter.path, modules, &Limits::default())
-                .map(|loaded| loaded.delta)
-                .map_err(anyhow::Error::from),
+            None => self.adapter_directory(&adapter.path, modules).map_err(anyhow::Error::from),
             Some(residual) => residual.adapter(&adapter.path, modules),
         };
         delta.with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))
+    }
+}
+
+impl ModelSource {
+    fn adapter_directory(
+        &self,
+        path: &Path,
+        modules: &[ModuleSpec],
+    ) -> Result<LowRankDelta, AdapterError> {
+        let loaded = file::load(path, modules, &Limits::default())?;
+        match loaded.check_base(self.digest) {
+            Err(error) if self.allow_base_mismatch => {
+                tracing::warn!(path = %path.display(), "served all the same: {error}");
+            }
+            checked => checked?,
+        }
+        Ok(loaded.delta)
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use candle_core::{DType, Device};
 
 use super::model_source::ModelSource;
+use crate::adapter::compact::compact;
 use crate::adapter::delta::LowRankDelta;
 use crate::adapter::registry::{AdapterVersion, Registry};
 use crate::config::{ServeArgs, is_valid_name};
@@ -43,7 +45,14 @@ pub fn registry(
         None => Registry::new(base_names(args)),
     };
     for adapter in &args.adapter {
-        let delta = place(source.adapter(adapter, model.modules())?)?;
+        let mut delta = source.adapter(adapter, model.modules())?;
+        // Beside its residual a checkpoint's factors are no difference of two parts: they are
+        // served as they are, which is the reference's own arithmetic.
+        if !source.is_residual() {
+            (delta, _) = compact(&delta, model.modules(), args.adapter_tolerance)
+                .with_context(|| format!("--adapter {}", adapter.name))?;
+        }
+        let delta = place(delta)?;
         registry.insert(AdapterVersion { name: adapter.name.clone(), delta })?;
     }
     Ok(registry)

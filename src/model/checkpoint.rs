@@ -16,6 +16,7 @@ use super::gguf_config;
 use super::safetensors_file::is_pickle;
 use super::sorsa::SorsaCheckpoint;
 use super::weights::Weights;
+use crate::adapter::delta::ModuleSpec;
 
 /// The largest configuration or index file accepted.
 pub(super) const JSON_LIMIT_BYTES: u64 = 64 << 20;
@@ -107,6 +108,25 @@ impl Checkpoint {
             tokenizer_config: read_optional_json(&directory.join("tokenizer_config.json"))?,
             chat_template: chat_template.transpose()?,
         })
+    }
+
+    /// The linear modules that adapters may target, without loading the model: every matrix but
+    /// the embedding, and the output head only where it is one of its own.
+    #[must_use]
+    pub fn linear_modules(&self) -> Vec<ModuleSpec> {
+        let module = |name: String| {
+            let path = name.strip_suffix(".weight")?;
+            let &[out_features, in_features] = self.weights.shape(&name)?.as_slice() else {
+                return None;
+            };
+            let tied = path == "lm_head" && self.config.tie_word_embeddings;
+            (!tied && path != "model.embed_tokens").then(|| ModuleSpec {
+                path: path.to_owned(),
+                in_features,
+                out_features,
+            })
+        };
+        self.weights.names().into_iter().filter_map(module).collect()
     }
 
     fn open_directory(directory: &Path) -> Result<Self, ModelError> {

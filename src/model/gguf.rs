@@ -13,6 +13,7 @@ use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{Device, Tensor};
 use memmap2::Mmap;
 
+use super::digests::StoredTensor;
 use super::error::ModelError;
 use super::weights::{elements, map};
 
@@ -227,6 +228,36 @@ impl GgufFile {
     #[must_use]
     pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
         self.tensors.get(name).map(|info| info.shape.dims().to_vec())
+    }
+
+    /// Where the file lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every tensor as it is stored, quantised.
+    pub(super) fn stored_tensors(
+        &self,
+    ) -> impl Iterator<Item = Result<StoredTensor<'_>, ModelError>> {
+        let tensors = self.tensors.iter().map(|(name, info)| (name.as_str(), info));
+        let all = tensors.chain(self.rope_freqs.as_ref().map(|info| (ROPE_FREQS, info)));
+        all.map(|(name, info)| {
+            let bytes = self.bytes(info).ok_or_else(|| {
+                let reason = format!("tensor {name:?} lies outside the file");
+                ModelError::InvalidFile { path: self.path.clone(), format: "GGUF", reason }
+            })?;
+            let (dtype, shape) = (format!("{:?}", info.ggml_dtype), info.shape.dims().to_vec());
+            Ok(StoredTensor { name: name.to_owned(), dtype, shape, bytes })
+        })
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> Option<&[u8]> {
+        let blocks = elements(info.shape.dims()).div_ceil(info.ggml_dtype.block_size() as u64);
+        let length = blocks.checked_mul(info.ggml_dtype.type_size() as u64)?;
+        let start = self.data_start.checked_add(info.offset)?;
+        let end = start.checked_add(length)?;
+        self.map.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
     }
 
     /// The factors on the rotary frequencies, where the file has them.

@@ -7,6 +7,8 @@ pub mod builder;
 pub mod checkpoint;
 pub mod config;
 pub mod contract;
+pub mod digest_cache;
+pub mod digests;
 pub mod error;
 mod fields;
 pub mod generation_config;

@@ -4,7 +4,7 @@
 //! Format: <https://github.com/huggingface/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -14,6 +14,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::checkpoint::{JSON_LIMIT_BYTES, read_json};
+use super::digests::StoredTensor;
 use super::error::ModelError;
 use super::weights::map;
 
@@ -25,6 +26,7 @@ const MAX_SHARDS: usize = 4096;
 /// One mapped file.
 #[derive(Debug)]
 struct Shard {
+    path: PathBuf,
     map: Mmap,
     /// Where tensor data begins.
     data_start: usize,
@@ -84,6 +86,19 @@ impl SafetensorsFiles {
         let shard = &self.shards[*shard];
         let (start, end) = info.data_offsets;
         Some(&shard.map[shard.data_start..][start..end])
+    }
+
+    /// Every tensor, in the order of the names.
+    pub fn stored_tensors(&self) -> impl Iterator<Item = StoredTensor<'_>> {
+        self.tensors.iter().filter_map(|(name, (_, info))| {
+            let (dtype, shape) = (format!("{:?}", info.dtype), info.shape.clone());
+            Some(StoredTensor { name: name.clone(), dtype, shape, bytes: self.bytes(name)? })
+        })
+    }
+
+    /// Where the shards lie.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.shards.iter().map(|shard| shard.path.as_path())
     }
 
     /// Tensor `name` on the CPU, as stored; `None` where there is none.
@@ -156,7 +171,7 @@ impl SafetensorsFiles {
             }
         }
         // The eight bytes are the header's own length.
-        self.shards.push(Arc::new(Shard { map, data_start: 8 + header }));
+        self.shards.push(Arc::new(Shard { path: path.to_owned(), map, data_start: 8 + header }));
         Ok(())
     }
 }

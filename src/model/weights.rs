@@ -6,11 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
+use super::digests::StoredTensor;
 use super::error::ModelError;
 use super::gguf::GgufFile;
 use super::safetensors_file::SafetensorsFiles;
@@ -94,6 +95,26 @@ impl Weights {
         match &self.0 {
             Source::Safetensors(files) => files.bytes(name),
             Source::Gguf(_) => None,
+        }
+    }
+
+    /// Every tensor as its file holds it, in the order of the names.
+    ///
+    /// # Errors
+    /// Where one lies outside its file.
+    pub fn stored_tensors(&self) -> Result<Vec<StoredTensor<'_>>, ModelError> {
+        match &self.0 {
+            Source::Safetensors(files) => Ok(files.stored_tensors().collect()),
+            Source::Gguf(file) => file.stored_tensors().collect(),
+        }
+    }
+
+    /// The files that hold the tensors.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        match &self.0 {
+            Source::Safetensors(files) => files.files().map(Path::to_owned).collect(),
+            Source::Gguf(file) => vec![file.path().to_owned()],
         }
     }
 

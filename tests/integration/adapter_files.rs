@@ -134,7 +134,7 @@ fn write_reference(dir: &Path, config: &Value, [trained, initial]: [&Tensors; 2]
         .collect();
     let base_model_name = config["base_model_name_or_path"].as_str().map(str::to_owned);
     let target_modules = target_modules(&config["target_modules"]);
-    let config = SorsaConfig { rank, alpha, target_modules, base_model_name };
+    let config = SorsaConfig { rank, alpha, target_modules, base_model_name, base_digest: None };
     write_adapter_dir(dir, &config, &modules).unwrap();
     alpha.map_or(1.0, |alpha| alpha / rank as f64)
 }

@@ -16,3 +16,4 @@ mod serving;
 mod sorsa_checkpoint;
 mod text_golden;
 mod tiny_llama;
+mod tools;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device};
 use serde_json::Value;
+use sorsa::adapter::compact::{Tolerance, compact};
 use sorsa::adapter::delta::LowRankDelta;
 use sorsa::adapter::file::{Limits, load};
 use sorsa::adapter::registry::AdapterVersion;
@@ -198,7 +199,20 @@ async fn a_real_adapter_as_a_delta_is_the_references() {
     let reference = Reference::load();
     let path = shared.join("adapters/gsm8k-r16");
     let loaded = load(&path, reference.model.modules(), &Limits::default()).unwrap();
-    let delta = Arc::new(loaded.delta);
+    let modules = reference.model.modules();
+    let began = Instant::now();
+    let (compacted, report) = compact(&loaded.delta, modules, Tolerance::default()).unwrap();
+    println!(
+        "compacted in {:?}: {} of {} directions, errors up to {:.1e}",
+        began.elapsed(),
+        report.directions_after(),
+        report.directions_before(),
+        report.largest_error()
+    );
+    assert!(report.largest_error() < 1e-5);
+    assert!(report.directions_after() <= report.directions_before());
+    check_logits(&reference, outputs, Some(&Arc::new(loaded.delta)));
+    let delta = Arc::new(compacted);
     check_logits(&reference, outputs, Some(&delta));
     let version = AdapterVersion { name: "gsm8k".into(), delta };
     check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;

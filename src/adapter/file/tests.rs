@@ -6,7 +6,7 @@ use std::fs;
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
-use super::super::sorsa::{SorsaConfig, write_adapter_dir};
+use super::super::sorsa::{SorsaConfig, SorsaFactors, SorsaModule, write_adapter_dir};
 use super::*;
 
 /// Two modules that share a width, one square and one not.
@@ -327,6 +327,79 @@ fn load_files(files: &[(&str, &[u8])]) -> Result<LoadedAdapter, AdapterError> {
     load(directory(files).path(), &modules(), &Limits::default())
 }
 
+/// `lora()` before training, `before` being where it is put.
+fn unconverted(before: &[&str]) -> (tempfile::TempDir, Tensors) {
+    let config = with(lora_config(), "init_lora_weights", json!("pissa_niter_4")).to_string();
+    let dir = directory(&[(CONFIG_FILE, config.as_bytes()), (WEIGHTS_FILE, &bytes(&lora()))]);
+    let initial: Tensors =
+        lora().into_iter().map(|(name, t)| (name, tensor(t.dims(), 5.0))).collect();
+    for name in before {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join(WEIGHTS_FILE), bytes(&initial)).unwrap();
+    }
+    (dir, initial)
+}
+
+#[test]
+fn lora_that_took_its_factors_out_of_the_base_is_the_difference_to_them() {
+    let part = |tensors: &Tensors| {
+        let factor =
+            |role| &tensors[&format!("base_model.model.model.layers.0.q_proj.{role}.weight")];
+        factor("lora_B").matmul(factor("lora_A")).unwrap()
+    };
+    for place in ["adapter_init", "pissa_init", "olora_init", "corda_init"] {
+        let (dir, initial) = unconverted(&[place]);
+        let adapter = load(dir.path(), &modules(), &Limits::default()).unwrap();
+        assert_eq!((adapter.rank, adapter.delta.max_rank()), (2, 4));
+        let expected = ((part(&lora()) - part(&initial)).unwrap() * 1.5).unwrap();
+        assert_close(&product(&adapter, 0), &expected);
+    }
+}
+
+#[test]
+fn initial_factors_must_be_there_once_and_fit() {
+    let load = |dir: &tempfile::TempDir| load(dir.path(), &modules(), &Limits::default());
+    let (dir, _) = unconverted(&[]);
+    let error = load(&dir).unwrap_err();
+    assert!(matches!(error, AdapterError::ChangedBase { .. }), "{error}");
+    assert!(error.to_string().contains("pissa_niter_4"), "{error}");
+    let (dir, _) = unconverted(&["adapter_init", "olora_init"]);
+    let error = load(&dir).unwrap_err();
+    assert!(matches!(error, AdapterError::AmbiguousInitial { .. }), "{error}");
+
+    let (dir, initial) = unconverted(&["adapter_init"]);
+    let rewrite = |tensors: &Tensors| {
+        fs::write(dir.path().join("adapter_init").join(WEIGHTS_FILE), bytes(tensors)).unwrap();
+        load(&dir).unwrap_err()
+    };
+    for name in initial.keys() {
+        let mut fewer = initial.clone();
+        fewer.remove(name);
+        let error = rewrite(&fewer);
+        assert!(matches!(error, AdapterError::MissingInitial { .. }), "{error}");
+    }
+    let mut more = initial.clone();
+    more.insert("lm_head.lora_A.weight".into(), tensor(&[2, 3], 0.0));
+    let error = rewrite(&more);
+    assert!(matches!(error, AdapterError::MissingFactor { .. }), "{error}");
+    let smaller = initial.keys().map(|name| {
+        let shape = if name.contains("lora_A") { [1, 3] } else { [3, 1] };
+        (name.clone(), tensor(&shape, 0.0))
+    });
+    let error = rewrite(&smaller.collect());
+    assert!(matches!(error, AdapterError::InitialRank { tensors: 2, initial: 1, .. }), "{error}");
+}
+
+#[test]
+fn initial_factors_of_a_converted_adapter_are_not_read() {
+    let config = with(lora_config(), "init_lora_weights", json!(true)).to_string();
+    let dir = directory(&[(CONFIG_FILE, config.as_bytes()), (WEIGHTS_FILE, &bytes(&lora()))]);
+    fs::create_dir(dir.path().join("pissa_init")).unwrap();
+    fs::write(dir.path().join("pissa_init").join(WEIGHTS_FILE), "not even weights").unwrap();
+    let adapter = load(dir.path(), &modules(), &Limits::default()).unwrap();
+    assert_eq!(adapter.delta.id(), read(&lora_config(), &lora()).unwrap().delta.id());
+}
+
 /// The trained and the initial factors as two checkpoints of the reference library.
 fn factor_pair() -> [Tensors; 2] {
     let (initial, trained): (Tensors, Tensors) =
@@ -400,6 +473,45 @@ fn a_configuration_of_megabytes_is_refused() {
     let config = vec![b' '; (MAX_CONFIG_BYTES + 1) as usize];
     let error = load_files(&[(CONFIG_FILE, &config)]).unwrap_err();
     assert!(matches!(error, AdapterError::TooLarge { .. }), "{error}");
+}
+
+#[test]
+fn an_adapter_for_other_weights_is_told_by_their_digest() {
+    let [own, other] = [BaseDigest([1; 32]), BaseDigest([2; 32])];
+    let plain = read(&lora_config(), &lora()).unwrap();
+    assert_eq!(plain.base_digest, None);
+    plain.check_base(own).unwrap();
+    let adapter = read(&with(lora_config(), "base_digest", json!(own.to_string())), &lora());
+    let adapter = adapter.unwrap();
+    assert_eq!(adapter.delta.id(), plain.delta.id());
+    adapter.check_base(own).unwrap();
+    let error = adapter.check_base(other).unwrap_err();
+    assert!(matches!(error, AdapterError::BaseMismatch { .. }), "{error}");
+    for part in ["b/m", &own.to_string(), &other.to_string()] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    for bad in [json!("blake3:12"), json!(12)] {
+        let error = read(&with(lora_config(), "base_digest", bad), &lora()).unwrap_err();
+        assert!(matches!(error, AdapterError::ConfigField { field: "base_digest", .. }), "{error}");
+    }
+}
+
+#[test]
+fn what_is_written_says_what_it_is_relative_to() {
+    let factors = |seed: f32| SorsaFactors {
+        a: tensor(&[2, 3], seed),
+        s: tensor(&[2], seed),
+        b: tensor(&[5, 2], seed),
+    };
+    let module =
+        SorsaModule { path: "lm_head".into(), trained: factors(1.0), initial: factors(2.0) };
+    for base_digest in [None, Some(BaseDigest([7; 32]))] {
+        let dir = directory(&[]);
+        let config = SorsaConfig { rank: 2, base_digest, ..SorsaConfig::default() };
+        write_adapter_dir(dir.path(), &config, std::slice::from_ref(&module)).unwrap();
+        let adapter = load(dir.path(), &modules(), &Limits::default()).unwrap();
+        assert_eq!(adapter.base_digest, base_digest);
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ pub(super) fn read(config: &Value) -> Result<SorsaConfig, SorsaError> {
         alpha,
         target_modules: names(fields.get("target_modules")),
         base_model_name: fields.string("base_model_name_or_path")?.map(str::to_owned),
+        base_digest: None,
     })
 }
 

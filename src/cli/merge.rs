@@ -1,0 +1,120 @@
+//! `sorsa merge`: a base model and an adapter, or a reference checkpoint's residual and its
+//! factors, as an ordinary Hugging Face directory.
+//!
+//! Tensor by tensor: sum in float32, one rounding. Memory is that of a few tensors.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use candle_core::{DType, Device};
+use serde_json::Value;
+
+use super::model_files::{write_config, write_tokenizer};
+use super::staging::{Staging, ensure_vacant};
+use super::tensor_files::{
+    PlannedTensor, WeightType, ensure_finite, stored, tensor_bytes, write_tensors,
+};
+use crate::adapter::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
+use crate::adapter::merge::merge_into;
+use crate::adapter::{self, Limits};
+use crate::config::ByteSize;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::sorsa::{SorsaCheckpoint, lineage};
+use crate::model::weights::Weights;
+
+/// Folds an adapter into its base model and writes the result as a Hugging Face directory.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The base model: a Hugging Face directory or a GGUF file.
+    base: PathBuf,
+    /// A SORSA or LoRA adapter directory, or an un-merged checkpoint of the reference library.
+    adapter: PathBuf,
+    /// The directory to write; must be absent or empty.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The type the weights are rounded to; each tensor's own in the base where it is not given,
+    /// which is float32 for a GGUF file.
+    #[arg(long, value_enum)]
+    dtype: Option<WeightType>,
+    /// The most bytes of tensors in one file.
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    max_shard_size: ByteSize,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where the base or the adapter cannot be used, the directory is taken, or writing fails. Nothing
+/// is left behind.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    ensure_vacant(&args.out)?;
+    let base = Checkpoint::open(&args.base)
+        .with_context(|| format!("cannot open the base model {}", args.base.display()))?;
+    let used = || format!("cannot use {}", args.adapter.display());
+    let specs = base.linear_modules();
+    if args.adapter.join("adapter_config.json").exists() || !is_reference(&args.adapter) {
+        let loaded = adapter::load(&args.adapter, &specs, &Limits::default());
+        let delta = loaded.with_context(used)?.delta;
+        return write(args, &base, &base.weights, &base.config_json, &by_weight(&specs, &delta));
+    }
+    let checkpoint = SorsaCheckpoint::open(&args.adapter).with_context(used)?;
+    lineage::check(&checkpoint, &base.weights).with_context(used)?;
+    let specs: Vec<ModuleSpec> = checkpoint.modules().iter().map(|m| m.spec.clone()).collect();
+    let delta = checkpoint.delta(&specs).with_context(used)?;
+    let mut config = base.config_json.clone();
+    config["tie_word_embeddings"] =
+        checkpoint.model_config(&base.config)?.tie_word_embeddings.into();
+    write(args, &base, &checkpoint.weights, &config, &by_weight(&specs, &delta))
+}
+
+/// Whether the directory holds a whole model with factors in it. What cannot be told is left to
+/// the adapter reader, whose errors say more.
+fn is_reference(path: &Path) -> bool {
+    !path.join("init.safetensors").exists() && SorsaCheckpoint::is_at(path).unwrap_or(false)
+}
+
+/// Factors by the name of the weight that they add to.
+fn by_weight<'a>(
+    specs: &[ModuleSpec],
+    delta: &'a LowRankDelta,
+) -> HashMap<String, &'a LowRankFactors> {
+    let entry = |(i, spec): (usize, &ModuleSpec)| {
+        Some((format!("{}.weight", spec.path), delta.factors(i)?))
+    };
+    specs.iter().enumerate().filter_map(entry).collect()
+}
+
+fn write(
+    args: &Args,
+    base: &Checkpoint,
+    weights: &Weights,
+    config: &Value,
+    factors: &HashMap<String, &LowRankFactors>,
+) -> anyhow::Result<()> {
+    let staging = Staging::new(&args.out)?;
+    let dtype = args.dtype.or_else(|| args.base.is_file().then_some(WeightType::F32));
+    write_config(&staging, base, config, dtype)?;
+    write_tokenizer(&staging, base, &args.base)?;
+    let own = |name: &str| -> anyhow::Result<WeightType> {
+        let dtype = match base.weights.dtype(name)? {
+            Some(dtype) => Some(dtype),
+            None => weights.dtype(name)?,
+        };
+        Ok(WeightType::holding(dtype.unwrap_or(DType::F32)))
+    };
+    let planned = PlannedTensor::all(weights, |name| args.dtype.map_or_else(|| own(name), Ok))?;
+    let limit = args.max_shard_size.0;
+    write_tensors(staging.path(), &planned, limit, &|tensor| {
+        let Some(factors) = factors.get(&tensor.name) else { return stored(weights, tensor) };
+        let weight = weights.tensor(&tensor.name, &tensor.shape, DType::F32, &Device::Cpu)?;
+        let merged = merge_into(&weight, factors)?;
+        drop(weight);
+        let rounded = merged.to_dtype(tensor.dtype.dtype())?;
+        ensure_finite(&rounded)?;
+        Ok(tensor_bytes(&rounded)?.into())
+    })?;
+    staging.publish(&args.out)?;
+    tracing::info!(modules = factors.len(), out = %args.out.display(), "merged");
+    Ok(())
+}

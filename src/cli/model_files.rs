@@ -1,0 +1,73 @@
+//! What a model directory holds beside its weights: configuration, tokenizer and chat template.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::gguf_vocab::gguf_vocab;
+use super::staging::Staging;
+use super::tensor_files::WeightType;
+use crate::model::checkpoint::{Checkpoint, TokenizerSource};
+
+/// The files of a Hugging Face directory that say how text becomes tokens.
+const TEXT_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// Writes `config` as `config.json`, naming the weights' type where they are all of one, and
+/// `generation_config.json`.
+///
+/// # Errors
+/// Where a file cannot be written.
+pub fn write_config(
+    staging: &Staging,
+    checkpoint: &Checkpoint,
+    config: &Value,
+    dtype: Option<WeightType>,
+) -> anyhow::Result<()> {
+    let mut config = config.clone();
+    if let Some(dtype) = dtype {
+        // Newer configurations have a field `dtype` instead; one of each would contradict.
+        let field = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+        config[field] = dtype.config_name().into();
+    }
+    staging.write_json("config.json", &config)?;
+    staging.write_json("generation_config.json", &checkpoint.generation_config_json)
+}
+
+/// Copies the tokenizer's files of the model at `path`, or writes those that its GGUF metadata
+/// translates to.
+///
+/// # Errors
+/// Where one cannot be read or written.
+pub fn write_tokenizer(
+    staging: &Staging,
+    checkpoint: &Checkpoint,
+    path: &Path,
+) -> anyhow::Result<()> {
+    if path.is_dir() {
+        for name in TEXT_FILES {
+            let from = path.join(name);
+            if from.exists() {
+                fs::copy(&from, staging.path().join(name))
+                    .with_context(|| format!("cannot copy {}", from.display()))?;
+            }
+        }
+        return Ok(());
+    }
+    if let TokenizerSource::Gguf(metadata) = checkpoint.tokenizer()? {
+        for (name, bytes) in gguf_vocab(metadata)?.to_hugging_face()?.files()? {
+            staging.write(name, &bytes)?;
+        }
+    }
+    Ok(())
+}

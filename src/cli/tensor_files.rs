@@ -1,0 +1,270 @@
+//! A model's tensors written as safetensors, one at a time, in as many shards as a limit asks for.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use candle_core::{DType, Device, Tensor};
+use clap::ValueEnum;
+use safetensors::tensor::{Dtype, View};
+use serde_json::{Map, Value, json};
+
+use crate::model::weights::Weights;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A type that weights can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WeightType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+impl WeightType {
+    /// The type that holds values of `dtype`: itself, or float32 for what is never written.
+    #[must_use]
+    pub fn holding(dtype: DType) -> Self {
+        match dtype {
+            DType::BF16 => Self::Bf16,
+            DType::F16 => Self::F16,
+            _ => Self::F32,
+        }
+    }
+
+    /// The tensor library's name for it.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+            Self::F32 => DType::F32,
+        }
+    }
+
+    /// `config.json`'s name for it.
+    #[must_use]
+    pub fn config_name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+            Self::F32 => "float32",
+        }
+    }
+
+    fn stored(self) -> Dtype {
+        match self {
+            Self::Bf16 => Dtype::BF16,
+            Self::F16 => Dtype::F16,
+            Self::F32 => Dtype::F32,
+        }
+    }
+}
+
+/// A tensor to be written, known before its values are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedTensor {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The type it is written in.
+    pub dtype: WeightType,
+}
+
+impl PlannedTensor {
+    /// Every tensor of `weights`, in the type that `dtype` gives for its name.
+    ///
+    /// # Errors
+    /// Where `dtype` fails.
+    pub fn all(
+        weights: &Weights,
+        dtype: impl Fn(&str) -> anyhow::Result<WeightType>,
+    ) -> anyhow::Result<Vec<Self>> {
+        let planned = |name: String| {
+            let shape = weights.shape(&name).unwrap_or_default();
+            Ok(Self { dtype: dtype(&name)?, name, shape })
+        };
+        weights.names().into_iter().map(planned).collect()
+    }
+
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.dtype().size_in_bytes()
+    }
+}
+
+/// Gives a planned tensor's bytes, little-endian and row-major.
+pub type Produce<'a> = dyn Fn(&PlannedTensor) -> anyhow::Result<Cow<'a, [u8]>> + 'a;
+
+/// A tensor of `weights`, converted where it is stored in another type.
+///
+/// # Errors
+/// Where it cannot be read, or is beyond the range of the type.
+pub fn stored<'a>(weights: &'a Weights, tensor: &PlannedTensor) -> anyhow::Result<Cow<'a, [u8]>> {
+    let dtype = tensor.dtype.dtype();
+    if weights.dtype(&tensor.name)? == Some(dtype)
+        && let Some(bytes) = weights.bytes(&tensor.name)
+    {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let values = weights.tensor(&tensor.name, &tensor.shape, dtype, &Device::Cpu)?;
+    Ok(Cow::Owned(tensor_bytes(&values)?))
+}
+
+/// The values of a tensor of one of the three types, little-endian and row-major.
+///
+/// # Errors
+/// Where it is of another.
+pub fn tensor_bytes(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
+    let flat = tensor.flatten_all()?;
+    Ok(match tensor.dtype() {
+        DType::BF16 => le_bytes(&flat.to_vec1()?, half::bf16::to_le_bytes),
+        DType::F16 => le_bytes(&flat.to_vec1()?, half::f16::to_le_bytes),
+        DType::F32 => le_bytes(&flat.to_vec1()?, f32::to_le_bytes),
+        other => anyhow::bail!("a tensor of {other:?} cannot be written"),
+    })
+}
+
+/// Refuses a tensor in which a value is not finite.
+///
+/// # Errors
+/// Where one is.
+pub fn ensure_finite(tensor: &Tensor) -> anyhow::Result<()> {
+    // A sum, and not a maximum: those of candle pass over a NaN.
+    let sum = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
+    anyhow::ensure!(sum == 0.0, "a value is beyond the range of {:?}", tensor.dtype());
+    Ok(())
+}
+
+fn le_bytes<T: Copy, const N: usize>(values: &[T], bytes: fn(T) -> [u8; N]) -> Vec<u8> {
+    let mut all = vec![0; values.len() * N];
+    for (place, value) in all.as_chunks_mut::<N>().0.iter_mut().zip(values) {
+        *place = bytes(*value);
+    }
+    all
+}
+
+/// Writes the tensors into `directory`: one file, or shards of at most `max_shard_bytes` under an
+/// index. A tensor larger than that has a shard of its own.
+///
+/// # Errors
+/// Where a tensor cannot be produced or a file not be written.
+pub fn write_tensors<'a>(
+    directory: &Path,
+    tensors: &[PlannedTensor],
+    max_shard_bytes: usize,
+    produce: &Produce<'a>,
+) -> anyhow::Result<()> {
+    let shards = shards(tensors, max_shard_bytes);
+    if let [single] = shards.as_slice() {
+        return write_file(&directory.join(SINGLE), single, produce);
+    }
+    let mut weight_map = Map::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        write_file(&directory.join(&name), shard, produce)?;
+        weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), Value::from(&*name))));
+    }
+    let total: usize = tensors.iter().map(PlannedTensor::bytes).sum();
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let path = directory.join(INDEX);
+    fs::write(&path, format!("{index:#}\n"))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The tensors in runs of at most `limit` bytes; at least one run.
+fn shards(tensors: &[PlannedTensor], limit: usize) -> Vec<&[PlannedTensor]> {
+    let (mut shards, mut start, mut size) = (Vec::new(), 0, 0_usize);
+    for (i, tensor) in tensors.iter().enumerate() {
+        let bytes = tensor.bytes();
+        if i > start && size.saturating_add(bytes) > limit {
+            shards.push(&tensors[start..i]);
+            (start, size) = (i, 0);
+        }
+        size = size.saturating_add(bytes);
+    }
+    shards.push(&tensors[start..]);
+    shards
+}
+
+fn write_file<'a>(
+    path: &Path,
+    tensors: &[PlannedTensor],
+    produce: &Produce<'a>,
+) -> anyhow::Result<()> {
+    let failure = RefCell::new(None);
+    let lazy = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), LazyTensor { tensor, produce, failure: &failure }));
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let written = safetensors::serialize_to_file(lazy, Some(metadata), path);
+    if let Some(error) = failure.take() {
+        return Err(error);
+    }
+    let failed = || format!("cannot write {}", path.display());
+    written.with_context(failed)?;
+    // The writer goes through a temporary file that is its owner's alone; a model need not be.
+    let permissions = fs::metadata(path.with_file_name("config.json"))?.permissions();
+    fs::set_permissions(path, permissions).with_context(failed)
+}
+
+/// A tensor that is produced when the writer reaches it.
+struct LazyTensor<'a, 'b> {
+    tensor: &'a PlannedTensor,
+    produce: &'a Produce<'b>,
+    /// The writer's interface has no place for an error, so the first one waits here.
+    failure: &'a RefCell<Option<anyhow::Error>>,
+}
+
+impl View for LazyTensor<'_, '_> {
+    fn dtype(&self) -> Dtype {
+        self.tensor.dtype.stored()
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.tensor.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        if self.failure.borrow().is_some() {
+            return Cow::Borrowed(&[]);
+        }
+        (self.produce)(self.tensor).unwrap_or_else(|error| {
+            let error = error.context(format!("tensor {:?}", self.tensor.name));
+            self.failure.replace(Some(error));
+            Cow::Borrowed(&[])
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        self.tensor.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_keep_the_order_and_the_limit() {
+        let tensor = |i: usize| PlannedTensor {
+            name: i.to_string(),
+            shape: vec![i],
+            dtype: WeightType::Bf16,
+        };
+        let tensors: Vec<_> = [3, 2, 9, 1, 1, 4].map(tensor).into();
+        let lengths = |limit| shards(&tensors, limit).iter().map(|s| s.len()).collect::<Vec<_>>();
+        assert_eq!(lengths(usize::MAX), [6]);
+        assert_eq!(lengths(10), [2, 1, 2, 1]);
+        assert_eq!(lengths(0), [1; 6]);
+        assert_eq!(shards(&[], 10), [&[] as &[PlannedTensor]]);
+        assert_eq!(shards(&tensors, 10).concat(), tensors);
+    }
+}
