@@ -19,8 +19,10 @@ use crate::adapter::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
 use crate::adapter::peft::write_lora_dir;
 use crate::adapter::principal::principal_part;
 use crate::adapter::range_finder::{LowRank, frobenius_norm, largest_directions};
-use crate::adapter::sorsa::{SorsaFactors, SorsaModule, write_adapter_dir};
+use crate::adapter::sorsa::{SorsaConfig, SorsaFactors, SorsaModule, write_adapter_dir};
+use crate::config::user_cache;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::digest_cache;
 use crate::model::sorsa::{AdaptedModule, SorsaCheckpoint, lineage};
 use crate::model::weights::Weights;
 
@@ -109,8 +111,10 @@ fn from_residual(
     let extracted: Vec<_> = adapted.par_iter().map(recover).collect::<anyhow::Result<_>>()?;
     report(&extracted, args.max_error)?;
     let modules: Vec<SorsaModule> = extracted.into_iter().map(|module| module.found).collect();
+    let digest = digest_cache::digests(&base.weights, user_cache().as_deref())?.base();
+    let config = SorsaConfig { base_digest: Some(digest), ..checkpoint.config.clone() };
     let staging = Staging::new(&args.out)?;
-    write_adapter_dir(staging.path(), &checkpoint.config, &modules)?;
+    write_adapter_dir(staging.path(), &config, &modules)?;
     staging.publish(&args.out)
 }
 
