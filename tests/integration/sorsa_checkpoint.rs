@@ -113,7 +113,7 @@ fn oracle(case: &Path, as_recorded: bool) -> Oracle {
 }
 
 #[test]
-fn both_ways_of_serving_are_the_librarys_unmerged_forward() {
+fn both_ways_of_serving_are_what_the_library_computes_unmerged() {
     for case in cases() {
         let reference = json_file(&case.join("reference.json"));
         let narrow = |logits: &Vec<f64>| logits.iter().map(|&it| it as f32).collect::<Vec<_>>();

@@ -11,8 +11,9 @@ use sorsa::adapter::delta::LowRankDelta;
 use sorsa::adapter::{Limits, load as load_adapter};
 use sorsa::cli::{convert, extract, merge, verify};
 use sorsa::model::checkpoint::Checkpoint;
+use sorsa::model::sorsa::SorsaCheckpoint;
 
-use crate::support::shared::shared_reference;
+use crate::support::shared::{reference_grid, shared_reference};
 use crate::tiny_llama::{fast, load, run_alone};
 
 /// Of logits computed in float32, relative to their spread.
@@ -114,11 +115,23 @@ const TINY: [(&str, f32); 5] = [
     ("all-bf16", BFLOAT16),
 ];
 
+/// Those, and what the grid holds: there the residual's type says how closely.
+fn cases() -> Vec<(PathBuf, f32)> {
+    let shared = shared_reference().map(|shared| shared.join("reference/tiny"));
+    let recorded = shared.iter().flat_map(|tiny| TINY.map(|(case, t)| (tiny.join(case), t)));
+    let grid = reference_grid().into_iter().map(|root| {
+        let checkpoint = SorsaCheckpoint::open(&root.join("trained")).unwrap();
+        let residual = checkpoint.modules()[0].weight();
+        let rounded = checkpoint.weights.dtype(&residual).unwrap() == Some(DType::BF16);
+        (root, if rounded { BFLOAT16 } else { EXACT })
+    });
+    recorded.chain(grid).collect()
+}
+
 #[test]
 fn an_extracted_adapter_is_the_checkpoint_batched_and_merged() {
-    let Some(shared) = shared_reference() else { return };
-    for (case, tolerance) in TINY {
-        let root = shared.join("reference/tiny").join(case);
+    for (root, tolerance) in cases() {
+        let case = root.display();
         let (base, trained) = (root.join("base"), root.join("trained"));
         let folder = tempfile::tempdir().unwrap();
         let (adapter, merged) = (folder.path().join("adapter"), folder.path().join("merged"));
