@@ -2,12 +2,13 @@
 //!
 //! Prints one line a case, the median of several runs and in brackets the best.
 
+mod support;
+
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
 
 use sorsa::kernels::{AttentionShape, AttentionSpan, Kernels, Level, PagedKv};
+use support::{measure, values};
 
-const MIN_TIME: Duration = Duration::from_millis(400);
 const BLOCK_SIZE: usize = 16;
 
 fn main() -> anyhow::Result<()> {
@@ -55,21 +56,4 @@ fn compare(
     }
     writeln!(io::stdout(), "{line}")?;
     Ok(())
-}
-
-fn values(len: usize) -> Vec<f32> {
-    (0..len).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
-/// Ascending.
-fn measure(mut body: impl FnMut()) -> Vec<Duration> {
-    let start = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < 5 || start.elapsed() < MIN_TIME {
-        let start = Instant::now();
-        body();
-        times.push(start.elapsed());
-    }
-    times.sort_unstable();
-    times
 }

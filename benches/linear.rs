@@ -3,17 +3,19 @@
 //! Prints one line a case: the median of several runs and in brackets the best, in GB/s of weights
 //! at one row and in GFLOP/s at more. Arguments choose numbers of rows.
 
+mod support;
+
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use sorsa::kernels::{Kernels, Level, LinearShape, Weights};
+use support::{measure, values};
 
 const ROWS: [usize; 8] = [1, 4, 8, 16, 32, 64, 128, 512];
 /// The 49,152 columns of an output head are for logit rows only, never for 512 of them.
 const MAX_OUT: usize = 10_000_000;
-const MIN_TIME: Duration = Duration::from_millis(400);
 
 fn main() -> anyhow::Result<()> {
     // cargo adds `--bench`, which is no number.
@@ -60,22 +62,6 @@ fn compare(shape: LinearShape) -> anyhow::Result<()> {
     line += &format!("  candle f32 {}", speed(shape, 4, &times));
     writeln!(io::stdout(), "{line}")?;
     Ok(())
-}
-
-fn values(len: usize) -> Vec<f32> {
-    (0..len).map(|i| ((i * 7919) % 1009) as f32 / 504.5 - 1.0).collect()
-}
-
-fn measure(mut body: impl FnMut()) -> Vec<Duration> {
-    let start = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < 5 || start.elapsed() < MIN_TIME {
-        let start = Instant::now();
-        body();
-        times.push(start.elapsed());
-    }
-    times.sort_unstable();
-    times
 }
 
 /// `times` ascending.
