@@ -11,7 +11,7 @@ use half::{bf16, f16};
 
 use super::level::Kernels;
 use super::simd::Element;
-use super::{direct, packed, parallel};
+use super::{direct, packed};
 
 /// A weight matrix, `out_features x in_features`, row-major and contiguous.
 #[derive(Debug, Clone, Copy)]
@@ -125,14 +125,14 @@ impl Kernels {
     ) {
         let work = shape.rows * shape.in_features * shape.out_features;
         let product = Product { weights, epilogue, in_features: shape.in_features };
-        let items = split_columns(out, shape.out_features, parallel::parts(work));
+        let items = split_columns(out, shape.out_features, self.parts(work));
         if shape.in_features > 0 && self.run(packed::Pays { rows: shape.rows }) {
             let packed_x = self.run(packed::PackRows { x, width: shape.in_features });
-            parallel::for_each(work, items, |columns| {
+            self.for_each(work, items, |columns| {
                 self.run(packed::Packed { product, x: &packed_x, columns });
             });
         } else {
-            parallel::for_each(work, items, |columns| {
+            self.for_each(work, items, |columns| {
                 self.run(direct::Direct { product, x, columns });
             });
         }
