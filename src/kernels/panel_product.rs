@@ -13,6 +13,7 @@ use super::simd::{LANES, Lanes, Simd, Task};
 const WIDTH: usize = 2;
 /// Lines of a panel that stay in the first-level cache while all tiles pass.
 const BLOCK: usize = 192;
+const AHEAD: usize = 32;
 /// Rows that pass over a panel together: they stay in the second-level cache.
 const MAX_TILES: usize = 8;
 
@@ -185,6 +186,9 @@ fn add_products<S: Simd, const R: usize, const C: usize>(
         let mut w = [simd.splat_pair([half::bf16::ZERO; 2]); C];
         for c in 0..C {
             w[c] = simd.load_pairs(&panels[c][k].0);
+            if R > 2 {
+                simd.prefetch(panels[c].as_ptr().wrapping_add(k + AHEAD));
+            }
         }
         for r in 0..R {
             let x = simd.splat_pair(x[k][r]);
