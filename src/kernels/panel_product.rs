@@ -13,6 +13,7 @@ use super::simd::{LANES, Lanes, Simd, Task};
 const WIDTH: usize = 2;
 /// Lines of a panel that stay in the first-level cache while all tiles pass.
 const BLOCK: usize = 192;
+/// Lines between the one in use and the one asked for.
 const AHEAD: usize = 32;
 /// Rows that pass over a panel together: they stay in the second-level cache.
 const MAX_TILES: usize = 8;
@@ -133,7 +134,13 @@ impl PanelProduct<'_, '_> {
         for panel in &mut panels {
             *panel = &panel[start..end];
         }
-        let acc = add_products(simd, acc, x, panels);
+        // Towards the end of the panels, the next group's lines come behind all of these.
+        let jump = if pass.last { (C - 1) * self.panels.panel_len() } else { 0 };
+        let near = (end - start).saturating_sub(AHEAD);
+        let (x_near, x_far) = x.split_at(near);
+        let acc = add_products(simd, acc, x_near, panels.map(|panel| &panel[..near]), AHEAD);
+        let far = panels.map(|panel| &panel[near..]);
+        let acc = add_products(simd, acc, x_far, far, AHEAD + jump);
         if pass.last {
             self.finish(simd, &acc, self.first_row + tile.row, pass.column);
         } else {
@@ -171,13 +178,14 @@ struct Pass<'a, const C: usize> {
     last: bool,
 }
 
-/// Adds the products of `R` rows with `C` panels.
+/// Adds the products of `R` rows with `C` panels, and asks for the lines that lie `ahead`.
 #[inline(always)]
 fn add_products<S: Simd, const R: usize, const C: usize>(
     simd: S,
     mut acc: [[S::Vector; C]; R],
     x: &[[Pair; R]],
     panels: [&[Line]; C],
+    ahead: usize,
 ) -> [[S::Vector; C]; R] {
     for panel in panels {
         assert!(panel.len() == x.len());
@@ -186,9 +194,7 @@ fn add_products<S: Simd, const R: usize, const C: usize>(
         let mut w = [simd.splat_pair([half::bf16::ZERO; 2]); C];
         for c in 0..C {
             w[c] = simd.load_pairs(&panels[c][k].0);
-            if R > 2 {
-                simd.prefetch(panels[c].as_ptr().wrapping_add(k + AHEAD));
-            }
+            simd.prefetch(panels[c].as_ptr().wrapping_add(k + ahead));
         }
         for r in 0..R {
             let x = simd.splat_pair(x[k][r]);
