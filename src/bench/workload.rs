@@ -2,6 +2,8 @@
 //!
 //! Prompts all differ, so that no prefix cache helps; the same seed makes the same requests.
 
+use std::collections::BTreeMap;
+
 use clap::ValueEnum;
 use rand::Rng;
 use rand::SeedableRng;
@@ -151,6 +153,9 @@ pub struct Workload {
     pub seed: u64,
     /// Further fields of each request.
     pub extra: Map<String, Value>,
+    /// Further fields of each request for a model, which win over those: what a server wants that
+    /// knows an adapter by another field than the model's name.
+    pub extra_of_model: BTreeMap<String, Map<String, Value>>,
 }
 
 impl Workload {
@@ -160,13 +165,15 @@ impl Workload {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(index);
         let prompt = self.prompt(&mut random);
+        let model = self.model(index, &mut random);
         let mut body = json!({
-            "model": self.model(index, &mut random), "prompt": prompt,
+            "model": model, "prompt": prompt,
             "max_tokens": self.max_tokens, "temperature": 0, "ignore_eos": true,
             "stream": true, "stream_options": {"include_usage": true},
         });
         if let Value::Object(fields) = &mut body {
             fields.extend(self.extra.clone());
+            fields.extend(self.extra_of_model.get(model).cloned().unwrap_or_default());
         }
         body
     }
@@ -224,6 +231,7 @@ mod tests {
             max_tokens: 5,
             seed: 7,
             extra: Map::new(),
+            extra_of_model: BTreeMap::new(),
         }
     }
 
@@ -250,6 +258,10 @@ mod tests {
         let mut workload = workload(Popularity::RoundRobin, 1);
         workload.extra.insert("temperature".into(), json!(1));
         assert_eq!(workload.body(0)["temperature"], json!(1));
+        let own = Map::from_iter([("lora".to_owned(), json!(3)), ("temperature".into(), json!(2))]);
+        workload.extra_of_model.insert("0".into(), own);
+        let body = workload.body(0);
+        assert_eq!((&body["temperature"], &body["lora"]), (&json!(2), &json!(3)));
     }
 
     #[test]

@@ -79,6 +79,9 @@ pub struct Args {
     /// Fields to add to each request
     #[arg(long, value_parser = object, value_name = "JSON")]
     extra_body: Option<Map<String, Value>>,
+    /// Fields to add to each request for this model; may be repeated
+    #[arg(long, value_parser = named_object, value_name = "NAME=JSON")]
+    model_body: Vec<(String, Map<String, Value>)>,
     /// Seconds that an answer may take
     #[arg(long, default_value = "600", value_name = "SECONDS")]
     timeout: NonZeroUsize,
@@ -92,6 +95,11 @@ pub struct Args {
 
 fn object(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
     serde_json::from_str(text)
+}
+
+fn named_object(text: &str) -> Result<(String, Map<String, Value>), String> {
+    let (name, json) = text.split_once('=').ok_or("it is not NAME=JSON")?;
+    Ok((name.to_owned(), object(json).map_err(|error| error.to_string())?))
 }
 
 /// Runs the command.
@@ -237,6 +245,7 @@ impl<'a> Session<'a> {
             max_tokens: args.max_tokens.get(),
             seed: self.seed,
             extra: args.extra_body.clone().unwrap_or_default(),
+            extra_of_model: args.model_body.iter().cloned().collect(),
         };
         // Each model once, shortly: what is made at first use is made now.
         let warm_up = Workload {

@@ -25,8 +25,9 @@ impl BenchServer {
     /// Where it ends before it is ready; it has said why.
     pub fn start(model: &Path, adapters: &[String], options: &[String]) -> anyhow::Result<Self> {
         let mut command = Command::new(own_executable()?);
-        // The line that says where it listens is a line of its log.
-        command.args(["--log-level", "info", "--log-format", "text", "serve"]);
+        // The line that says where it listens is one of its log; one for each request would be many.
+        let level = "warn,sorsa::cli=info";
+        command.args(["--log-level", level, "--log-format", "text", "serve"]);
         command.arg(model).args(["--host", "127.0.0.1", "--port", "0"]);
         for adapter in adapters {
             command.arg("--adapter").arg(adapter);
