@@ -14,6 +14,8 @@ const TITLE_HEIGHT: f64 = 52.0;
 const LEGEND_WIDTH: f64 = 170.0;
 /// Ticks of an axis, at most.
 const TICKS: f64 = 5.0;
+/// Where a largest value can be told from nothing, and drawn.
+const DRAWN: std::ops::Range<f64> = 1e-6..1e15;
 /// Okabe and Ito's colours, which the colour-blind can tell apart.
 const COLOURS: [&str; 7] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
@@ -85,13 +87,13 @@ impl Chart {
         let values = panel.lines.iter().flat_map(|line| line.values.iter().flatten());
         let scale = Scale::to(values.copied().fold(0.0, f64::max));
         let right = PANEL_WIDTH - RIGHT;
-        for tick in scale.ticks() {
+        for (tick, label) in scale.ticks() {
             let y = scale.y(tick);
             svg.line(format_args!(
                 "<line x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"#e4e4e4\"/>"
             ));
             let place = (LEFT - 8.0, y + 4.0);
-            svg.text(place, "text-anchor=\"end\" fill=\"#555\"", &format!("{tick}"));
+            svg.text(place, "text-anchor=\"end\" fill=\"#555\"", &label);
         }
         let bottom = PANEL_HEIGHT - BOTTOM;
         for (index, label) in self.x.iter().enumerate() {
@@ -169,7 +171,7 @@ struct Scale {
 impl Scale {
     /// One that `largest` fits on.
     fn to(largest: f64) -> Self {
-        let largest = if largest.is_finite() && largest > 0.0 { largest } else { 1.0 };
+        let largest = if DRAWN.contains(&largest) { largest } else { 1.0 };
         let rough = largest / TICKS;
         let power = 10_f64.powf(rough.log10().floor());
         let factor = [1.0, 2.0, 2.5, 5.0].into_iter().find(|factor| factor * power >= rough);
@@ -177,12 +179,19 @@ impl Scale {
         Self { step, top: (largest / step).ceil() * step }
     }
 
-    fn ticks(&self) -> impl Iterator<Item = f64> {
-        let step = self.step;
-        // Rounded, for 3 * 0.1 would be written with seventeen digits.
-        let tidy = move |index: u32| format!("{:.9}", f64::from(index) * step).parse();
-        let top = self.top + step / 2.0;
-        (0..).filter_map(move |index| tidy(index).ok()).take_while(move |tick: &f64| *tick < top)
+    /// Values, and how each is written.
+    fn ticks(&self) -> impl Iterator<Item = (f64, String)> {
+        let (step, top) = (self.step, self.top * (1.0 + f64::EPSILON * 8.0));
+        // One more than the step's leading digit: 2.5 has two.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let digits = (1.0 - step.log10().floor()).max(0.0) as usize;
+        let written = move |value: f64| {
+            let text = format!("{value:.digits$}");
+            let tidy =
+                if digits > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+            (value, tidy.to_owned())
+        };
+        (0..).map(move |index| f64::from(index) * step).take_while(move |v| *v <= top).map(written)
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -220,9 +229,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_scale_holds_its_largest_value_on_few_round_ticks(largest in 1e-3..1e7) {
+        fn a_scale_holds_its_largest_value_on_few_round_ticks(power in -5.9..14.9) {
+            let largest = 10_f64.powf(power);
             let scale = Scale::to(largest);
-            let ticks: Vec<f64> = scale.ticks().collect();
+            let ticks: Vec<String> = scale.ticks().map(|(_, label)| label).collect();
+            let mut different = ticks.clone();
+            different.dedup();
+            prop_assert_eq!(&different, &ticks);
             prop_assert!(scale.top >= largest * 0.999_999 && scale.top <= largest * 2.0);
             prop_assert!((2..=7).contains(&ticks.len()), "{ticks:?}");
             prop_assert!((TOP - 1e-6..=PANEL_HEIGHT - BOTTOM).contains(&scale.y(largest)));
@@ -252,9 +265,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_drawn_on_a_scale_of_one() {
-        let ticks: Vec<f64> = Scale::to(0.0).ticks().collect();
-        assert_eq!(ticks, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]);
-        assert_eq!(Scale::to(f64::NAN).top, 1.0);
+    fn ticks_are_written_shortly_and_nothing_is_drawn_up_to_one() {
+        let labels = |largest: f64| -> Vec<String> {
+            Scale::to(largest).ticks().map(|(_, label)| label).collect()
+        };
+        let unit = ["0", "0.2", "0.4", "0.6", "0.8", "1"];
+        for largest in [0.0, -1.0, 1e-320, 1e308, f64::INFINITY, f64::NAN] {
+            assert_eq!(labels(largest), unit, "{largest}");
+        }
+        assert_eq!(labels(12.5), ["0", "2.5", "5", "7.5", "10", "12.5"]);
+        assert_eq!(labels(400.0), ["0", "100", "200", "300", "400"]);
     }
 }

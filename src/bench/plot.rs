@@ -14,7 +14,7 @@ pub fn plot(report: &Report) -> String {
     let axes = Axes::of(&report.measurements);
     let setup = &report.setup;
     let chart = Chart {
-        title: setup.target.clone(),
+        title: setup.base.clone(),
         subtitle: format!(
             "prompts of {} tokens, answers of {}, {} requests a stream",
             setup.prompt_tokens, setup.max_tokens, setup.requests_per_stream
