@@ -86,13 +86,16 @@ mod tests {
         }
 
         #[test]
-        fn no_more_than_the_fraction_lies_beyond_a_quantile(
+        fn a_quantile_divides_the_values_in_its_proportion(
             values in proptest::collection::vec(0.0..1e3, 1..200), q in 0.0..=1.0
         ) {
             let values = sorted(values);
-            let bound = quantile(&values, q) + 1e-9;
-            let beyond = values.iter().filter(|value| **value > bound).count();
-            prop_assert!(beyond as f64 <= (1.0 - q) * values.len() as f64);
+            let bound = quantile(&values, q);
+            let others = (values.len() - 1) as f64;
+            let above = values.iter().filter(|value| **value > bound + 1e-9).count() as f64;
+            let below = values.iter().filter(|value| **value < bound - 1e-9).count() as f64;
+            prop_assert!(above < (1.0 - q) * others + 1.0, "{above} of {others} above {q}");
+            prop_assert!(below < q * others + 1.0, "{below} of {others} below {q}");
         }
 
         #[test]
