@@ -255,7 +255,8 @@ impl<'a> Session<'a> {
         };
         let warmed = self.load(&warm_up, point.concurrency, warm_up.models.len()).await;
         if !warmed.failures.is_empty() {
-            return warmed;
+            // What cannot be warmed up cannot be measured; its times mean nothing.
+            return Outcome { failures: warmed.failures, ..Outcome::default() };
         }
         let requests = point.concurrency * args.requests_per_stream.get();
         self.load(&workload, point.concurrency, requests).await
