@@ -97,8 +97,18 @@ pub struct Metrics {
     pub kv_cache_usage: Gauge,
     /// Sequences that lost their blocks and will be computed again.
     pub preemptions: Counter,
-    /// Prompt tokens computed, once per prompt.
+    /// Prompt tokens computed or found in the cache, once per prompt.
     pub prompt_tokens: Counter,
+    /// Prompt tokens that were looked for in the cache, once per prompt.
+    pub prefix_cache_queries: Counter,
+    /// Of those, tokens that were found.
+    pub prefix_cache_hits: Counter,
+    /// Times that next tokens were guessed.
+    pub drafts: Counter,
+    /// Tokens that were guessed.
+    pub draft_tokens: Counter,
+    /// Of those, tokens that were right.
+    pub accepted_tokens: Counter,
     /// Tokens generated.
     pub generation_tokens: Counter,
     /// Seconds from arrival to the first token.
@@ -159,6 +169,31 @@ impl Metrics {
                 &recorder,
                 "vllm:prompt_tokens_total",
                 "Prompt tokens processed.",
+            ),
+            prefix_cache_queries: counter(
+                &recorder,
+                "vllm:prefix_cache_queries_total",
+                "Prompt tokens looked for in the cache.",
+            ),
+            prefix_cache_hits: counter(
+                &recorder,
+                "vllm:prefix_cache_hits_total",
+                "Prompt tokens found in the cache.",
+            ),
+            drafts: counter(
+                &recorder,
+                "vllm:spec_decode_num_drafts_total",
+                "Times that next tokens were guessed.",
+            ),
+            draft_tokens: counter(
+                &recorder,
+                "vllm:spec_decode_num_draft_tokens_total",
+                "Tokens that were guessed.",
+            ),
+            accepted_tokens: counter(
+                &recorder,
+                "vllm:spec_decode_num_accepted_tokens_total",
+                "Guessed tokens that were right.",
             ),
             generation_tokens: counter(
                 &recorder,
@@ -308,6 +343,11 @@ mod tests {
             ("vllm:num_preemptions_total", "counter"),
             ("vllm:prompt_tokens_total", "counter"),
             ("vllm:generation_tokens_total", "counter"),
+            ("vllm:prefix_cache_queries_total", "counter"),
+            ("vllm:prefix_cache_hits_total", "counter"),
+            ("vllm:spec_decode_num_drafts_total", "counter"),
+            ("vllm:spec_decode_num_draft_tokens_total", "counter"),
+            ("vllm:spec_decode_num_accepted_tokens_total", "counter"),
             ("vllm:request_success_total", "counter"),
             ("vllm:time_to_first_token_seconds", "histogram"),
             ("vllm:inter_token_latency_seconds", "histogram"),
