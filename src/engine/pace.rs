@@ -12,8 +12,9 @@ use std::time::Duration;
 /// How many times as long as without prompts a step may take with them. Prompts get the rest of the
 /// time: half of it.
 const STRETCH: f64 = 2.0;
-/// Rows of prompts that a step computes in any case, so that prompts get on.
-pub const MIN_PROMPT_ROWS: usize = 16;
+/// Rows of prompts that a step computes in any case, so that prompts get on. Each chunk of a long
+/// prompt reads all keys before it, so that fewer rows would take hardly less time.
+pub const MIN_PROMPT_ROWS: usize = 8;
 /// The newest time's part in a moving average.
 const NEWEST: f64 = 0.2;
 /// One step may be held up by something else: a single time moves an average by no more than this
@@ -66,7 +67,7 @@ impl Pace {
             StepRows { prompt: 0, decode } => self.decode[class(decode)].learn(took),
             // Alone, a prompt pays for the whole step; few rows would make each look dear.
             StepRows { prompt, decode: 0 } => {
-                if prompt >= 4 * MIN_PROMPT_ROWS {
+                if prompt >= 8 * MIN_PROMPT_ROWS {
                     self.prompt_row.learn(took / prompt as f64);
                 }
             }
