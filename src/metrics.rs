@@ -99,16 +99,10 @@ pub struct Metrics {
     pub preemptions: Counter,
     /// Prompt tokens computed or found in the cache, once per prompt.
     pub prompt_tokens: Counter,
-    /// Prompt tokens that were looked for in the cache, once per prompt.
-    pub prefix_cache_queries: Counter,
-    /// Of those, tokens that were found.
-    pub prefix_cache_hits: Counter,
-    /// Times that next tokens were guessed.
-    pub drafts: Counter,
-    /// Tokens that were guessed.
-    pub draft_tokens: Counter,
-    /// Of those, tokens that were right.
-    pub accepted_tokens: Counter,
+    /// Prompts found in the cache.
+    pub prefix_cache: PrefixCacheMetrics,
+    /// Guessed tokens.
+    pub speculation: SpeculationMetrics,
     /// Tokens generated.
     pub generation_tokens: Counter,
     /// Seconds from arrival to the first token.
@@ -132,6 +126,49 @@ pub struct Metrics {
     finished: [(&'static str, Counter); FINISH_REASONS.len()],
     unknown_fields: Counter,
     lora: Mutex<String>,
+}
+
+/// What was found in the prefix cache.
+#[derive(Debug)]
+pub struct PrefixCacheMetrics {
+    /// Prompt tokens that were looked for, once per prompt.
+    pub queries: Counter,
+    /// Of those, tokens that were found.
+    pub hits: Counter,
+}
+
+impl PrefixCacheMetrics {
+    fn new(recorder: &PrometheusRecorder) -> Self {
+        let [queries, hits] = [
+            ("vllm:prefix_cache_queries_total", "Prompt tokens looked for in the cache."),
+            ("vllm:prefix_cache_hits_total", "Prompt tokens found in the cache."),
+        ]
+        .map(|(name, help)| counter(recorder, name, help));
+        Self { queries, hits }
+    }
+}
+
+/// How guessing ahead went.
+#[derive(Debug)]
+pub struct SpeculationMetrics {
+    /// Times that next tokens were guessed.
+    pub drafts: Counter,
+    /// Tokens that were guessed.
+    pub draft_tokens: Counter,
+    /// Of those, tokens that were right.
+    pub accepted_tokens: Counter,
+}
+
+impl SpeculationMetrics {
+    fn new(recorder: &PrometheusRecorder) -> Self {
+        let [drafts, draft_tokens, accepted_tokens] = [
+            ("vllm:spec_decode_num_drafts_total", "Times that next tokens were guessed."),
+            ("vllm:spec_decode_num_draft_tokens_total", "Tokens that were guessed."),
+            ("vllm:spec_decode_num_accepted_tokens_total", "Guessed tokens that were right."),
+        ]
+        .map(|(name, help)| counter(recorder, name, help));
+        Self { drafts, draft_tokens, accepted_tokens }
+    }
 }
 
 impl Metrics {
@@ -170,31 +207,8 @@ impl Metrics {
                 "vllm:prompt_tokens_total",
                 "Prompt tokens processed.",
             ),
-            prefix_cache_queries: counter(
-                &recorder,
-                "vllm:prefix_cache_queries_total",
-                "Prompt tokens looked for in the cache.",
-            ),
-            prefix_cache_hits: counter(
-                &recorder,
-                "vllm:prefix_cache_hits_total",
-                "Prompt tokens found in the cache.",
-            ),
-            drafts: counter(
-                &recorder,
-                "vllm:spec_decode_num_drafts_total",
-                "Times that next tokens were guessed.",
-            ),
-            draft_tokens: counter(
-                &recorder,
-                "vllm:spec_decode_num_draft_tokens_total",
-                "Tokens that were guessed.",
-            ),
-            accepted_tokens: counter(
-                &recorder,
-                "vllm:spec_decode_num_accepted_tokens_total",
-                "Guessed tokens that were right.",
-            ),
+            prefix_cache: PrefixCacheMetrics::new(&recorder),
+            speculation: SpeculationMetrics::new(&recorder),
             generation_tokens: counter(
                 &recorder,
                 "vllm:generation_tokens_total",

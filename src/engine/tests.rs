@@ -293,7 +293,7 @@ fn assert_answers(events: &[Event], request: &Request) {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Submit(Request),
+    Submit(Box<Request>),
     Step,
     HangUp(usize),
 }
@@ -337,7 +337,7 @@ fn any_request() -> impl Strategy<Value = Request> {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        2 => any_request().prop_map(Action::Submit),
+        2 => any_request().prop_map(|request| Action::Submit(Box::new(request))),
         5 => Just(Action::Step),
         1 => any::<usize>().prop_map(Action::HangUp),
     ]
@@ -363,9 +363,9 @@ proptest! {
         for action in actions {
             match action {
                 Action::Submit(request) => {
-                    let streams = rig.submit(request.clone());
+                    let streams = rig.submit((*request).clone());
                     for (choice, stream) in streams.into_iter().enumerate() {
-                        open.push((request.clone(), choice, stream));
+                        open.push(((*request).clone(), choice, stream));
                     }
                 }
                 Action::Step => rig.step(),

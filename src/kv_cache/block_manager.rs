@@ -85,7 +85,7 @@ impl BlockManager {
     /// Blocks nobody holds, whether or not their content is remembered.
     #[must_use]
     pub fn num_free(&self) -> usize {
-        self.free.len()
+        self.free.count()
     }
 
     /// Tokens per block.
@@ -127,8 +127,8 @@ impl BlockManager {
             (first..held).filter(|&index| self.ref_count(table.0[index]) > 1).collect();
         let appended = self.blocks_for(to).saturating_sub(held);
         let needed = shared.len() + appended;
-        if needed > self.free.len() {
-            return Err(OutOfBlocks { needed, free: self.free.len() });
+        if needed > self.free.count() {
+            return Err(OutOfBlocks { needed, free: self.free.count() });
         }
         let copies = shared.into_iter().map(|index| self.unshare(table, index)).collect();
         self.forget(table, first.min(held)..held);

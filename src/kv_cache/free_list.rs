@@ -19,7 +19,7 @@ pub struct FreeList {
     links: Vec<Links>,
     first: u32,
     last: u32,
-    len: usize,
+    count: usize,
 }
 
 impl FreeList {
@@ -27,15 +27,15 @@ impl FreeList {
     #[must_use]
     pub fn full(count: u32) -> Self {
         let empty = Links { previous: END, next: END, listed: false };
-        let mut list = Self { links: vec![empty; count as usize], first: END, last: END, len: 0 };
+        let mut list = Self { links: vec![empty; count as usize], first: END, last: END, count: 0 };
         (0..count).for_each(|block| list.push_last(BlockId(block)));
         list
     }
 
     /// Blocks in the list.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Adds `block`, which is not in the list, to be reused after all others.
@@ -66,7 +66,7 @@ impl FreeList {
         self.set_next(previous, next);
         self.set_previous(next, previous);
         self.links[block.0 as usize].listed = false;
-        self.len -= 1;
+        self.count -= 1;
     }
 
     fn insert(&mut self, block: BlockId, previous: u32, next: u32) {
@@ -78,7 +78,7 @@ impl FreeList {
         self.links[block.0 as usize] = Links { previous, next, listed: true };
         self.set_next(previous, block.0);
         self.set_previous(next, block.0);
-        self.len += 1;
+        self.count += 1;
     }
 
     fn set_next(&mut self, block: u32, next: u32) {
@@ -130,7 +130,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert_eq!(list.len(), queue.len());
+                prop_assert_eq!(list.count(), queue.len());
             }
             let rest: Vec<u32> = std::iter::from_fn(|| list.pop_first()).map(|block| block.0).collect();
             prop_assert_eq!(rest, Vec::from(queue));
