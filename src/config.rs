@@ -103,6 +103,28 @@ pub struct EngineArgs {
     /// Tokens per step: long prompts run in chunks of at most this many
     #[arg(long, env = "SORSA_MAX_NUM_BATCHED_TOKENS", default_value = "512", value_name = "N")]
     pub max_num_batched_tokens: NonZeroUsize,
+    /// Prompt tokens per step while other requests are being answered [default: as many as leave
+    /// those their pace, learned from the times of past steps]
+    #[arg(long, env = "SORSA_LONG_PREFILL_TOKEN_THRESHOLD", value_name = "N")]
+    pub long_prefill_token_threshold: Option<NonZeroUsize>,
+    /// Keep the keys and values of past texts while there is room, for texts that begin alike;
+    /// this is the default
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    pub enable_prefix_caching: bool,
+    /// Keep nothing of past texts
+    #[arg(long, env = "SORSA_NO_ENABLE_PREFIX_CACHING", overrides_with = "enable_prefix_caching")]
+    pub no_enable_prefix_caching: bool,
+    /// Guess up to N tokens ahead from what the text has already said, where a request does not
+    /// say `num_speculative_tokens` itself: greedy answers that repeat their prompt come sooner, no
+    /// token changes
+    #[arg(
+        long,
+        env = "SORSA_SPECULATIVE_LOOKUP",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u8).range(0..=16),
+        value_name = "N"
+    )]
+    pub speculative_lookup: u8,
     /// Requests that may wait before new ones get 429
     #[arg(long, env = "SORSA_MAX_WAITING_REQUESTS", default_value = "256", value_name = "N")]
     pub max_waiting_requests: NonZeroUsize,

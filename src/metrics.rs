@@ -97,8 +97,12 @@ pub struct Metrics {
     pub kv_cache_usage: Gauge,
     /// Sequences that lost their blocks and will be computed again.
     pub preemptions: Counter,
-    /// Prompt tokens computed, once per prompt.
+    /// Prompt tokens computed or found in the cache, once per prompt.
     pub prompt_tokens: Counter,
+    /// Prompts found in the cache.
+    pub prefix_cache: PrefixCacheMetrics,
+    /// Guessed tokens.
+    pub speculation: SpeculationMetrics,
     /// Tokens generated.
     pub generation_tokens: Counter,
     /// Seconds from arrival to the first token.
@@ -122,6 +126,49 @@ pub struct Metrics {
     finished: [(&'static str, Counter); FINISH_REASONS.len()],
     unknown_fields: Counter,
     lora: Mutex<String>,
+}
+
+/// What was found in the prefix cache.
+#[derive(Debug)]
+pub struct PrefixCacheMetrics {
+    /// Prompt tokens that were looked for, once per prompt.
+    pub queries: Counter,
+    /// Of those, tokens that were found.
+    pub hits: Counter,
+}
+
+impl PrefixCacheMetrics {
+    fn new(recorder: &PrometheusRecorder) -> Self {
+        let [queries, hits] = [
+            ("vllm:prefix_cache_queries_total", "Prompt tokens looked for in the cache."),
+            ("vllm:prefix_cache_hits_total", "Prompt tokens found in the cache."),
+        ]
+        .map(|(name, help)| counter(recorder, name, help));
+        Self { queries, hits }
+    }
+}
+
+/// How guessing ahead went.
+#[derive(Debug)]
+pub struct SpeculationMetrics {
+    /// Times that next tokens were guessed.
+    pub drafts: Counter,
+    /// Tokens that were guessed.
+    pub draft_tokens: Counter,
+    /// Of those, tokens that were right.
+    pub accepted_tokens: Counter,
+}
+
+impl SpeculationMetrics {
+    fn new(recorder: &PrometheusRecorder) -> Self {
+        let [drafts, draft_tokens, accepted_tokens] = [
+            ("vllm:spec_decode_num_drafts_total", "Times that next tokens were guessed."),
+            ("vllm:spec_decode_num_draft_tokens_total", "Tokens that were guessed."),
+            ("vllm:spec_decode_num_accepted_tokens_total", "Guessed tokens that were right."),
+        ]
+        .map(|(name, help)| counter(recorder, name, help));
+        Self { drafts, draft_tokens, accepted_tokens }
+    }
 }
 
 impl Metrics {
@@ -160,6 +207,8 @@ impl Metrics {
                 "vllm:prompt_tokens_total",
                 "Prompt tokens processed.",
             ),
+            prefix_cache: PrefixCacheMetrics::new(&recorder),
+            speculation: SpeculationMetrics::new(&recorder),
             generation_tokens: counter(
                 &recorder,
                 "vllm:generation_tokens_total",
@@ -308,6 +357,11 @@ mod tests {
             ("vllm:num_preemptions_total", "counter"),
             ("vllm:prompt_tokens_total", "counter"),
             ("vllm:generation_tokens_total", "counter"),
+            ("vllm:prefix_cache_queries_total", "counter"),
+            ("vllm:prefix_cache_hits_total", "counter"),
+            ("vllm:spec_decode_num_drafts_total", "counter"),
+            ("vllm:spec_decode_num_draft_tokens_total", "counter"),
+            ("vllm:spec_decode_num_accepted_tokens_total", "counter"),
             ("vllm:request_success_total", "counter"),
             ("vllm:time_to_first_token_seconds", "histogram"),
             ("vllm:inter_token_latency_seconds", "histogram"),

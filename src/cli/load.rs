@@ -109,8 +109,9 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
             max_num_seqs: args.engine.max_num_seqs.get(),
             max_num_batched_tokens: args.engine.max_num_batched_tokens.get(),
             max_model_len: cache.max_model_len,
+            long_prefill_token_threshold: args.engine.long_prefill_token_threshold.map(usize::from),
         },
-        BlockManager::new(cache.num_blocks, BLOCK_SIZE),
+        block_manager(args, cache.num_blocks, source.digest.0),
     );
     let (handle, submissions) = channel(args.engine.max_waiting_requests.get());
     let runner = ModelRunner::new(Box::new(model), kv_cache);
@@ -137,12 +138,20 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         max_model_len: cache.max_model_len,
         vocab_size: config.vocab_size,
         eos_token_ids: eos_token_ids(checkpoint),
+        speculative_lookup: args.engine.speculative_lookup.into(),
         sampling_defaults: sampling_defaults(&checkpoint.generation_config),
         root,
         created: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         tokenizer_config: text.tokenizer_config,
     });
     Ok(Loaded { engine, summary })
+}
+
+/// The pool of blocks. One process serves one model all its life: what it computes depends, besides
+/// adapter and tokens, on the base's content and on how the flags make it compute.
+fn block_manager(args: &ServeArgs, num_blocks: usize, base: [u8; 32]) -> BlockManager {
+    let blocks = BlockManager::new(num_blocks, BLOCK_SIZE);
+    if args.engine.no_enable_prefix_caching { blocks } else { blocks.with_prefix_cache(base) }
 }
 
 /// How many blocks there are, and how long a sequence may get.

@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::scheduler::{Schedule, Scheduled, Scheduler};
+use super::schedule::{Schedule, Scheduled};
+use super::scheduler::Scheduler;
 use super::sequence::{Sequence, SequenceId};
 use crate::adapter::delta::LowRankDelta;
 use crate::adapter::segments::Segments;
@@ -21,8 +22,12 @@ pub struct BatchItem {
     pub context_len: usize,
     /// Its blocks.
     pub block_table: Vec<BlockId>,
-    /// Its rows among the logits: all of its rows where the prompt is scored, else the last one
-    /// where a token is to be chosen, else none.
+    /// Its tokens that run. Guesses follow them.
+    pub num_tokens: usize,
+    /// Tokens that are guessed to come next, one per row at the end.
+    pub drafts: Vec<u32>,
+    /// Its rows among the logits: all of its rows where the prompt is scored, else the last token's
+    /// and those of the guesses where a token is to be chosen, else none.
     pub logit_rows: Range<usize>,
     /// True where the step computes its last token, so that the next one can be chosen.
     pub samples: bool,
@@ -58,13 +63,13 @@ impl Batch {
     pub fn new(schedule: Schedule, scheduler: &Scheduler) -> Self {
         let find = |share: Scheduled| {
             let sequence = scheduler.get(share.id).expect("bug: a scheduled sequence is running");
-            (sequence, share.num_tokens)
+            (sequence, share)
         };
         let mut shares: Vec<_> = schedule.scheduled.into_iter().map(find).collect();
         shares.sort_by_key(|(sequence, _)| delta(sequence).map(|delta| delta.id()));
         let mut batch = Self { copies: schedule.copies, ..Self::default() };
-        for (sequence, num_tokens) in &shares {
-            batch.push(sequence, *num_tokens, scheduler.blocks().block_size());
+        for (sequence, share) in &shares {
+            batch.push(sequence, share, scheduler.blocks().block_size());
         }
         let runs = |rows: fn(&BatchItem) -> usize| {
             let lens: Vec<usize> = batch.items.iter().map(rows).collect();
@@ -75,27 +80,32 @@ impl Batch {
         Self { segments, logit_segments, ..batch }
     }
 
-    fn push(&mut self, sequence: &Sequence, num_tokens: usize, block_size: usize) {
+    fn push(&mut self, sequence: &Sequence, share: &Scheduled, block_size: usize) {
+        let Scheduled { num_tokens, drafts, .. } = share;
         let (from, to) = (sequence.num_computed(), sequence.num_computed() + num_tokens);
-        let rows = self.input_ids.len()..self.input_ids.len() + num_tokens;
+        let context_len = to + drafts.len();
+        let rows = self.input_ids.len()..self.input_ids.len() + num_tokens + drafts.len();
         let blocks = sequence.block_table.blocks();
         self.input_ids.extend(&sequence.tokens()[from..to]);
-        self.positions.extend((from..to).map(index));
-        self.slot_mapping.extend((from..to).map(|position| {
+        self.input_ids.extend(drafts);
+        self.positions.extend((from..context_len).map(index));
+        self.slot_mapping.extend((from..context_len).map(|position| {
             blocks[position / block_size].0 * index(block_size) + index(position % block_size)
         }));
         let samples = to == sequence.tokens().len();
         let wanted = if sequence.wants_prompt_logprobs() {
             rows.clone()
         } else {
-            rows.end - usize::from(samples)..rows.end
+            rows.end - drafts.len() - usize::from(samples)..rows.end
         };
         let logit_start = self.logit_rows.len();
         self.logit_rows.extend(wanted.map(index));
         self.items.push(BatchItem {
             id: sequence.id,
             rows,
-            context_len: to,
+            context_len,
+            num_tokens: *num_tokens,
+            drafts: drafts.clone(),
             block_table: blocks.to_vec(),
             logit_rows: logit_start..self.logit_rows.len(),
             samples,

@@ -6,8 +6,11 @@
 pub mod batch;
 pub mod handle;
 pub mod model_runner;
+pub mod pace;
+pub mod prompt_lookup;
 pub mod request;
 pub mod sampler;
+pub mod schedule;
 pub mod scheduler;
 pub mod sequence;
 pub mod telemetry;
@@ -15,6 +18,7 @@ pub mod telemetry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use self::batch::{Batch, BatchItem};
 use self::handle::{Received, Submission, Submissions};
@@ -74,15 +78,20 @@ impl Engine {
             return Step::Finished;
         }
         self.drop_abandoned();
+        let started = Instant::now();
         let schedule = self.scheduler.schedule();
         self.telemetry.preempted(schedule.num_preempted);
         self.telemetry.load(&self.scheduler);
         if schedule.scheduled.is_empty() {
             return self.check_progress();
         }
+        let rows = schedule.rows();
         let batch = Batch::new(schedule, &self.scheduler);
         match self.runner.execute(&batch) {
-            Ok(logits) => self.update(&batch, &logits),
+            Ok(logits) => {
+                self.update(&batch, &logits);
+                self.scheduler.learn(rows, started.elapsed());
+            }
             Err(error) => self.fail_batch(&batch, &error),
         }
         self.telemetry.load(&self.scheduler);
@@ -135,31 +144,62 @@ impl Engine {
     /// Books one sequence's rows, scores its prompt, and chooses the next tokens of it and of the
     /// choices that fork off it here.
     fn update_item(&mut self, item: &BatchItem, logits: &Logits) -> Result<(), String> {
+        self.scheduler.advance(item.id, item.num_tokens);
         let Some(sequence) = self.scheduler.get_mut(item.id) else { return Ok(()) };
-        sequence.advance(item.rows.len());
         score_prompt(sequence, item, logits)?;
         if !item.samples {
             return Ok(());
         }
         sequence.finish_prompt_logprobs();
         if sequence.num_generated() == 0 {
+            sequence.finish_prompt();
             self.telemetry.prompt(sequence);
         }
         if sequence.request().sampling.max_tokens == 0 {
             self.finish(item.id, FinishReason::Length);
             return Ok(());
         }
-        let row = logits.row(item.logit_rows.end - 1);
+        let first = item.logit_rows.end - 1 - item.drafts.len();
+        let row = logits.row(first);
         for id in self.scheduler.fork(item.id) {
             if let Err(message) = self.sample(id, row) {
                 self.fail(id, &message);
             }
         }
-        self.sample(item.id, row)
+        let token = self.sample(item.id, row)?;
+        self.check_drafts(item, token, |index| logits.row(first + 1 + index))
     }
 
-    fn sample(&mut self, id: SequenceId, row: &[f32]) -> Result<(), String> {
-        let Some(sequence) = self.scheduler.get_mut(id) else { return Ok(()) };
+    /// Goes on through the guessed tokens as long as each is the `token` that was chosen: its row
+    /// was computed after what the text now is. The first wrong one ends it; what it left in the
+    /// cache has no name there, and the next step writes over it.
+    fn check_drafts<'a>(
+        &mut self,
+        item: &BatchItem,
+        mut token: Option<u32>,
+        row: impl Fn(usize) -> &'a [f32],
+    ) -> Result<(), String> {
+        if item.drafts.is_empty() {
+            return Ok(());
+        }
+        let mut accepted = 0;
+        while let Some(draft) = item.drafts.get(accepted)
+            && token == Some(*draft)
+        {
+            self.scheduler.advance(item.id, 1);
+            token = self.sample(item.id, row(accepted))?;
+            accepted += 1;
+        }
+        self.telemetry.drafted(item.drafts.len(), accepted);
+        if let Some(sequence) = self.scheduler.get_mut(item.id) {
+            sequence.draft_length.learn(item.drafts.len(), accepted);
+        }
+        Ok(())
+    }
+
+    /// Chooses the next token of a sequence by a row of logits; `None` where it has ended.
+    fn sample(&mut self, id: SequenceId, row: &[f32]) -> Result<Option<u32>, String> {
+        let Some(sequence) = self.scheduler.get_mut(id) else { return Ok(None) };
         let mut row = row.to_vec();
         // One poisoned sequence must not take the others with it.
         let sampled = catch_unwind(AssertUnwindSafe(|| sequence.sampler.sample(&mut row)))
@@ -172,8 +212,9 @@ impl Engine {
         let reason = self.scheduler.get(id).and_then(|s| s.finish_reason(max_model_len));
         if let Some(reason) = reason {
             self.finish(id, reason);
+            return Ok(None);
         }
-        Ok(())
+        Ok(Some(sampled.token))
     }
 
     fn finish(&mut self, id: SequenceId, reason: FinishReason) {
@@ -184,7 +225,7 @@ impl Engine {
 
     fn fail(&mut self, id: SequenceId, message: &str) {
         tracing::warn!(sequence = id.0, message, "a sequence failed");
-        let Some(sequence) = self.scheduler.finish(id) else { return };
+        let Some(sequence) = self.scheduler.discard(id) else { return };
         sequence.send_last(&Event::Failed(message.to_owned()));
         self.telemetry.end(&sequence);
     }

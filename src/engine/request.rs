@@ -85,6 +85,11 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// The adapter version it is served with to its end; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
+    /// Requests share cached prompts only with those of the same salt.
+    pub cache_salt: String,
+    /// Tokens to guess ahead from what the text has already said, at most; 0 guesses none. Only
+    /// greedy choices are guessed for, and no token of the answer depends on it.
+    pub num_speculative_tokens: usize,
 }
 
 /// A token with its log-probability under the model's unmodified distribution.
@@ -116,12 +121,18 @@ pub enum FinishReason {
     Abort,
 }
 
-/// What happens to one choice, in order: [`Event::PromptLogprobs`] where asked for (first choice
-/// only), any number of [`Event::Token`], then exactly one of the other two.
+/// What happens to one choice, in order: [`Event::PromptLogprobs`] where asked for and
+/// [`Event::PromptComputed`] (first choice only), any number of [`Event::Token`], then exactly one
+/// of the other two.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// One entry per prompt token; the first has none, as nothing precedes it.
     PromptLogprobs(Vec<Option<TokenLogprobs>>),
+    /// The prompt is in the cache, and tokens follow.
+    PromptComputed {
+        /// How many of its tokens were found there.
+        num_cached_tokens: usize,
+    },
     /// A token was generated.
     Token {
         /// Its id.

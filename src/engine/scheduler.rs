@@ -1,17 +1,24 @@
 //! Which tokens of which sequences run in the next step. Policy over integers: no tensor here.
 //!
-//! Running decodes come first, then chunks of prompts, oldest first, up to a budget of tokens.
-//! When blocks run out, the youngest running sequence is preempted: its blocks are freed and it is
+//! Running decodes come first, with guesses of what follows, then chunks of prompts, oldest first,
+//! up to a budget of tokens; beside decodes, prompts get what leaves those their pace
+//! ([`super::pace`]). A sequence begins with the blocks that the cache already holds of it. When
+//! blocks run out, the youngest running sequence is preempted: its blocks are freed and it is
 //! computed again later, from the front of the queue.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
+use super::pace::{Pace, StepRows};
+use super::schedule::{Budget, Schedule, Scheduled};
 use super::sequence::{Sequence, SequenceId};
-use crate::kv_cache::block_manager::{BlockCopy, BlockManager};
+use crate::kv_cache::BlockId;
+use crate::kv_cache::block_manager::BlockManager;
+use crate::kv_cache::prefix_cache::PrefixContext;
 
-/// Rows of a prompt per step while its log-probabilities are wanted: each such row costs a whole
-/// vocabulary of logits.
-const MAX_SCORED_ROWS: usize = 256;
+/// Rows of decodes and their guesses together. Guesses pay where a step of few rows costs as much
+/// as one of a single row; beside many, each costs what a row of its own would.
+const MAX_DRAFTED_ROWS: usize = 32;
 
 /// Limits of one step.
 #[derive(Debug, Clone, Copy)]
@@ -22,26 +29,9 @@ pub struct SchedulerConfig {
     pub max_num_batched_tokens: usize,
     /// Tokens a sequence may reach.
     pub max_model_len: usize,
-}
-
-/// One sequence's share of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scheduled {
-    /// Which sequence.
-    pub id: SequenceId,
-    /// How many of its uncomputed tokens run.
-    pub num_tokens: usize,
-}
-
-/// What one step runs.
-#[derive(Debug, Default)]
-pub struct Schedule {
-    /// Shares, decodes first.
-    pub scheduled: Vec<Scheduled>,
-    /// Blocks to copy before anything is written.
-    pub copies: Vec<BlockCopy>,
-    /// Sequences that lost their blocks.
-    pub num_preempted: usize,
+    /// Prompt tokens per step while other sequences are being answered; `None` learns how many
+    /// leave them their pace.
+    pub long_prefill_token_threshold: Option<usize>,
 }
 
 /// Owns every live sequence and the block manager.
@@ -53,6 +43,7 @@ pub struct Scheduler {
     /// In order of admission.
     running: Vec<Sequence>,
     next_id: u64,
+    pace: Pace,
 }
 
 impl Scheduler {
@@ -65,7 +56,8 @@ impl Scheduler {
     pub fn new(config: SchedulerConfig, blocks: BlockManager) -> Self {
         assert!(config.max_num_seqs > 0 && config.max_num_batched_tokens > 0);
         assert!(blocks.blocks_for(config.max_model_len) <= blocks.num_blocks());
-        Self { config, blocks, waiting: VecDeque::new(), running: Vec::new(), next_id: 0 }
+        let (waiting, running) = (VecDeque::new(), Vec::new());
+        Self { config, blocks, waiting, running, next_id: 0, pace: Pace::default() }
     }
 
     /// The id of the next sequence.
@@ -75,7 +67,16 @@ impl Scheduler {
     }
 
     /// Queues a new sequence.
-    pub fn add(&mut self, sequence: Sequence) {
+    pub fn add(&mut self, mut sequence: Sequence) {
+        let request = sequence.request();
+        let adapter = request.adapter.as_ref().map(|version| version.id().0);
+        let namespace = &[request.cache_salt.as_str()];
+        let context = PrefixContext { adapter: adapter.as_ref(), namespace };
+        let mut chain = self.blocks.chain(context);
+        if let Some(chain) = &mut chain {
+            chain.extend(sequence.tokens());
+        }
+        sequence.chain = chain;
         self.waiting.push_back(sequence);
     }
 
@@ -140,17 +141,43 @@ impl Scheduler {
     /// Plans one step and reserves its blocks. Empty only where nothing is left to run.
     pub fn schedule(&mut self) -> Schedule {
         let mut schedule = Schedule::default();
-        let mut budget = self.config.max_num_batched_tokens;
-        for decodes in [true, false] {
-            for id in self.running_ids(decodes) {
-                self.schedule_running(id, &mut budget, &mut schedule);
-            }
+        let rows = self.config.max_num_batched_tokens;
+        let mut budget = Budget { rows, prompt_rows: 0 };
+        for id in self.running_ids(true) {
+            self.schedule_running(id, &mut budget, &mut schedule);
+        }
+        self.draft(&mut budget, &mut schedule);
+        budget.prompt_rows = self.prompt_rows(schedule.rows().decode);
+        for id in self.running_ids(false) {
+            self.schedule_running(id, &mut budget, &mut schedule);
         }
         // Admitting in a step that preempted would only pass the same blocks back and forth.
         if schedule.num_preempted == 0 {
             self.admit(&mut budget, &mut schedule);
         }
         schedule
+    }
+
+    /// Hands in how long a step of these rows took.
+    pub fn learn(&mut self, rows: StepRows, took: Duration) {
+        self.pace.learn(rows, took);
+    }
+
+    /// A step has computed `num_tokens` more tokens of a running sequence: from now on other
+    /// sequences may find the blocks they fill.
+    pub fn advance(&mut self, id: SequenceId, num_tokens: usize) {
+        let Some(sequence) = self.running.iter_mut().find(|sequence| sequence.id == id) else {
+            return;
+        };
+        let from = sequence.num_computed();
+        sequence.advance(num_tokens);
+        let to = sequence.num_computed();
+        let Some(mut chain) = sequence.chain.take() else { return };
+        // Guessed tokens are not among them: they never get a name before they are the text.
+        chain.extend(&sequence.tokens()[..to]);
+        let size = self.blocks.block_size();
+        self.blocks.remember(&sequence.block_table, &chain, from / size..to / size);
+        sequence.chain = Some(chain);
     }
 
     /// Splits every pending choice off a sequence whose prompt is computed; returns the new ids.
@@ -176,6 +203,15 @@ impl Scheduler {
         let mut sequence = self.running.remove(index);
         self.blocks.release(&mut sequence.block_table);
         Some(sequence)
+    }
+
+    /// Takes a running sequence out whose blocks may hold anything: nobody finds them again.
+    pub fn discard(&mut self, id: SequenceId) -> Option<Sequence> {
+        if let Some(sequence) = self.running.iter().find(|sequence| sequence.id == id) {
+            let table = &sequence.block_table;
+            self.blocks.forget(table, 0..table.blocks().len());
+        }
+        self.finish(id)
     }
 
     /// Takes out every sequence whose clients have gone, waiting or running.
@@ -205,14 +241,23 @@ impl Scheduler {
         self.running.iter().filter(wanted).map(|sequence| sequence.id).collect()
     }
 
+    /// Rows of prompts beside `decode` rows of running answers.
+    fn prompt_rows(&self, decode: usize) -> usize {
+        match self.config.long_prefill_token_threshold {
+            Some(threshold) if decode > 0 => threshold.max(1),
+            Some(_) => usize::MAX,
+            None => self.pace.prompt_rows(decode),
+        }
+    }
+
     /// Gives a running sequence its share, preempting younger ones (or itself) for blocks.
-    fn schedule_running(&mut self, id: SequenceId, budget: &mut usize, schedule: &mut Schedule) {
+    fn schedule_running(&mut self, id: SequenceId, budget: &mut Budget, schedule: &mut Schedule) {
         loop {
             // It may itself have been preempted for an older one.
             let Some(index) = self.running.iter().position(|sequence| sequence.id == id) else {
                 return;
             };
-            let num_tokens = chunk_len(&self.running[index], *budget);
+            let num_tokens = budget.chunk(&self.running[index]);
             if num_tokens == 0 || self.reserve(index, num_tokens, budget, schedule) {
                 return;
             }
@@ -224,7 +269,7 @@ impl Scheduler {
         &mut self,
         index: usize,
         num_tokens: usize,
-        budget: &mut usize,
+        budget: &mut Budget,
         schedule: &mut Schedule,
     ) -> bool {
         let sequence = &mut self.running[index];
@@ -232,16 +277,44 @@ impl Scheduler {
         let reserved = self.blocks.reserve(&mut sequence.block_table, from, from + num_tokens);
         let Ok(copies) = reserved else { return false };
         schedule.copies.extend(copies);
-        schedule.scheduled.push(Scheduled { id: sequence.id, num_tokens });
-        *budget -= num_tokens;
+        let scheduled = Scheduled { id: sequence.id, num_tokens, drafts: Vec::new() };
+        budget.spend(&scheduled);
+        schedule.scheduled.push(scheduled);
         true
     }
 
-    fn preempt_youngest(&mut self, budget: &mut usize, schedule: &mut Schedule) {
+    /// Adds guesses to the decodes of a schedule, which has nothing else yet. They take no block
+    /// that a prompt will need, and preempt nobody.
+    fn draft(&mut self, budget: &mut Budget, schedule: &mut Schedule) {
+        let mut room = MAX_DRAFTED_ROWS.saturating_sub(schedule.scheduled.len()).min(budget.rows);
+        let mut blocks = self.blocks.num_free().saturating_sub(self.promised_blocks());
+        for scheduled in &mut schedule.scheduled {
+            let sequence = self.running.iter_mut().find(|sequence| sequence.id == scheduled.id);
+            let Some(sequence) = sequence else { continue };
+            let drafts = sequence.draft(self.config.max_model_len, room);
+            let to = sequence.tokens().len() + drafts.len();
+            let held = sequence.block_table.blocks().len();
+            let needed = self.blocks.blocks_for(to).saturating_sub(held);
+            let from = sequence.num_computed();
+            if drafts.is_empty() || needed > blocks {
+                continue;
+            }
+            let Ok(copies) = self.blocks.reserve(&mut sequence.block_table, from, to) else {
+                continue;
+            };
+            schedule.copies.extend(copies);
+            blocks -= needed;
+            room -= drafts.len();
+            budget.rows -= drafts.len();
+            scheduled.drafts = drafts;
+        }
+    }
+
+    fn preempt_youngest(&mut self, budget: &mut Budget, schedule: &mut Schedule) {
         let Some(mut sequence) = self.running.pop() else { return };
         let mine = |scheduled: &Scheduled| scheduled.id == sequence.id;
         if let Some(position) = schedule.scheduled.iter().position(mine) {
-            *budget += schedule.scheduled.remove(position).num_tokens;
+            budget.give_back(&schedule.scheduled.remove(position));
             // Its blocks may go to another sequence in this very step: its copies must not run.
             let blocks = sequence.block_table.blocks();
             schedule.copies.retain(|copy| !blocks.contains(&copy.to));
@@ -252,11 +325,14 @@ impl Scheduler {
         self.waiting.push_front(sequence);
     }
 
-    fn admit(&mut self, budget: &mut usize, schedule: &mut Schedule) {
-        while *budget > 0 && self.may_admit_next() {
+    fn admit(&mut self, budget: &mut Budget, schedule: &mut Schedule) {
+        while budget.rows.min(budget.prompt_rows) > 0 && self.may_admit_next() {
             let Some(mut sequence) = self.waiting.pop_front() else { return };
             sequence.start();
-            let num_tokens = chunk_len(&sequence, *budget);
+            let cached = self.cached(&sequence);
+            let num_tokens = cached.len() * self.blocks.block_size();
+            sequence.attach(self.blocks.share(cached), num_tokens);
+            let num_tokens = budget.chunk(&sequence);
             self.running.push(sequence);
             if !self.reserve(self.running.len() - 1, num_tokens, budget, schedule) {
                 self.preempt_youngest(budget, schedule);
@@ -265,14 +341,31 @@ impl Scheduler {
         }
     }
 
+    /// The blocks of a waiting sequence that the cache holds. Its last token is always computed,
+    /// for its logits, and so is every token whose log-probabilities are wanted.
+    fn cached(&self, sequence: &Sequence) -> Vec<BlockId> {
+        let Some(chain) = &sequence.chain else { return Vec::new() };
+        if sequence.wants_prompt_logprobs() {
+            return Vec::new();
+        }
+        self.blocks.cached(chain, sequence.tokens().len() - 1)
+    }
+
     /// The next one waits until all its present tokens fit: half a prompt helps nobody.
     fn may_admit_next(&self) -> bool {
         let Some(next) = self.waiting.front() else { return false };
         let choices: usize = self.running.iter().map(Sequence::num_choices).sum();
         let has_place = choices == 0 || choices + next.num_choices() <= self.config.max_num_seqs;
-        let promised: usize = self.running.iter().map(|running| self.missing_blocks(running)).sum();
-        let free = self.blocks.num_free().saturating_sub(promised);
-        has_place && self.missing_blocks(next) <= free
+        // Cached blocks that nobody holds are free ones, and will be taken.
+        let held = |block: &BlockId| self.blocks.ref_count(*block) > 0;
+        let shared = self.cached(next).into_iter().filter(held).count();
+        let free = self.blocks.num_free().saturating_sub(self.promised_blocks());
+        has_place && self.missing_blocks(next) - shared <= free
+    }
+
+    /// Blocks that running sequences still lack.
+    fn promised_blocks(&self) -> usize {
+        self.running.iter().map(|running| self.missing_blocks(running)).sum()
     }
 
     /// Blocks a sequence still lacks for the tokens it has now.
@@ -280,9 +373,4 @@ impl Scheduler {
         let needed = self.blocks.blocks_for(sequence.tokens().len());
         needed.saturating_sub(sequence.block_table.blocks().len())
     }
-}
-
-fn chunk_len(sequence: &Sequence, budget: usize) -> usize {
-    let limit = if sequence.wants_prompt_logprobs() { MAX_SCORED_ROWS } else { usize::MAX };
-    sequence.num_uncomputed().min(budget).min(limit)
 }

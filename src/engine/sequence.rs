@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handle::{QueuePlace, Reply, Submission};
+use super::prompt_lookup::{self, DraftLength};
 use super::request::{Event, FinishReason, Request, TokenLogprobs};
 use super::sampler::Sampler;
 use crate::kv_cache::block_manager::BlockTable;
+use crate::kv_cache::prefix_cache::HashChain;
 
 /// Names a sequence within the engine; ascending in order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,8 +41,12 @@ pub struct Sequence {
     pub id: SequenceId,
     /// Cache blocks of the computed tokens.
     pub block_table: BlockTable,
+    /// Names what its blocks hold; `None` where nothing of it is remembered.
+    pub chain: Option<HashChain>,
     /// Chooses its tokens.
     pub sampler: Sampler,
+    /// How far its next tokens are guessed.
+    pub draft_length: DraftLength,
     /// When things happened.
     pub timeline: Timeline,
     request: Arc<Request>,
@@ -50,6 +56,7 @@ pub struct Sequence {
     pending: Vec<PendingChoice>,
     tokens: Vec<u32>,
     num_computed: usize,
+    num_cached: Option<usize>,
     prompt_logprobs: Vec<Option<TokenLogprobs>>,
     prompt_scored: bool,
 }
@@ -67,7 +74,9 @@ impl Sequence {
         Self {
             id,
             block_table: BlockTable::default(),
+            chain: None,
             sampler: Sampler::new(&request, choice),
+            draft_length: draft_length(&request),
             timeline: Timeline {
                 arrived: request.arrived,
                 scheduled: None,
@@ -80,6 +89,7 @@ impl Sequence {
             pending: replies.map(|(choice, reply)| PendingChoice { choice, reply }).collect(),
             tokens: request.prompt.clone(),
             num_computed: 0,
+            num_cached: None,
             prompt_logprobs: vec![None; usize::from(request.prompt_logprobs.is_some())],
             prompt_scored: request.prompt_logprobs.is_none(),
             request: Arc::new(request),
@@ -93,7 +103,9 @@ impl Sequence {
         Some(Self {
             id,
             block_table,
+            chain: self.chain.clone(),
             sampler: Sampler::new(&self.request, choice),
+            draft_length: draft_length(&self.request),
             timeline: self.timeline,
             request: Arc::clone(&self.request),
             choice,
@@ -102,6 +114,7 @@ impl Sequence {
             pending: Vec::new(),
             tokens: self.tokens.clone(),
             num_computed: self.num_computed,
+            num_cached: self.num_cached,
             prompt_logprobs: Vec::new(),
             prompt_scored: true,
         })
@@ -143,6 +156,28 @@ impl Sequence {
         self.tokens.len() - self.request.prompt.len()
     }
 
+    /// Tokens that were found in the cache when it first started; `None` where nobody looked.
+    #[must_use]
+    pub fn num_cached(&self) -> Option<usize> {
+        self.num_cached
+    }
+
+    /// Tokens that may come next, as the text itself suggests. Greedy choices alone are guessed for,
+    /// once they are being answered, and never beyond the end that `max_model_len` or the request
+    /// sets.
+    #[must_use]
+    pub fn draft(&self, max_model_len: usize, limit: usize) -> Vec<u32> {
+        let generated = self.num_generated();
+        if !self.request.sampling.is_greedy() || generated == 0 || self.num_uncomputed() != 1 {
+            return Vec::new();
+        }
+        let to_generate = self.request.sampling.max_tokens.saturating_sub(generated);
+        let left = to_generate.min(max_model_len.saturating_sub(self.tokens.len()));
+        // Right guesses are followed by one more token.
+        let count = self.draft_length.next().min(limit).min(left.saturating_sub(1));
+        prompt_lookup::propose(&self.tokens, count)
+    }
+
     /// Sequences this one stands for: itself and the choices that will fork off it.
     #[must_use]
     pub fn num_choices(&self) -> usize {
@@ -165,6 +200,15 @@ impl Sequence {
     pub fn start(&mut self) {
         self.place = None;
         self.timeline.scheduled.get_or_insert_with(Instant::now);
+    }
+
+    /// Begins with what was found in the cache: `block_table` holds its first `num_tokens` tokens.
+    pub fn attach(&mut self, block_table: BlockTable, num_tokens: usize) {
+        self.block_table = block_table;
+        self.num_computed = num_tokens;
+        if self.chain.is_some() && self.request.prompt_logprobs.is_none() {
+            self.num_cached.get_or_insert(num_tokens);
+        }
     }
 
     /// `num_tokens` more tokens are in the cache.
@@ -193,6 +237,12 @@ impl Sequence {
             self.prompt_scored = true;
             self.reply.send(Event::PromptLogprobs(std::mem::take(&mut self.prompt_logprobs)));
         }
+    }
+
+    /// Tells the client that the prompt is computed.
+    pub fn finish_prompt(&self) {
+        let num_cached_tokens = self.num_cached.unwrap_or(0);
+        self.reply.send(Event::PromptComputed { num_cached_tokens });
     }
 
     /// Appends a generated token and tells the client.
@@ -227,4 +277,8 @@ impl Sequence {
             pending.reply.send(event.clone());
         }
     }
+}
+
+fn draft_length(request: &Request) -> DraftLength {
+    DraftLength::new(request.num_speculative_tokens)
 }

@@ -43,9 +43,21 @@ impl Telemetry {
     pub fn prompt(&self, sequence: &Sequence) {
         let timeline = &sequence.timeline;
         let scheduled = timeline.scheduled.unwrap_or(timeline.arrived);
-        self.metrics.prompt_tokens.increment(sequence.request().prompt.len() as u64);
+        let prompt_tokens = sequence.request().prompt.len() as u64;
+        self.metrics.prompt_tokens.increment(prompt_tokens);
+        if let Some(cached) = sequence.num_cached() {
+            self.metrics.prefix_cache.queries.increment(prompt_tokens);
+            self.metrics.prefix_cache.hits.increment(cached as u64);
+        }
         self.metrics.request_queue_time.record(scheduled.duration_since(timeline.arrived));
         self.metrics.request_params_n.record(sequence.request().n as f64);
+    }
+
+    /// Of `drafted` guessed tokens, the first `accepted` were right.
+    pub fn drafted(&self, drafted: usize, accepted: usize) {
+        self.metrics.speculation.drafts.increment(1);
+        self.metrics.speculation.draft_tokens.increment(drafted as u64);
+        self.metrics.speculation.accepted_tokens.increment(accepted as u64);
     }
 
     /// A token was generated; `previous` is when the one before it was.

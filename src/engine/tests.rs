@@ -1,8 +1,12 @@
 //! The engine over a model that reads nothing but its cache: whatever a sequence's next token is,
 //! it proves that every key of its context was there, in order, and of its own adapter.
 
+mod prefix;
+mod speculation;
+
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
@@ -24,9 +28,19 @@ const MAX_MODEL_LEN: usize = 64;
 /// Generating this token makes the fake model answer with NaN from then on.
 const POISON: u32 = 31;
 
-/// Writes each token's id as its key; a row's logits are a hash of the keys it sees.
+/// Added to a token's key for each unit of its adapter's tag.
+const ADAPTER_STEP: u32 = 64;
+
+/// Writes each token's id and its adapter's tag as its key; a row's logits are a function of the
+/// keys it sees, all of which must be its own adapter's.
+#[derive(Clone, Default)]
 struct FakeLm {
-    fail: bool,
+    fails: Arc<AtomicBool>,
+    rows_computed: Arc<AtomicUsize>,
+}
+
+fn tag(adapter: Option<AdapterId>) -> u32 {
+    adapter.map_or(0, |id| u32::from(id.0[0]))
 }
 
 impl CausalLm for FakeLm {
@@ -35,19 +49,24 @@ impl CausalLm for FakeLm {
         input: &ForwardInput<'_>,
         cache: &mut KvCache,
     ) -> candle_core::Result<Tensor> {
-        if self.fail {
-            candle_core::bail!("the fake device is broken");
-        }
-        let keys = &cache.layer(0).keys;
-        let mut pool: Vec<f32> = keys.flatten_all()?.to_vec1()?;
-        for (&slot, &token) in input.slot_mapping.iter().zip(input.input_ids) {
-            pool[slot as usize] = token as f32;
-        }
-        keys.slice_set(&Tensor::new(pool.as_slice(), &Device::Cpu)?.reshape(keys.shape())?, 0, 0)?;
         let adapter_of = |row: usize| {
             let mut segments = input.segments.iter();
             segments.find(|segment| segment.rows.contains(&row)).map(|segment| segment.delta.id())
         };
+        let keys = &cache.layer(0).keys;
+        let mut pool: Vec<f32> = keys.flatten_all()?.to_vec1()?;
+        for (row, (&slot, &token)) in input.slot_mapping.iter().zip(input.input_ids).enumerate() {
+            pool[slot as usize] = (token + ADAPTER_STEP * tag(adapter_of(row))) as f32;
+        }
+        if self.fails.load(Ordering::Relaxed) {
+            // What is in the slots now is undefined.
+            input.slot_mapping.iter().for_each(|&slot| pool[slot as usize] = 1e6);
+        }
+        keys.slice_set(&Tensor::new(pool.as_slice(), &Device::Cpu)?.reshape(keys.shape())?, 0, 0)?;
+        if self.fails.load(Ordering::Relaxed) {
+            candle_core::bail!("the fake device is broken");
+        }
+        self.rows_computed.fetch_add(input.input_ids.len(), Ordering::Relaxed);
         let mut rows = HashMap::new();
         for span in input.sequences {
             for (index, row) in span.rows.clone().enumerate() {
@@ -57,7 +76,11 @@ impl CausalLm for FakeLm {
                     let block = span.block_table[position / cache.block_size()].0 as usize;
                     block * cache.block_size() + position % cache.block_size()
                 };
-                let seen: Vec<u32> = (0..visible).map(|p| pool[slot(p)] as u32).collect();
+                let own = |key: u32| {
+                    assert_eq!(key / ADAPTER_STEP, tag(adapter_of(row)), "another adapter's key");
+                    key % ADAPTER_STEP
+                };
+                let seen: Vec<u32> = (0..visible).map(|p| own(pool[slot(p)] as u32)).collect();
                 rows.insert(row as u32, logits(&seen, adapter_of(row)));
             }
         }
@@ -78,6 +101,7 @@ impl CausalLm for FakeLm {
     }
 }
 
+/// A hash of what was seen; three times of four, what followed the last token before is likeliest.
 fn logits(seen: &[u32], adapter: Option<AdapterId>) -> Vec<f32> {
     let mut hash = blake3::Hasher::new();
     for token in seen {
@@ -88,19 +112,27 @@ fn logits(seen: &[u32], adapter: Option<AdapterId>) -> Vec<f32> {
     let mut bytes = [0; VOCAB];
     hash.finalize_xof().fill(&mut bytes);
     let logit = |byte: u8| if poisoned { f32::NAN } else { f32::from(byte) / 16.0 };
-    bytes.into_iter().map(logit).collect()
+    let mut row: Vec<f32> = bytes.into_iter().map(logit).collect();
+    let followed = seen.split_last().and_then(|(last, before)| {
+        before.iter().rposition(|token| token == last).map(|at| seen[at + 1])
+    });
+    if let Some(followed) = followed.filter(|_| bytes[0] % 4 != 0) {
+        row[followed as usize] += 32.0;
+    }
+    row
 }
 
 /// What a request must answer, computed without an engine.
-fn oracle(request: &Request) -> (Vec<u32>, FinishReason) {
+fn oracle(request: &Request) -> (Vec<sampler::Sampled>, FinishReason) {
     let adapter = request.adapter.as_ref().map(|version| version.id());
     let mut sampler = sampler::Sampler::new(request, 0);
     let mut tokens = request.prompt.clone();
     let mut output = Vec::new();
     loop {
-        let token = sampler.sample(&mut logits(&tokens, adapter)).unwrap().token;
+        let sampled = sampler.sample(&mut logits(&tokens, adapter)).unwrap();
+        let token = sampled.token;
         tokens.push(token);
-        output.push(token);
+        output.push(sampled);
         if request.sampling.stop_token_ids.contains(&token) {
             return (output, FinishReason::Stop(token));
         }
@@ -121,27 +153,61 @@ fn adapters() -> Vec<Option<Arc<AdapterVersion>>> {
 struct Rig {
     handle: EngineHandle,
     engine: Engine,
+    model: FakeLm,
+    metrics: Arc<Metrics>,
     next: u64,
 }
 
 impl Rig {
     fn new(num_blocks: usize, block_size: usize, max_num_seqs: usize, budget: usize) -> Self {
-        Self::with_model(FakeLm { fail: false }, num_blocks, block_size, max_num_seqs, budget)
+        let blocks = BlockManager::new(num_blocks, block_size).with_prefix_cache([9; 32]);
+        Self::over(blocks, max_num_seqs, budget)
     }
 
-    fn with_model(model: FakeLm, blocks: usize, size: usize, seqs: usize, budget: usize) -> Self {
-        let (handle, submissions) = channel(64);
+    fn over(blocks: BlockManager, max_num_seqs: usize, budget: usize) -> Self {
         let config = SchedulerConfig {
-            max_num_seqs: seqs,
+            max_num_seqs,
             max_num_batched_tokens: budget,
             max_model_len: MAX_MODEL_LEN,
+            long_prefill_token_threshold: None,
         };
+        Self::with_config(blocks, config)
+    }
+
+    fn with_config(blocks: BlockManager, config: SchedulerConfig) -> Self {
+        let (handle, submissions) = channel(64);
         let shape = KvShape { num_layers: 1, num_kv_heads: 1, head_dim: 1 };
-        let cache = KvCache::new(shape, blocks, size, DType::F32, &Device::Cpu).unwrap();
-        let scheduler = Scheduler::new(config, BlockManager::new(blocks, size));
-        let runner = ModelRunner::new(Box::new(model), cache);
-        let engine = Engine::new(submissions, scheduler, runner, Metrics::new());
-        Self { handle, engine, next: 0 }
+        let (count, size) = (blocks.num_blocks(), blocks.block_size());
+        let cache = KvCache::new(shape, count, size, DType::F32, &Device::Cpu).unwrap();
+        let (model, metrics) = (FakeLm::default(), Metrics::new());
+        let runner = ModelRunner::new(Box::new(model.clone()), cache);
+        let scheduler = Scheduler::new(config, blocks);
+        let engine = Engine::new(submissions, scheduler, runner, Arc::clone(&metrics));
+        Self { handle, engine, model, metrics, next: 0 }
+    }
+
+    /// Rows that the model has computed so far.
+    fn rows_computed(&self) -> usize {
+        self.model.rows_computed.load(Ordering::Relaxed)
+    }
+
+    /// The value of a counter.
+    fn metric(&self, name: &str) -> usize {
+        let text = self.metrics.render();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Answers one request alone: its events, and how many of its tokens were found in the cache.
+    fn answer(&mut self, request: &Request) -> (Vec<Event>, usize) {
+        let mut stream = self.submit(request.clone()).remove(0);
+        self.run_until_idle();
+        let events = drain(&mut stream);
+        let cached = events.iter().find_map(|event| match event {
+            Event::PromptComputed { num_cached_tokens } => Some(*num_cached_tokens),
+            _ => None,
+        });
+        (events, cached.expect("the prompt was not computed"))
     }
 
     fn submit(&mut self, mut request: Request) -> Vec<EventStream> {
@@ -200,6 +266,8 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         logprobs: None,
         prompt_logprobs: None,
         adapter: None,
+        cache_salt: String::new(),
+        num_speculative_tokens: 0,
     }
 }
 
@@ -217,7 +285,11 @@ fn tokens(events: &[Event]) -> Vec<u32> {
 
 fn assert_answers(events: &[Event], request: &Request) {
     let (expected, reason) = oracle(request);
-    assert_eq!(tokens(events), expected);
+    let sampled = |event: &Event| match event.clone() {
+        Event::Token { token, logprobs } => Some(sampler::Sampled { token, logprobs }),
+        _ => None,
+    };
+    assert_eq!(events.iter().filter_map(sampled).collect::<Vec<_>>(), expected);
     assert_eq!(events.last(), Some(&Event::Finished(reason)));
     let ends = |e: &&Event| matches!(e, Event::Finished(_) | Event::Failed(_));
     assert_eq!(events.iter().filter(ends).count(), 1, "exactly one end");
@@ -225,23 +297,51 @@ fn assert_answers(events: &[Event], request: &Request) {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Submit { prompt: Vec<u32>, max_tokens: usize, n: usize, adapter: usize, seed: Option<u64> },
+    Submit(Box<Request>),
     Step,
     HangUp(usize),
 }
 
-fn action() -> impl Strategy<Value = Action> {
-    let submit = (
-        proptest::collection::vec(1..30_u32, 1..40),
-        1..24_usize,
-        1..4_usize,
-        0..4_usize,
-        proptest::option::of(any::<u64>()),
-    );
+/// Prompts of any tokens, and prompts that begin alike.
+fn prompt() -> impl Strategy<Value = Vec<u32>> {
+    let alike = |(branch, len): (usize, usize)| {
+        let token = |p: usize| if p < 12 * branch { p % 29 + 1 } else { (7 * p + branch) % 29 + 1 };
+        (0..len).map(|p| token(p) as u32).collect()
+    };
     prop_oneof![
-        2 => submit.prop_map(|(prompt, max_tokens, n, adapter, seed)| {
-            Action::Submit { prompt, max_tokens, n, adapter, seed }
-        }),
+        proptest::collection::vec(1..30_u32, 1..40),
+        proptest::collection::vec(1..4_u32, 1..40),
+        (0..4_usize, 1..40_usize).prop_map(alike),
+    ]
+}
+
+fn any_request() -> impl Strategy<Value = Request> {
+    let sampling = (
+        1..24_usize,
+        proptest::option::of(any::<u64>()),
+        prop_oneof![Just(0.0), 0.5..2.0_f32],
+        0..6_usize,
+    );
+    let rest = (0..4_usize, 0..2_usize, 0..9_usize, proptest::option::of(0..3_usize), 1..4_usize);
+    (prompt(), sampling, rest).prop_map(|(prompt, sampling, rest)| {
+        let (max_tokens, seed, penalty, min_tokens) = sampling;
+        let (adapter, salt, num_speculative_tokens, logprobs, n) = rest;
+        let mut request = request(prompt, max_tokens);
+        if seed.is_some() {
+            request.sampling.temperature = 0.8;
+            request.sampling.seed = seed;
+        }
+        request.sampling.frequency_penalty = penalty;
+        request.sampling.min_tokens = min_tokens.min(max_tokens);
+        let adapter = adapters()[adapter].clone();
+        let cache_salt = ["", "salt"][salt].to_owned();
+        Request { n, adapter, cache_salt, num_speculative_tokens, logprobs, ..request }
+    })
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        2 => any_request().prop_map(|request| Action::Submit(Box::new(request))),
         5 => Just(Action::Step),
         1 => any::<usize>().prop_map(Action::HangUp),
     ]
@@ -250,8 +350,9 @@ fn action() -> impl Strategy<Value = Action> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// Arrivals, aborts, forks, chunks and preemption in any mix: every answer that anyone still
-    /// listens to is what the request gives alone, and every block comes back.
+    /// Arrivals, aborts, forks, chunks, preemption, cached prefixes and guesses in any mix: every
+    /// answer that anyone still listens to is what the request gives alone, to the last bit, and
+    /// every block comes back.
     #[test]
     fn in_any_batch_each_request_answers_as_it_does_alone(
         actions in proptest::collection::vec(action(), 1..60),
@@ -262,21 +363,13 @@ proptest! {
     ) {
         let blocks = MAX_MODEL_LEN.div_ceil(block_size) + spare_blocks;
         let mut rig = Rig::new(blocks, block_size, max_num_seqs, budget);
-        let adapters = adapters();
         let mut open: Vec<(Request, usize, EventStream)> = Vec::new();
         for action in actions {
             match action {
-                Action::Submit { prompt, max_tokens, n, adapter, seed } => {
-                    let mut request = request(prompt, max_tokens);
-                    request.n = n;
-                    request.adapter = adapters[adapter].clone();
-                    if seed.is_some() {
-                        request.sampling.temperature = 0.8;
-                        request.sampling.seed = seed;
-                    }
-                    let streams = rig.submit(request.clone());
+                Action::Submit(request) => {
+                    let streams = rig.submit((*request).clone());
                     for (choice, stream) in streams.into_iter().enumerate() {
-                        open.push((request.clone(), choice, stream));
+                        open.push(((*request).clone(), choice, stream));
                     }
                 }
                 Action::Step => rig.step(),
@@ -338,7 +431,8 @@ fn a_poisoned_sequence_fails_alone() {
 
 #[test]
 fn a_failed_forward_pass_ends_its_requests_and_not_the_engine() {
-    let mut rig = Rig::with_model(FakeLm { fail: true }, 32, 4, 4, 32);
+    let mut rig = Rig::new(32, 4, 4, 32);
+    rig.model.fails.store(true, Ordering::Relaxed);
     let mut streams = rig.submit(Request { n: 3, ..request(vec![1, 2], 4) });
     rig.run_until_idle();
     for stream in &mut streams {
@@ -357,7 +451,12 @@ fn scoring_a_prompt_needs_no_generated_token() {
     let mut stream = rig.submit(scored).remove(0);
     rig.run_until_idle();
     let events = drain(&mut stream);
-    let [Event::PromptLogprobs(scores), Event::Finished(FinishReason::Length)] = &events[..] else {
+    let [
+        Event::PromptLogprobs(scores),
+        Event::PromptComputed { num_cached_tokens: 0 },
+        Event::Finished(FinishReason::Length),
+    ] = &events[..]
+    else {
         panic!("unexpected events: {events:?}");
     };
     assert_eq!(scores.len(), prompt.len());

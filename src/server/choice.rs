@@ -54,6 +54,8 @@ pub struct Delta {
     pub tokens: Vec<OutputToken>,
     /// How many of `tokens` were generated.
     pub generated: usize,
+    /// How many of the prompt's tokens were found in the cache; on the first choice's first piece.
+    pub cached: usize,
     /// Set on the last piece.
     pub finish: Option<Finish>,
 }
@@ -65,6 +67,7 @@ impl Delta {
         self.text.push_str(&next.text);
         self.tokens.extend(next.tokens);
         self.generated += next.generated;
+        self.cached += next.cached;
         self.finish = next.finish;
     }
 }
@@ -95,6 +98,8 @@ pub struct Choice {
     rules: Arc<StopRules>,
     metrics: Arc<Metrics>,
     generated: usize,
+    /// Tokens of the prompt that were found in the cache, until a piece says so.
+    cached: usize,
     /// Characters that came out of the detokenizer, and before it those of the echo.
     chars: usize,
     opening: Option<Delta>,
@@ -118,6 +123,7 @@ impl Choice {
             rules,
             metrics,
             generated: 0,
+            cached: 0,
             chars: 0,
             opening: None,
         }
@@ -144,6 +150,10 @@ impl Choice {
             let piece = match event {
                 // Its receiver took them before the choice began.
                 Some(Event::PromptLogprobs(_)) => continue,
+                Some(Event::PromptComputed { num_cached_tokens }) => {
+                    self.cached = num_cached_tokens;
+                    continue;
+                }
                 Some(Event::Token { token, logprobs }) => Ok(self.push(token, logprobs)),
                 Some(Event::Finished(reason)) => self.finish(reason),
                 Some(Event::Failed(message)) => {
@@ -155,7 +165,8 @@ impl Choice {
                     Err(ApiError::engine_dead())
                 }
             };
-            return Some(piece);
+            let cached = std::mem::take(&mut self.cached);
+            return Some(piece.map(|delta| Delta { cached, ..delta }));
         }
     }
 

@@ -61,6 +61,10 @@ pub struct Job {
     pub stop: Vec<String>,
     /// The adapter; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
+    /// Cached prompts are shared among requests of one salt.
+    pub cache_salt: String,
+    /// Tokens to guess ahead at most.
+    pub num_speculative_tokens: usize,
 }
 
 /// Tokens read and written so far.
@@ -68,6 +72,8 @@ pub struct Job {
 pub struct TokenCounts {
     /// Of the prompts, each counted once.
     pub prompt: usize,
+    /// Of those, how many were found in the cache.
+    pub cached: usize,
     /// Of all choices, stop tokens included.
     pub completion: usize,
 }
@@ -120,6 +126,7 @@ impl Generation {
             choices: job.prompts.len() * job.n,
             counts: TokenCounts {
                 prompt: job.prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
+                cached: 0,
                 completion: 0,
             },
             prompt_logprobs: Vec::with_capacity(job.prompts.len()),
@@ -187,7 +194,10 @@ impl Generation {
             piece = self.pieces.next() => piece,
         };
         match &piece {
-            Some(Ok(delta)) => self.counts.completion += delta.generated,
+            Some(Ok(delta)) => {
+                self.counts.completion += delta.generated;
+                self.counts.cached += delta.cached;
+            }
             Some(Err(_)) => self.pieces.clear(),
             None => {}
         }
@@ -242,6 +252,8 @@ impl Job {
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
             adapter: self.adapter.clone(),
+            cache_salt: self.cache_salt.clone(),
+            num_speculative_tokens: self.num_speculative_tokens,
         }
     }
 }

@@ -89,6 +89,8 @@ pub struct Serving {
     pub vocab_size: usize,
     /// Tokens that end an answer.
     pub eos_token_ids: Vec<u32>,
+    /// Tokens to guess ahead where a request says nothing.
+    pub speculative_lookup: usize,
     /// Sampling where a request says nothing.
     pub sampling_defaults: SamplingDefaults,
     /// What `/v1/models` calls the base model's origin: an opaque name, never a path.

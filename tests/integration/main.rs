@@ -8,6 +8,7 @@ mod support;
 
 mod adapter_files;
 mod bench;
+mod caching;
 mod conversion;
 mod llama_oracle;
 mod model_files;

@@ -79,8 +79,12 @@ impl Reference {
     /// Hands the model to an engine.
     fn into_engine(self) -> EngineHandle {
         let (handle, submissions) = channel(64);
-        let config =
-            SchedulerConfig { max_num_seqs: 16, max_num_batched_tokens: 256, max_model_len: 1024 };
+        let config = SchedulerConfig {
+            max_num_seqs: 16,
+            max_num_batched_tokens: 256,
+            max_model_len: 1024,
+            long_prefill_token_threshold: None,
+        };
         let num_blocks = 512;
         let cache = self.cache(num_blocks);
         let scheduler = Scheduler::new(config, BlockManager::new(num_blocks, BLOCK_SIZE));
@@ -152,6 +156,8 @@ async fn check_greedy(
             logprobs: None,
             prompt_logprobs: None,
             adapter: adapter.clone(),
+            cache_salt: String::new(),
+            num_speculative_tokens: 0,
         };
         engine.submit(request).unwrap().remove(0)
     };
@@ -160,6 +166,7 @@ async fn check_greedy(
         let mut tokens = Vec::new();
         while let Some(event) = stream.next().await {
             match event {
+                Event::PromptComputed { .. } => {}
                 Event::Token { token, .. } => tokens.push(token),
                 Event::Finished(_) => break,
                 other => panic!("unexpected: {other:?}"),

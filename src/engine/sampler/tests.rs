@@ -17,6 +17,8 @@ fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
         logprobs,
         prompt_logprobs: None,
         adapter: None,
+        cache_salt: String::new(),
+        num_speculative_tokens: 0,
     }
 }
 

@@ -159,6 +159,8 @@ pub fn job(
             Target::Base => None,
             Target::Adapter(version) => Some(Arc::clone(version)),
         },
+        cache_salt: common.cache_salt.clone(),
+        num_speculative_tokens: common.num_speculative_tokens,
     })
 }
 

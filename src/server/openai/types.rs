@@ -17,6 +17,15 @@ pub struct Usage {
     pub completion_tokens: usize,
     /// Their sum.
     pub total_tokens: usize,
+    /// More about the prompts' tokens.
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+/// `prompt_tokens_details`.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct PromptTokensDetails {
+    /// Those found in the cache.
+    pub cached_tokens: usize,
 }
 
 impl From<TokenCounts> for Usage {
@@ -25,6 +34,7 @@ impl From<TokenCounts> for Usage {
             prompt_tokens: counts.prompt,
             completion_tokens: counts.completion,
             total_tokens: counts.prompt + counts.completion,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: counts.cached },
         }
     }
 }

@@ -12,10 +12,12 @@ use crate::server::state::Serving;
 /// Most top tokens that may be asked for.
 pub const MAX_LOGPROBS: i64 = 20;
 const MAX_CHOICES: i64 = 128;
+/// Most tokens that may be guessed ahead: each is a row of its own to compute.
+const MAX_SPECULATIVE_TOKENS: i64 = 16;
 const MAX_STOPS: usize = 4;
 
 /// Fields that change nothing here: accepted, checked by nobody.
-const IGNORED: [&str; 19] = [
+const IGNORED: [&str; 18] = [
     "metadata",
     "moderation",
     "mm_processor_kwargs",
@@ -33,7 +35,6 @@ const IGNORED: [&str; 19] = [
     "store",
     "user",
     "verbosity",
-    "cache_salt",
     "length_penalty",
 ];
 
@@ -99,6 +100,10 @@ pub struct Common {
     pub skip_special_tokens: bool,
     /// Top tokens to report for each prompt token.
     pub prompt_logprobs: Option<usize>,
+    /// Cached prompts are shared among requests of one salt.
+    pub cache_salt: String,
+    /// Tokens to guess ahead at most.
+    pub num_speculative_tokens: usize,
 }
 
 impl Common {
@@ -123,6 +128,10 @@ impl Common {
             sampling: take_sampling(fields, serving)?,
             skip_special_tokens: fields.boolean("skip_special_tokens", true)?,
             prompt_logprobs,
+            cache_salt: take_cache_salt(fields)?,
+            num_speculative_tokens: fields
+                .count("num_speculative_tokens", 0..=MAX_SPECULATIVE_TOKENS)?
+                .unwrap_or(serving.speculative_lookup),
         })
     }
 }
@@ -133,6 +142,16 @@ fn take_model(fields: &mut Fields, serving: &Serving) -> Result<(String, Target)
     match serving.registry.resolve(&model) {
         Some(target) => Ok((model, target)),
         None => Err(ApiError::model_not_found(&model)),
+    }
+}
+
+/// Takes vLLM's `cache_salt`; requests without one have the empty one in common.
+fn take_cache_salt(fields: &mut Fields) -> Result<String, ApiError> {
+    match fields.string("cache_salt")? {
+        Some(salt) if salt.is_empty() => {
+            Err(ApiError::invalid("cache_salt", "`cache_salt` must not be empty"))
+        }
+        salt => Ok(salt.unwrap_or_default()),
     }
 }
 

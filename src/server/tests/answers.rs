@@ -62,10 +62,12 @@ async fn prompts_and_choices_come_back_in_order_and_prompts_count_once() {
     assert_eq!(texts, ["1/0", "1/1", "2/0", "2/1", "3/0", "3/1"]);
     let indices: Vec<_> = choices.iter().map(|choice| choice["index"].as_u64().unwrap()).collect();
     assert_eq!(indices, [0, 1, 2, 3, 4, 5]);
-    assert_eq!(
-        answer["usage"],
-        json!({"prompt_tokens": 6, "completion_tokens": 24, "total_tokens": 30})
-    );
+    let usage = json!({
+        "prompt_tokens": 6, "completion_tokens": 24, "total_tokens": 30,
+        // The harness says half of each prompt, rounded down.
+        "prompt_tokens_details": {"cached_tokens": 2},
+    });
+    assert_eq!(answer["usage"], usage);
     for prompt in [json!("a"), json!(["a"]), json!([5]), json!([[5]])] {
         let body = json!({"model": "base", "prompt": prompt});
         assert_eq!(server.answer(COMPLETIONS, &body).await["choices"][0]["text"], "1/0");
@@ -83,11 +85,11 @@ async fn a_chat_with_logprobs_and_an_infinite_one() {
     let (server, engine) = Server::start().await;
     engine.script(|request, choice| {
         let mut events = say(request, choice, "h");
-        if let Some(crate::engine::request::Event::Token { logprobs: Some(at), .. }) =
-            events.first_mut()
-        {
-            at.top[0].logprob = f32::NEG_INFINITY;
-        }
+        let first = events.iter_mut().find_map(|event| match event {
+            crate::engine::request::Event::Token { logprobs, .. } => logprobs.as_mut(),
+            _ => None,
+        });
+        first.unwrap().top[0].logprob = f32::NEG_INFINITY;
         events
     });
     let body = chat(json!({"logprobs": true, "top_logprobs": 1}));
@@ -161,14 +163,17 @@ async fn a_request_reaches_the_engine_as_it_was_meant() {
         "frequency_penalty": 2, "logit_bias": {"9": -100}, "seed": -1, "min_tokens": 2,
         "stop_token_ids": [9], "logprobs": 4, "prompt_logprobs": 1, "user": "u", "store": false,
         "metadata": {}, "service_tier": "auto", "not_a_field": 1, "suffix": null, "best_of": 2,
+        "cache_salt": "pepper", "num_speculative_tokens": 3,
     });
     let request = server.client.post(format!("{}{COMPLETIONS}", server.url)).json(&body).send();
     let answer = tokio::spawn(request);
     let submission = engine.receive().await;
-    let Request { id: _, arrived: _, prompt, n, sampling, logprobs, prompt_logprobs, adapter } =
+    let Request { prompt, n, sampling, logprobs, prompt_logprobs, adapter, .. } =
         &submission.request;
     insta::assert_debug_snapshot!((prompt, n, sampling, logprobs, prompt_logprobs));
     assert_eq!(adapter.as_ref().unwrap().name, "tenant");
+    let Request { cache_salt, num_speculative_tokens, .. } = &submission.request;
+    assert_eq!((cache_salt.as_str(), *num_speculative_tokens), ("pepper", 3));
     for (choice, reply) in submission.replies.iter().enumerate() {
         for event in play(&submission.request, choice, [3, 9]) {
             reply.send(event);
@@ -192,6 +197,8 @@ async fn defaults_are_openais_and_the_models() {
     assert_eq!((sampling.max_tokens, sampling.temperature), (16, 1.0));
     assert_eq!(sampling.stop_token_ids, [EOS]);
     assert!(submission.request.adapter.is_none());
+    assert_eq!(submission.request.cache_salt, "");
+    assert_eq!(submission.request.num_speculative_tokens, 0);
     let body = chat(json!({"ignore_eos": true, "top_k": -1}));
     let _second = tokio::spawn(server.client.post(url(CHAT)).json(&body).send());
     let submission = engine.receive().await;

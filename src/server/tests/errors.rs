@@ -36,6 +36,25 @@ async fn table(server: &Server, path: &str, bodies: impl IntoIterator<Item = Val
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_salt_says_something_and_guesses_are_few() {
+    let (server, _engine) = Server::start().await;
+    let wrong = [
+        ("cache_salt", json!("")),
+        ("cache_salt", json!(7)),
+        ("num_speculative_tokens", json!(17)),
+        ("num_speculative_tokens", json!({"num_tokens": 4})),
+    ];
+    for (field, value) in wrong {
+        let mut body = json!({"model": "base", "prompt": "hi"});
+        body[field] = value;
+        let answer = server.post("/v1/completions", &body).await;
+        assert_eq!(answer.status(), 400);
+        let answer: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(answer["error"]["param"], field);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_completions_are_refused_by_the_name_of_the_field() {
     let server = Server::saying("hello").await;
     let bodies = [

@@ -49,6 +49,9 @@ pub fn play(request: &Request, choice: usize, tokens: impl IntoIterator<Item = u
             all.map(|(place, token)| (place > 0).then(|| logprobs(*token, top))).collect(),
         ));
     }
+    if choice == 0 {
+        events.push(Event::PromptComputed { num_cached_tokens: request.prompt.len() / 2 });
+    }
     let mut reason = FinishReason::Length;
     for token in tokens.into_iter().take(request.sampling.max_tokens) {
         let logprobs = request.logprobs.map(|top| logprobs(token, top));
@@ -120,6 +123,7 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
         max_model_len: MAX_MODEL_LEN,
         vocab_size: VOCAB_SIZE,
         eos_token_ids: vec![EOS],
+        speculative_lookup: 0,
         sampling_defaults: SamplingDefaults::default(),
         root: "blake3:00ff".to_owned(),
         created: 1_700_000_000,

@@ -1,0 +1,204 @@
+//! How much prompt a step may compute while other sequences wait for their next token.
+//!
+//! A step takes as long as everything in it, and whoever is being answered feels it. So a step that
+//! also computes prompts may take [`STRETCH`] times what it would take without. What that is, is
+//! learned from the steps themselves: the time of steps without prompts, by their rows, and what a
+//! row of a prompt adds. Both are moving averages of the times handed in; no clock is read here.
+//!
+//! It decides when rows run, never what they compute.
+
+use std::time::Duration;
+
+/// How many times as long as without prompts a step may take with them. Prompts get the rest of the
+/// time: half of it.
+const STRETCH: f64 = 2.0;
+/// Rows of prompts that a step computes in any case, so that prompts get on. Each chunk of a long
+/// prompt reads all keys before it, so that fewer rows would take hardly less time.
+pub const MIN_PROMPT_ROWS: usize = 8;
+/// The newest time's part in a moving average.
+const NEWEST: f64 = 0.2;
+/// One step may be held up by something else: a single time moves an average by no more than this
+/// factor's worth.
+const OUTLIER: f64 = 4.0;
+/// Classes of steps by the logarithm of their rows.
+const CLASSES: usize = 20;
+
+/// What a step computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepRows {
+    /// Rows of sequences that are being answered, guesses included.
+    pub decode: usize,
+    /// Rows of prompts.
+    pub prompt: usize,
+}
+
+/// A moving average of seconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Average(Option<f64>);
+
+impl Average {
+    fn learn(&mut self, seconds: f64) {
+        self.0 = Some(match self.0 {
+            None => seconds,
+            Some(average) => {
+                // Clamped from above alone: what is fast was not held up.
+                let seconds = seconds.min(OUTLIER * average);
+                average + NEWEST * (seconds - average)
+            }
+        });
+    }
+}
+
+/// What steps cost, as far as they have been seen.
+#[derive(Debug, Clone, Default)]
+pub struct Pace {
+    /// Seconds of a step without prompts, by the logarithm of its rows.
+    decode: [Average; CLASSES],
+    /// Seconds that a row of a prompt adds.
+    prompt_row: Average,
+}
+
+impl Pace {
+    /// A step of these rows took this long.
+    pub fn learn(&mut self, rows: StepRows, took: Duration) {
+        let took = took.as_secs_f64();
+        match rows {
+            StepRows { prompt: 0, decode: 0 } => {}
+            StepRows { prompt: 0, decode } => self.decode[class(decode)].learn(took),
+            // Alone, a prompt pays for the whole step; few rows would make each look dear.
+            StepRows { prompt, decode: 0 } => {
+                if prompt >= 8 * MIN_PROMPT_ROWS {
+                    self.prompt_row.learn(took / prompt as f64);
+                }
+            }
+            StepRows { prompt, decode } => {
+                if let Some(without) = self.decode_seconds(decode) {
+                    // A step that seems to have cost nothing more still cost something.
+                    let more = (took - without).max(0.01 * took);
+                    self.prompt_row.learn(more / prompt as f64);
+                }
+            }
+        }
+    }
+
+    /// Rows of prompts that fit into a step beside `decode` rows; at least [`MIN_PROMPT_ROWS`],
+    /// and without limit where nobody waits.
+    #[must_use]
+    pub fn prompt_rows(&self, decode: usize) -> usize {
+        if decode == 0 {
+            return usize::MAX;
+        }
+        let Some(without) = self.decode_seconds(decode) else { return MIN_PROMPT_ROWS };
+        let Some(row) = self.prompt_row.0 else { return MIN_PROMPT_ROWS };
+        let rows = ((STRETCH - 1.0) * without / row) as usize;
+        rows.max(MIN_PROMPT_ROWS)
+    }
+
+    /// Seconds of a step of `decode` rows without prompts, by the nearest class that has been seen;
+    /// of two, that of the shorter steps.
+    fn decode_seconds(&self, decode: usize) -> Option<f64> {
+        let class = class(decode);
+        let seen = (0..CLASSES).filter_map(|other| Some((other, self.decode[other].0?)));
+        seen.min_by_key(|(other, _)| class.abs_diff(*other)).map(|(_, seconds)| seconds)
+    }
+}
+
+fn class(rows: usize) -> usize {
+    (rows.max(1).ilog2() as usize).min(CLASSES - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A machine: seconds of a step and of each of its rows.
+    #[derive(Debug, Clone, Copy)]
+    struct Machine {
+        step: f64,
+        decode_row: f64,
+        prompt_row: f64,
+    }
+
+    impl Machine {
+        fn time(&self, rows: StepRows) -> f64 {
+            self.step + self.decode_row * rows.decode as f64 + self.prompt_row * rows.prompt as f64
+        }
+
+        fn run(&self, pace: &mut Pace, rows: StepRows, noise: f64) -> f64 {
+            let took = self.time(rows);
+            pace.learn(rows, Duration::from_secs_f64(took * noise));
+            took
+        }
+    }
+
+    fn machine() -> impl Strategy<Value = Machine> {
+        (1e-4..5e-2_f64, 1e-5..5e-3_f64, 1e-5..5e-3_f64)
+            .prop_map(|(step, decode_row, prompt_row)| Machine { step, decode_row, prompt_row })
+    }
+
+    proptest! {
+        /// On any machine, noisy as it may be, a long prompt leaves the others their pace: once it
+        /// has been learned, a step takes at most three times what it takes without prompts, unless
+        /// it computes the least there is. And the prompt gets half the time where it can.
+        #[test]
+        fn a_prompt_stretches_a_step_by_a_bounded_factor(
+            machine in machine(),
+            decode in 1..64_usize,
+            noise in prop::collection::vec(0.8..1.25_f64, 200),
+        ) {
+            let mut pace = Pace::default();
+            for noise in &noise[..50] {
+                machine.run(&mut pace, StepRows { decode, prompt: 0 }, *noise);
+            }
+            let without = machine.time(StepRows { decode, prompt: 0 });
+            for (step, noise) in noise[50..].iter().enumerate() {
+                let prompt = pace.prompt_rows(decode).min(4096);
+                prop_assert!(prompt >= MIN_PROMPT_ROWS);
+                let took = machine.run(&mut pace, StepRows { decode, prompt }, *noise);
+                if step >= 50 && prompt > MIN_PROMPT_ROWS {
+                    prop_assert!(took <= 3.0 * without, "{took} after {without}");
+                    prop_assert!(took >= 1.4 * without || prompt == 4096, "{took} wastes {without}");
+                }
+            }
+        }
+
+        /// The same times give the same decisions.
+        #[test]
+        fn it_is_a_function_of_the_times(times in prop::collection::vec((0..40_usize, 0..600_usize, 0..1_000_000_u64), 0..60)) {
+            let learned = || {
+                let mut pace = Pace::default();
+                for (decode, prompt, micros) in &times {
+                    pace.learn(StepRows { decode: *decode, prompt: *prompt }, Duration::from_micros(*micros));
+                }
+                (1..40).map(|decode| pace.prompt_rows(decode)).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(learned(), learned());
+            prop_assert!(learned().iter().all(|&rows| rows >= MIN_PROMPT_ROWS));
+        }
+    }
+
+    #[test]
+    fn one_step_that_was_held_up_for_a_minute_is_soon_forgotten() {
+        let machine = Machine { step: 0.02, decode_row: 1e-3, prompt_row: 1e-3 };
+        let (alone, both) = (StepRows { decode: 8, prompt: 0 }, StepRows { decode: 8, prompt: 16 });
+        let mut pace = Pace::default();
+        for rows in [alone, both].iter().cycle().take(100) {
+            machine.run(&mut pace, *rows, 1.0);
+        }
+        let before = pace.prompt_rows(8);
+        pace.learn(alone, Duration::from_secs(60));
+        pace.learn(both, Duration::from_secs(60));
+        for rows in [alone, both].iter().cycle().take(40) {
+            machine.run(&mut pace, *rows, 1.0);
+        }
+        assert!(pace.prompt_rows(8).abs_diff(before) <= 1 + before / 20);
+    }
+
+    #[test]
+    fn where_nobody_waits_there_is_no_limit() {
+        assert_eq!(Pace::default().prompt_rows(0), usize::MAX);
+        assert_eq!(Pace::default().prompt_rows(8), MIN_PROMPT_ROWS);
+    }
+}
