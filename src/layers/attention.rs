@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::linear::Linear;
-use super::paged::{HeadShape, PagedBatch};
+use super::paged::{HeadShape, PagedBatch, Projected};
 use super::rotary::Rotation;
 use crate::adapter::segments::Segments;
 use crate::kv_cache::storage::LayerKv;
@@ -36,11 +36,10 @@ impl SelfAttention {
         segments: &Segments,
         cache: &LayerKv,
     ) -> Result<Tensor> {
-        let q = rotation.apply(self.q_proj.forward(x, segments)?)?;
-        let k = rotation.apply(self.k_proj.forward(x, segments)?)?;
-        let v = self.v_proj.forward(x, segments)?;
-        batch.write(cache, &k, &v)?;
-        let mixed = batch.attend(&q, cache, self.heads)?;
+        let q = &self.q_proj.forward(x, segments)?;
+        let k = &self.k_proj.forward(x, segments)?;
+        let v = &self.v_proj.forward(x, segments)?;
+        let mixed = batch.attend(Projected { q, k, v }, rotation, cache, self.heads)?;
         self.o_proj.forward(&mixed, segments)
     }
 }
