@@ -118,3 +118,36 @@ impl KvCache {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copied_block_is_the_whole_block_and_nothing_else() {
+        let shape = KvShape { num_layers: 2, num_kv_heads: 3, head_dim: 4 };
+        for dtype in [DType::F32, DType::BF16] {
+            let cache = KvCache::new(shape, 3, 5, dtype, &Device::Cpu).unwrap();
+            assert_eq!((cache.num_slots(), cache.dtype()), (15, dtype));
+            let tensors = || (0..2).flat_map(|i| [&cache.layer(i).keys, &cache.layer(i).values]);
+            let contents = || {
+                let flat =
+                    |tensor: &Tensor| tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>();
+                tensors().map(flat).collect::<Result<Vec<_>>>().unwrap()
+            };
+            for tensor in tensors() {
+                let len = tensor.elem_count() as u32;
+                let numbers = Tensor::arange(0, len, &Device::Cpu).unwrap();
+                let numbers = numbers.to_dtype(dtype).unwrap().reshape(tensor.shape()).unwrap();
+                tensor.slice_set(&numbers, 0, 0).unwrap();
+            }
+            let mut expected = contents();
+            for tensor in &mut expected {
+                let block = tensor.len() / 3;
+                tensor.copy_within(..block, 2 * block);
+            }
+            cache.copy_blocks(&[(BlockId(0), BlockId(2))]).unwrap();
+            assert_eq!(contents(), expected, "{dtype:?}");
+        }
+    }
+}
