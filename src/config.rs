@@ -131,6 +131,10 @@ pub struct EngineArgs {
     /// Memory of the key-value cache, e.g. 4GiB [default: 1GiB, or what one longest sequence needs]
     #[arg(long, env = "SORSA_KV_CACHE_MEMORY", value_name = "BYTES")]
     pub kv_cache_memory: Option<ByteSize>,
+    /// How keys and values are held; auto takes bfloat16 with weights in bfloat16 and otherwise
+    /// float32, and on a GPU always the type of the weights
+    #[arg(long, env = "SORSA_KV_CACHE_DTYPE", default_value = "auto")]
+    pub kv_cache_dtype: KvCacheDTypeArg,
     /// Compute threads [default: one per core]
     #[arg(long, env = "SORSA_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -278,6 +282,39 @@ impl DTypeArg {
     }
 }
 
+/// How keys and values are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheDTypeArg {
+    /// What goes with the weights.
+    Auto,
+    /// 32-bit floats.
+    #[value(alias = "f32")]
+    Float32,
+    /// bfloat16.
+    #[value(alias = "bf16")]
+    Bfloat16,
+}
+
+impl KvCacheDTypeArg {
+    /// The dtype, where the model takes those of `possible`, the usual one first.
+    ///
+    /// # Errors
+    /// Where it takes no such cache.
+    pub fn resolve(self, possible: &[DType]) -> anyhow::Result<DType> {
+        let wanted = match self {
+            Self::Auto => possible.first().copied(),
+            Self::Float32 => Some(DType::F32),
+            Self::Bfloat16 => Some(DType::BF16),
+        };
+        let found = possible.iter().copied().find(|dtype| Some(*dtype) == wanted);
+        found.ok_or_else(|| {
+            let names: Vec<_> = possible.iter().map(|dtype| dtype.as_str()).collect();
+            let names = names.join(" or ");
+            anyhow::anyhow!("--kv-cache-dtype: with this device and --dtype it can be {names}")
+        })
+    }
+}
+
 /// A number of bytes, written as `512MiB`, `4GB` or `1048576`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
@@ -319,6 +356,15 @@ mod tests {
         {
             assert_eq!(size(bad), Err(ConfigError::Size(bad.into())), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_cache_is_of_a_type_that_the_model_takes() {
+        let both = [DType::BF16, DType::F32];
+        assert_eq!(KvCacheDTypeArg::Auto.resolve(&both).unwrap(), DType::BF16);
+        assert_eq!(KvCacheDTypeArg::Float32.resolve(&both).unwrap(), DType::F32);
+        let error = KvCacheDTypeArg::Bfloat16.resolve(&[DType::F16]).unwrap_err().to_string();
+        assert!(error.ends_with("it can be f16"), "{error}");
     }
 
     #[test]

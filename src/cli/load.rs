@@ -96,8 +96,8 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let mut model =
         LlamaForCausalLm::load(config, source.weights(), options, &mut |n| progress.inc(n))?;
     progress.finish_and_clear();
-    let kv_dtype = model.activation_dtype();
     let registry = names::registry(args, &source, &mut model)?;
+    let kv_dtype = args.engine.kv_cache_dtype.resolve(&model.kv_cache_dtypes())?;
 
     let cache = CacheSize::new(args, config.max_position_embeddings, |tokens| {
         tokens * config.kv_shape().bytes_per_token(kv_dtype)
@@ -119,7 +119,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
 
     let summary = format!(
         "serving {} ({} layers, {} vocabulary, {}, {}) with {} adapters, {} tokens of context, \
-         {} tokens of cache",
+         {} tokens of cache in {}",
         registry.base_name(),
         config.num_hidden_layers,
         config.vocab_size,
@@ -128,6 +128,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         registry.adapters().count(),
         cache.max_model_len,
         cache.num_blocks * BLOCK_SIZE,
+        kv_dtype.as_str(),
     );
     let root = source.digest.to_string();
     state.set_serving(Serving {

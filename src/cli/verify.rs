@@ -146,7 +146,7 @@ fn last_logits(
     let length = u32::try_from(prompt.len())?;
     let blocks: Vec<BlockId> = (0..length.div_ceil(BLOCK_SIZE as u32)).map(BlockId).collect();
     let shape = model.config().kv_shape();
-    let dtype = model.activation_dtype();
+    let dtype = DType::F32;
     let mut cache = KvCache::new(shape, blocks.len(), BLOCK_SIZE, dtype, &Device::Cpu)?;
     let rows: Vec<u32> = (0..length).collect();
     let span =

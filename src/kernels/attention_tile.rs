@@ -1,273 +1,298 @@
-//! The inside of [`super::attention`]: some rows of one sequence against one key head.
+//! The inside of [`super::attention`]: some rows of one sequence against the keys they see.
+//!
+//! The work is a list of units, a range of keys and a key head each, in the order in which they lie
+//! in the pool: unit `i` is range `i / num_kv_heads`, head `i % num_kv_heads`.
 
-use super::attention::{AttentionShape, PagedKv};
-use super::direct::dot_tile;
-use super::simd::{LANES, Lanes, Simd, Task, exp, load_padded};
+use std::ops::Range;
 
-/// Keys between two adjustments of the running softmax.
-const KEY_BLOCK: usize = 32;
-const SCORE_VECTORS: usize = KEY_BLOCK / LANES;
+use super::attention::{AttentionShape, Part, Queries, num_ranges};
+use super::paged_kv::Pool;
+use super::simd::{LANES, Lanes, Simd};
+use super::softmax::{KeyRange, KvProducts, MAX_QUERIES, RANGE, combine, soften};
 
-/// Rows of one sequence and the query heads of one key head.
-pub(super) struct Tile<'a, 'o> {
-    pub q: &'a [f32],
-    pub kv: PagedKv<'a>,
+/// Rows of one sequence. Query `i` of a key head is head `i % group` of row `i / group`.
+pub(super) struct Tile<'a, E> {
+    pub queries: Queries<'a>,
+    pub pool: Pool<'a, E>,
     pub shape: AttentionShape,
     pub block_table: &'a [u32],
-    pub kv_head: usize,
-    /// The tile's first row in the batch.
-    pub first_row: usize,
-    /// Keys that this row sees; each further row sees one more.
+    /// The rows in the batch.
+    pub rows: Range<usize>,
+    /// Keys that the first row sees; each further row sees one more.
     pub first_visible: usize,
-    /// For each row, the outputs of this key head's queries.
-    pub out: Vec<&'o mut [f32]>,
 }
 
-/// The running softmax of the tile's queries; query `i` is head `i % group` of row `i / group`.
-struct State {
-    /// The largest score so far.
-    max: Vec<f32>,
-    /// The sum of `e^(score - max)`.
-    sum: Vec<f32>,
-    /// The sum of values so weighted, `vectors` of them per query.
-    weighted: Vec<Lanes>,
-    vectors: usize,
+/// Where the results of ranges go.
+pub(super) enum Sink<'o> {
+    /// Into those of the ranges before.
+    Combined(&'o mut [Lanes]),
+    /// Each unit's for itself, one behind the other.
+    Apart(&'o mut [Lanes]),
 }
 
-/// The keys and values of one block, by token.
-struct KeyBlock<'a> {
-    keys: [&'a [f32]; KEY_BLOCK],
-    values: [&'a [f32]; KEY_BLOCK],
+/// Prepared queries of all key heads, and room for what comes and goes.
+pub(super) struct Scratch<E: KvProducts> {
+    queries: Vec<E>,
+    partial: Vec<Lanes>,
+    buffer: E::Buffer,
 }
 
-impl Task for Tile<'_, '_> {
-    type Output = ();
+impl<'a, E> Tile<'a, E> {
+    /// Queries of one key head.
+    fn queries_per_head(&self) -> usize {
+        self.rows.len() * self.shape.group()
+    }
 
+    /// Keys that the last row sees.
+    fn context(&self) -> usize {
+        self.first_visible + self.rows.len() - 1
+    }
+
+    /// Lanes of one query's result: the values, then the maximum and the sum.
+    fn stride(&self) -> usize {
+        self.shape.head_dim.div_ceil(LANES) + 1
+    }
+
+    /// About how many multiplications this is.
+    pub(super) fn work(&self) -> usize {
+        2 * self.context() * self.rows.len() * self.shape.query_width()
+    }
+
+    /// Ranges times key heads.
+    fn units(&self) -> usize {
+        num_ranges(self.context()) * self.shape.num_kv_heads
+    }
+
+    /// Room for the units' results one by one, if the tile is cut at all.
+    pub(super) fn partials(&self, cut: bool) -> Vec<Lanes> {
+        if !cut || self.units() < 2 {
+            return Vec::new();
+        }
+        vec![Lanes::ZERO; self.units() * self.queries_per_head() * self.stride()]
+    }
+
+    /// The tile in parts of about `share` multiplications.
+    pub(super) fn parts<'o>(
+        &self,
+        partials: &'o mut [Lanes],
+        share: usize,
+    ) -> impl Iterator<Item = Part<'o>> {
+        let units = self.units();
+        let step = (share * units / self.work().max(1)).clamp(1, units);
+        let parts = partials.chunks_mut(step * self.queries_per_head() * self.stride());
+        parts
+            .enumerate()
+            .map(move |(i, partials)| Part { units: i * step..units.min((i + 1) * step), partials })
+    }
+}
+
+impl<'a, E: KvProducts> Tile<'a, E> {
+    /// The whole tile.
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let group = self.shape.group();
-        let queries = self.out.len() * group;
-        let vectors = self.shape.head_dim.div_ceil(LANES);
-        let mut state = State {
-            max: vec![f32::NEG_INFINITY; queries],
-            sum: vec![0.0; queries],
-            weighted: vec![Lanes::ZERO; queries * vectors],
-            vectors,
-        };
-        let step = if S::REGISTERS >= 32 { 4 } else { 2 };
-        let context = self.first_visible + self.out.len() - 1;
-        for start in (0..context).step_by(KEY_BLOCK) {
-            let block = self.key_block(start, context);
-            // How many of the block's keys a query sees.
-            let visible = |query: usize| {
-                (self.first_visible + query / group).saturating_sub(start).min(KEY_BLOCK)
-            };
-            let mut query = 0;
-            while query < queries {
-                let seen = visible(query);
-                let alike = (query + 1..queries.min(query + step))
-                    .take_while(|next| visible(*next) == seen)
-                    .count();
-                match alike + 1 {
-                    1 => self.update::<S, 1>(simd, &block, query, seen, &mut state),
-                    2 => self.update::<S, 2>(simd, &block, query, seen, &mut state),
-                    3 => self.update::<S, 3>(simd, &block, query, seen, &mut state),
-                    _ => self.update::<S, 4>(simd, &block, query, seen, &mut state),
-                }
-                query += alike + 1;
+    pub(super) fn run<S: Simd>(&self, simd: S, out: &mut [f32]) {
+        let mut state = self.fresh_state();
+        self.attend(simd, 0..self.units(), Sink::Combined(&mut state));
+        self.finish(simd, &state, out);
+    }
+
+    /// From the results of all units.
+    #[inline(always)]
+    pub(super) fn combine<S: Simd>(&self, simd: S, partials: &[Lanes], out: &mut [f32]) {
+        let mut state = self.fresh_state();
+        let (stride, count) = (self.stride(), self.queries_per_head());
+        for (unit, partials) in partials.chunks_exact(count * stride).enumerate() {
+            let (range, kv_head) = self.unit(unit);
+            let first = self.first_seeing(range * RANGE);
+            let state = state[(kv_head * count + first) * stride..].chunks_exact_mut(stride);
+            for (state, partial) in state.zip(partials[first * stride..].chunks_exact(stride)) {
+                combine(simd, state, partial);
             }
         }
-        self.finish(&state);
-    }
-}
-
-impl<'a> Tile<'a, '_> {
-    fn query(&self, index: usize) -> &'a [f32] {
-        let group = self.shape.group();
-        let row = self.first_row + index / group;
-        let head = self.kv_head * group + index % group;
-        &self.q[row * self.shape.query_width() + head * self.shape.head_dim..]
-            [..self.shape.head_dim]
+        self.finish(simd, &state, out);
     }
 
-    fn key_block(&self, start: usize, context: usize) -> KeyBlock<'a> {
-        let mut block = KeyBlock { keys: [&[]; KEY_BLOCK], values: [&[]; KEY_BLOCK] };
-        let head_dim = self.shape.head_dim;
-        for (i, token) in (start..context.min(start + KEY_BLOCK)).enumerate() {
-            let id = self.block_table[token / self.kv.block_size] as usize;
-            let slot = id * self.kv.block_size + token % self.kv.block_size;
-            let place = slot * self.shape.kv_width() + self.kv_head * head_dim;
-            block.keys[i] = &self.kv.keys[place..][..head_dim];
-            block.values[i] = &self.kv.values[place..][..head_dim];
+    /// The range and the key head of a unit.
+    fn unit(&self, unit: usize) -> (usize, usize) {
+        (unit / self.shape.num_kv_heads, unit % self.shape.num_kv_heads)
+    }
+
+    /// All queries' results before the first range.
+    fn fresh_state(&self) -> Vec<Lanes> {
+        let queries = self.shape.num_kv_heads * self.queries_per_head();
+        let mut state = vec![Lanes::ZERO; queries * self.stride()];
+        for query in state.chunks_exact_mut(self.stride()) {
+            if let Some(last) = query.last_mut() {
+                last.0[0] = f32::NEG_INFINITY;
+            }
         }
-        block
+        state
     }
 
-    /// Lets queries `first .. first + R` see the first `seen` keys of a block.
+    /// The first query that sees more than `start` keys.
+    fn first_seeing(&self, start: usize) -> usize {
+        (start + 1).saturating_sub(self.first_visible) * self.shape.group()
+    }
+
+    /// The queries over `units` of their keys.
     #[inline(always)]
-    fn update<S: Simd, const R: usize>(
+    pub(super) fn attend<S: Simd>(&self, simd: S, units: Range<usize>, mut sink: Sink<'_>) {
+        let Scratch { queries, mut partial, mut buffer } = self.prepare(simd, &units);
+        let (stride, count) = (self.stride(), self.queries_per_head());
+        let head_len = count * E::query_len(self.shape.head_dim);
+        for unit in units.clone() {
+            let (range, kv_head) = self.unit(unit);
+            let start = range * RANGE;
+            let view = E::view(self.pool, self.keys(unit, units.end), &mut buffer);
+            let queries = &queries[kv_head * head_len..][..head_len];
+            let mut query = self.first_seeing(start);
+            while query < count {
+                let r = together::<S>(count - query);
+                let results = &mut partial[..r * stride];
+                let group = Group { query, start, queries };
+                match r {
+                    1 => self.range::<S, 1>(simd, group, view, results),
+                    2 => self.range::<S, 2>(simd, group, view, results),
+                    3 => self.range::<S, 3>(simd, group, view, results),
+                    4 => self.range::<S, 4>(simd, group, view, results),
+                    _ => self.range::<S, 6>(simd, group, view, results),
+                }
+                match &mut sink {
+                    Sink::Combined(state) => {
+                        let place = (kv_head * count + query) * stride;
+                        let state = state[place..].chunks_exact_mut(stride);
+                        for (state, result) in state.zip(results.chunks_exact(stride)) {
+                            combine(simd, state, result);
+                        }
+                    }
+                    Sink::Apart(partials) => {
+                        let place = ((unit - units.start) * count + query) * stride;
+                        partials[place..][..results.len()].copy_from_slice(results);
+                    }
+                }
+                query += r;
+            }
+        }
+    }
+
+    /// The keys of a unit; those of the one behind it are wanted next, unless it is the last.
+    fn keys(&self, unit: usize, end: usize) -> KeyRange<'a> {
+        let (range, kv_head) = self.unit(unit);
+        let (next_range, next_kv_head) = self.unit(if unit + 1 < end { unit + 1 } else { unit });
+        KeyRange {
+            block_table: self.block_table,
+            num_kv_heads: self.shape.num_kv_heads,
+            head_dim: self.shape.head_dim,
+            kv_head,
+            start: range * RANGE,
+            len: (self.context() - range * RANGE).min(RANGE),
+            next_kv_head,
+            next_start: next_range * RANGE,
+        }
+    }
+
+    /// The queries of the units' key heads: rotated, scaled, in the products' type.
+    #[inline(always)]
+    fn prepare<S: Simd>(&self, simd: S, units: &Range<usize>) -> Scratch<E> {
+        let AttentionShape { head_dim, num_kv_heads, scale, .. } = self.shape;
+        let group = self.shape.group();
+        let len = E::query_len(head_dim);
+        let head_len = self.queries_per_head() * len;
+        let mut queries = vec![E::ZERO; num_kv_heads * head_len];
+        let mut rotated = vec![0.0; head_dim];
+        for unit in units.clone().take(num_kv_heads) {
+            let (_, kv_head) = self.unit(unit);
+            let mut outs = queries[kv_head * head_len..][..head_len].chunks_exact_mut(len);
+            for row in self.rows.clone() {
+                let heads = self.queries.rows.row(row, self.shape.query_width());
+                let heads = &heads[kv_head * group * head_dim..][..group * head_dim];
+                let angles = self.queries.rotation.map(|rotation| rotation.angles(row));
+                for (head, out) in heads.chunks_exact(head_dim).zip(&mut outs) {
+                    match angles {
+                        Some(angles) => angles.rotate(head, &mut rotated),
+                        None => rotated.copy_from_slice(head),
+                    }
+                    rotated.iter_mut().for_each(|x| *x *= scale);
+                    E::prepare(simd, &rotated, out);
+                }
+            }
+        }
+        let partial = vec![Lanes::ZERO; MAX_QUERIES * self.stride()];
+        Scratch { queries, partial, buffer: E::Buffer::default() }
+    }
+
+    /// The results of `R` queries over one range.
+    #[inline(always)]
+    fn range<S: Simd, const R: usize>(
         &self,
         simd: S,
-        block: &KeyBlock<'_>,
-        first: usize,
-        seen: usize,
-        state: &mut State,
+        group: Group<'_, E>,
+        view: E::View<'_>,
+        results: &mut [Lanes],
     ) {
-        if seen == 0 {
-            return;
+        let len = E::query_len(self.shape.head_dim);
+        let mut queries = [&[] as &[E]; R];
+        let mut seen = [0; R];
+        for r in 0..R {
+            let query = group.query + r;
+            queries[r] = &group.queries[query * len..][..len];
+            let visible = self.first_visible + query / self.shape.group();
+            seen[r] = (visible - group.start).min(RANGE);
         }
-        let mut queries = [&[] as &[f32]; R];
-        for (r, query) in queries.iter_mut().enumerate() {
-            *query = self.query(first + r);
+        let most = seen[R - 1];
+        let mut weights = [[0.0; RANGE]; R];
+        E::scores(simd, queries, view, most, &mut weights);
+        let stride = self.stride();
+        for r in 0..R {
+            let (max, sum) = soften(simd, &mut weights[r], seen[r]);
+            let head = &mut results[(r + 1) * stride - 1];
+            (head.0[0], head.0[1]) = (max, sum);
         }
-        let mut weights = scores(simd, queries, &block.keys[..seen]);
-        for (r, weights) in weights.iter_mut().enumerate() {
-            let query = first + r;
-            let (max, sum) = (&mut state.max[query], &mut state.sum[query]);
-            let shrink = soften(simd, weights, self.shape.scale, (max, sum), seen);
-            if shrink != 1.0 {
-                let shrink = simd.splat(shrink);
-                for lanes in &mut state.weighted[query * state.vectors..][..state.vectors] {
-                    simd.store(simd.mul(simd.load(&lanes.0), shrink), &mut lanes.0);
+        E::weigh(simd, &weights, view, most, results);
+    }
+
+    /// Divides the weighted values by the sums of their weights.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, state: &[Lanes], out: &mut [f32]) {
+        let AttentionShape { head_dim, .. } = self.shape;
+        let group = self.shape.group();
+        for (i, row) in out.chunks_exact_mut(self.shape.query_width()).enumerate() {
+            for (head, out) in row.chunks_exact_mut(head_dim).enumerate() {
+                let place = head / group * self.queries_per_head() + i * group + head % group;
+                let state = &state[place * self.stride()..][..self.stride()];
+                let Some((last, values)) = state.split_last() else { continue };
+                let sum = simd.splat(last.0[1]);
+                let (full, tail) = out.as_chunks_mut::<LANES>();
+                let mut mean = [0.0; LANES];
+                for (i, value) in values.iter().enumerate() {
+                    simd.store(simd.div(simd.load(&value.0), sum), &mut mean);
+                    match full.get_mut(i) {
+                        Some(out) => *out = mean,
+                        None => tail.copy_from_slice(&mean[..tail.len()]),
+                    }
                 }
             }
         }
-        let weighted = &mut state.weighted[first * state.vectors..][..R * state.vectors];
-        add_values(simd, &weights, &block.values[..seen], weighted);
-    }
-
-    fn finish(self, state: &State) {
-        let head_dim = self.shape.head_dim;
-        let outs = self.out.into_iter().flat_map(|row| row.chunks_exact_mut(head_dim));
-        for ((out, sum), weighted) in
-            outs.zip(&state.sum).zip(state.weighted.chunks_exact(state.vectors))
-        {
-            let weighted = weighted.iter().flat_map(|lanes| &lanes.0);
-            for (out, weighted) in out.iter_mut().zip(weighted) {
-                *out = weighted / sum;
-            }
-        }
     }
 }
 
-/// Scores of each query, minus infinity where there is no key.
-#[inline(always)]
-fn scores<S: Simd, const R: usize>(
-    simd: S,
-    queries: [&[f32]; R],
-    keys: &[&[f32]],
-) -> [[f32; KEY_BLOCK]; R] {
-    let mut scores = [[f32::NEG_INFINITY; KEY_BLOCK]; R];
-    let (quads, rest) = keys.as_chunks::<4>();
-    for (i, keys) in quads.iter().enumerate() {
-        let tile = dot_tile(simd, queries, *keys);
-        for (scores, tile) in scores.iter_mut().zip(tile) {
-            scores[4 * i..4 * i + 4].copy_from_slice(&tile);
-        }
-    }
-    for (i, key) in rest.iter().enumerate() {
-        let tile = dot_tile(simd, queries, [*key]);
-        for (scores, [score]) in scores.iter_mut().zip(tile) {
-            scores[4 * quads.len() + i] = score;
-        }
-    }
-    scores
+/// Which queries, from which key on.
+#[derive(Clone, Copy)]
+struct Group<'q, E> {
+    query: usize,
+    start: usize,
+    queries: &'q [E],
 }
 
-/// Turns scores into `e^(scale * score - max)`, zero from `seen` on; updates the running maximum
-/// and sum, and gives the factor by which everything before must shrink.
+/// How many of `left` queries to take at once.
 #[inline(always)]
-fn soften<S: Simd>(
-    simd: S,
-    scores: &mut [f32; KEY_BLOCK],
-    scale: f32,
-    (max, sum): (&mut f32, &mut f32),
-    seen: usize,
-) -> f32 {
-    let (vectors, _) = scores.as_chunks_mut::<LANES>();
-    let mut scaled = [simd.splat(0.0); SCORE_VECTORS];
-    let mut highest = simd.splat(*max);
-    for (scaled, scores) in scaled.iter_mut().zip(&*vectors) {
-        *scaled = simd.mul(simd.load(scores), simd.splat(scale));
-        highest = simd.max(highest, *scaled);
+fn together<S: Simd>(left: usize) -> usize {
+    if S::REGISTERS < 32 {
+        return left.min(2);
     }
-    let mut lanes = [0.0; LANES];
-    simd.store(highest, &mut lanes);
-    let highest = lanes.into_iter().fold(*max, |a, b| if a > b { a } else { b });
-    let shift = simd.splat(highest);
-    for (scaled, scores) in scaled.iter().zip(vectors) {
-        simd.store(exp(simd, simd.sub(*scaled, shift)), scores);
-    }
-    scores[seen..].fill(0.0);
-    let mut total = simd.splat(0.0);
-    for weights in scores.as_chunks::<LANES>().0 {
-        total = simd.add(total, simd.load(weights));
-    }
-    let mut shrink = [0.0; LANES];
-    simd.store(exp(simd, simd.sub(simd.splat(*max), shift)), &mut shrink);
-    *sum = sum.mul_add(shrink[0], simd.sum(total));
-    *max = highest;
-    shrink[0]
-}
-
-/// Adds the weighted values to each query's vectors, key by key.
-#[inline(always)]
-fn add_values<S: Simd, const R: usize>(
-    simd: S,
-    weights: &[[f32; KEY_BLOCK]; R],
-    values: &[&[f32]],
-    weighted: &mut [Lanes],
-) {
-    let vectors = weighted.len() / R;
-    let full = values.first().map_or(0, |value| value.len() / LANES);
-    let wide = if S::REGISTERS >= 32 { 4 } else { 2 };
-    let mut vector = 0;
-    while vector + wide <= full {
-        if S::REGISTERS >= 32 {
-            add_vectors::<S, R, 4>(simd, weights, values, weighted, vector);
-        } else {
-            add_vectors::<S, R, 2>(simd, weights, values, weighted, vector);
-        }
-        vector += wide;
-    }
-    while vector < vectors {
-        add_vectors::<S, R, 1>(simd, weights, values, weighted, vector);
-        vector += 1;
-    }
-}
-
-/// [`add_values`] for vectors `first .. first + D` of each query.
-#[inline(always)]
-fn add_vectors<S: Simd, const R: usize, const D: usize>(
-    simd: S,
-    weights: &[[f32; KEY_BLOCK]; R],
-    values: &[&[f32]],
-    weighted: &mut [Lanes],
-    first: usize,
-) {
-    let vectors = weighted.len() / R;
-    let mut acc = [[simd.splat(0.0); D]; R];
-    for r in 0..R {
-        for d in 0..D {
-            acc[r][d] = simd.load(&weighted[r * vectors + first + d].0);
-        }
-    }
-    for (key, value) in values.iter().enumerate() {
-        let (full, tail) = value[first * LANES..].as_chunks::<LANES>();
-        let mut loaded = [simd.splat(0.0); D];
-        for d in 0..D {
-            loaded[d] = if d < full.len() { simd.load(&full[d]) } else { load_padded(simd, tail) };
-        }
-        for r in 0..R {
-            let weight = simd.splat(weights[r][key]);
-            for d in 0..D {
-                acc[r][d] = simd.mul_add(weight, loaded[d], acc[r][d]);
-            }
-        }
-    }
-    for r in 0..R {
-        for d in 0..D {
-            simd.store(acc[r][d], &mut weighted[r * vectors + first + d].0);
-        }
+    match left {
+        0..=4 => left,
+        5 => 3,
+        7 | 8 => 4,
+        _ => MAX_QUERIES,
     }
 }

@@ -16,11 +16,14 @@ mod attention;
 mod attention_tile;
 mod direct;
 mod huge_pages;
+mod kv_bf16;
+mod kv_f32;
 mod level;
 mod linear;
 mod low_rank;
 mod packed;
 mod packed_rows;
+mod paged_kv;
 mod panel_product;
 mod panels;
 mod parallel;
@@ -30,21 +33,25 @@ mod project;
 pub mod reference;
 mod rms_norm;
 mod rotary;
+mod rows;
 mod silu;
 mod simd;
-mod write_kv;
+mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 #[cfg(test)]
+mod attention_tests;
+#[cfg(test)]
 mod tests;
 
-pub use attention::{AttentionShape, AttentionSpan, PagedKv};
+pub use attention::{AttentionShape, AttentionSpan, Queries};
 pub use level::{Kernels, Level, UnknownLevel, UnsupportedLevel};
 pub use linear::{LinearShape, Weights};
 pub use low_rank::LowRankShape;
+pub use paged_kv::{NewKv, PagedKv, PagedKvMut, Pool, PoolMut, SlotMapping};
 pub use panels::Panels;
 pub use pool::start as start_threads;
 pub use project::{Projection, RowsDelta};
-pub use rotary::RotaryTables;
-pub use write_kv::write_kv;
+pub use rotary::{RotaryTables, Rotation};
+pub use rows::Rows;

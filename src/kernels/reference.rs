@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::{AttentionShape, AttentionSpan, LinearShape, LowRankShape, PagedKv, RotaryTables};
+use super::{AttentionShape, AttentionSpan, LinearShape, LowRankShape, PagedKv, Rotation};
 
 /// `x Wᵀ + bias`; see [`super::Kernels::linear`].
 #[must_use]
@@ -57,9 +57,10 @@ pub fn silu_mul(gate: &[f32], up: &[f32]) -> Vec<f32> {
     gate.iter().zip(up).map(one).collect()
 }
 
-/// See [`super::Kernels::rotary`].
+/// Every head of every row turned by its position's angles.
 #[must_use]
-pub fn rotary(x: &[f32], positions: &[u32], tables: RotaryTables<'_>) -> Vec<f32> {
+pub fn rotary(x: &[f32], rotation: Rotation<'_>) -> Vec<f32> {
+    let Rotation { tables, positions } = rotation;
     let half = tables.head_dim / 2;
     let width = x.len() / positions.len().max(1);
     let rotated = |i: usize| {
@@ -72,7 +73,7 @@ pub fn rotary(x: &[f32], positions: &[u32], tables: RotaryTables<'_>) -> Vec<f32
     (0..x.len()).map(rotated).collect()
 }
 
-/// See [`super::Kernels::paged_attention`].
+/// See [`super::Kernels::paged_attention`]; `q` is rotated already.
 #[must_use]
 pub fn paged_attention(
     q: &[f32],
@@ -82,40 +83,67 @@ pub fn paged_attention(
 ) -> Vec<f32> {
     let mut out = Vec::with_capacity(q.len());
     for span in spans {
+        let entries = |kv_head| {
+            let token = |t| entry(kv, shape, span.block_table, kv_head, t);
+            (0..span.context_len).map(token).collect::<Vec<_>>()
+        };
+        let heads: Vec<_> = (0..shape.num_kv_heads).map(entries).collect();
         for (i, row) in span.rows.clone().enumerate() {
             let visible = span.context_len - span.rows.len() + i + 1;
             for head in 0..shape.num_heads {
                 let q = &q[row * shape.query_width() + head * shape.head_dim..][..shape.head_dim];
-                let kv_head = head / shape.group();
-                out.extend(attend(q, kv, (kv_head, visible), span.block_table, shape));
+                out.extend(attend(q, &heads[head / shape.group()][..visible], shape));
             }
         }
     }
     out
 }
 
-fn attend(
-    q: &[f32],
+/// The key and the value of token `t` for one key head.
+fn entry(
     kv: PagedKv<'_>,
-    (kv_head, visible): (usize, usize),
-    block_table: &[u32],
     shape: AttentionShape,
-) -> Vec<f32> {
-    let entry = |pool: &'_ [f32], token: usize| -> Vec<f32> {
-        let block = block_table[token / kv.block_size] as usize;
-        let slot = block * kv.block_size + token % kv.block_size;
-        let start = slot * shape.kv_width() + kv_head * shape.head_dim;
-        pool[start..start + shape.head_dim].to_vec()
-    };
+    block_table: &[u32],
+    kv_head: usize,
+    t: usize,
+) -> (Vec<f32>, Vec<f32>) {
+    let width = shape.head_dim;
+    match kv {
+        PagedKv::F32(pool) => {
+            let slot =
+                block_table[t / pool.block_size] as usize * pool.block_size + t % pool.block_size;
+            let start = (slot * shape.num_kv_heads + kv_head) * width;
+            let part = |pool: &[f32]| pool[start..start + width].to_vec();
+            (part(pool.keys), part(pool.values))
+        }
+        PagedKv::Bf16(pool) => {
+            let (block, offset) = (block_table[t / pool.block_size], t % pool.block_size);
+            let head = block as usize * shape.num_kv_heads + kv_head;
+            let dim_pairs = width.div_ceil(2);
+            let token_pairs = pool.block_size.div_ceil(2);
+            let key = |d: usize| {
+                let pair = (head * dim_pairs + d / 2) * pool.block_size + offset;
+                pool.keys[2 * pair + d % 2].to_f32()
+            };
+            let value = |d: usize| {
+                let pair = (head * token_pairs + offset / 2) * width + d;
+                pool.values[2 * pair + offset % 2].to_f32()
+            };
+            ((0..width).map(key).collect(), (0..width).map(value).collect())
+        }
+    }
+}
+
+fn attend(q: &[f32], entries: &[(Vec<f32>, Vec<f32>)], shape: AttentionShape) -> Vec<f32> {
     let scale = f64::from(shape.scale);
-    let scores: Vec<f64> = (0..visible).map(|t| scale * dot(q, &entry(kv.keys, t))).collect();
+    let scores: Vec<f64> = entries.iter().map(|(key, _)| scale * dot(q, key)).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
     let total: f64 = weights.iter().sum();
     let mut out = vec![0.0; shape.head_dim];
-    for (t, weight) in weights.iter().enumerate() {
-        for (out, value) in out.iter_mut().zip(entry(kv.values, t)) {
-            *out += weight / total * f64::from(value);
+    for (weight, (_, value)) in weights.iter().zip(entries) {
+        for (out, value) in out.iter_mut().zip(value) {
+            *out += weight / total * f64::from(*value);
         }
     }
     out.into_iter().map(|out| out as f32).collect()

@@ -1,7 +1,5 @@
-//! Fast against naive, alone against together, level against level.
-
-// A batch of one sequence is a list of one range of tokens.
-#![allow(clippy::single_range_in_vec_init)]
+//! Fast against naive, alone against together, level against level. Attention's are in
+//! `attention_tests`.
 
 use std::ops::Range;
 
@@ -16,25 +14,25 @@ use super::*;
 const ROWS: [usize; 10] = [0, 1, 2, 3, 5, 8, 13, 33, 70, MAX_ROWS];
 const MAX_ROWS: usize = 131;
 
-fn random(len: usize, seed: u64) -> Vec<f32> {
+pub(super) fn random(len: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..len).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
 /// Every level of this machine, slowest first.
-fn levels() -> Vec<Kernels> {
+pub(super) fn levels() -> Vec<Kernels> {
     Level::available().map(|level| Kernels::new(level).expect("it is available")).collect()
 }
 
 /// Equal as bits, with the first difference in the message.
-fn assert_bits(a: &[f32], b: &[f32], what: &str) {
+pub(super) fn assert_bits(a: &[f32], b: &[f32], what: &str) {
     assert_eq!(a.len(), b.len(), "{what}: lengths");
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
         assert_eq!(a.to_bits(), b.to_bits(), "{what}: element {i}: {a} and {b}");
     }
 }
 
-fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
+pub(super) fn assert_close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
     assert_eq!(a.len(), b.len(), "{what}: lengths");
     for (i, (a, b)) in a.iter().zip(b).enumerate() {
         let close = (a - b).abs() <= tolerance * b.abs().max(1.0);
@@ -160,25 +158,20 @@ fn low_rank_adds_the_delta_and_does_not_see_other_rows() {
 }
 
 #[test]
-fn norm_gate_and_rotation_are_the_naive_ones_whatever_the_batch() {
+fn norm_and_gate_are_the_naive_ones_whatever_the_batch() {
     for width in [2, 18, 64, 576] {
         let (x, up) = (random(MAX_ROWS * width, 12), random(MAX_ROWS * width, 13));
         let x: Vec<f32> = x.iter().map(|x| 12.0 * x).collect();
         let weight = random(width, 14);
-        let (cos, sin) = (random(100 * width / 2, 15), random(100 * width / 2, 16));
-        let tables = RotaryTables { cos: &cos, sin: &sin, head_dim: width };
-        let positions: Vec<u32> = (0..MAX_ROWS).map(|row| row as u32 * 31 % 100).collect();
         let compute = |kernels: Kernels, rows: Range<usize>| {
             let range = rows.start * width..rows.end * width;
-            let mut outs = [const { Vec::new() }; 3].map(|_: Vec<f32>| vec![0.0; range.len()]);
+            let mut outs = [const { Vec::new() }; 2].map(|_: Vec<f32>| vec![0.0; range.len()]);
             kernels.rms_norm(&x[range.clone()], &weight, 1e-5, &mut outs[0]);
-            kernels.silu_mul(&x[range.clone()], &up[range.clone()], &mut outs[1]);
-            outs[2].copy_from_slice(&x[range]);
-            kernels.rotary(&mut outs[2], &positions[rows], tables);
+            kernels.silu_mul(&x[range.clone()], &up[range], &mut outs[1]);
             outs
         };
         let alone = (0..MAX_ROWS).map(|row| compute(Kernels::best(), row..row + 1));
-        let alone = alone.reduce(|a, b| [0, 1, 2].map(|i| [&a[i][..], &b[i][..]].concat()));
+        let alone = alone.reduce(|a, b| [0, 1].map(|i| [&a[i][..], &b[i][..]].concat()));
         let alone = alone.expect("there are rows");
         for kernels in levels() {
             for rows in ROWS {
@@ -187,9 +180,8 @@ fn norm_gate_and_rotation_are_the_naive_ones_whatever_the_batch() {
                 let expected = [
                     reference::rms_norm(x, &weight, 1e-5),
                     reference::silu_mul(x, &up[..rows * width]),
-                    reference::rotary(x, &positions[..rows], tables),
                 ];
-                for i in 0..3 {
+                for i in 0..2 {
                     let what = format!("kernel {i}, {rows} x {width}, {kernels:?}");
                     assert_close(&out[i], &expected[i], 2e-6, &what);
                     assert_bits(&out[i], &alone[i][..rows * width], &what);
@@ -213,161 +205,8 @@ fn silu_keeps_nan_and_survives_the_extremes() {
     }
 }
 
-/// A small pool with scattered blocks, and what is needed to attend to it.
-struct Attention {
-    shape: AttentionShape,
-    block_size: usize,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-    /// One table a sequence; tables do not overlap.
-    tables: Vec<Vec<u32>>,
-    contexts: Vec<usize>,
-    /// Queries of every token of every sequence.
-    queries: Vec<Vec<f32>>,
-}
-
-impl Attention {
-    fn new(shape: AttentionShape, block_size: usize, contexts: &[usize]) -> Self {
-        let blocks: Vec<usize> = contexts.iter().map(|c| c.div_ceil(block_size)).collect();
-        let num_blocks = blocks.iter().sum::<usize>() as u32;
-        // Any order that is not the identity will do: 17 has no common factor with the count.
-        let step = [17, 19]
-            .into_iter()
-            .find(|step| !num_blocks.is_multiple_of(*step))
-            .expect("one of them");
-        let mut ids = (0..num_blocks).map(|i| i * step % num_blocks);
-        let tables = blocks.iter().map(|n| ids.by_ref().take(*n).collect()).collect();
-        let len = num_blocks as usize * block_size * shape.kv_width();
-        let width = shape.query_width();
-        let queries = contexts.iter().enumerate();
-        Self {
-            shape,
-            block_size,
-            // What lies behind a context's end must not matter: the tests below keep NaN there.
-            keys: vec![f32::NAN; len],
-            values: vec![f32::NAN; len],
-            tables,
-            contexts: contexts.to_vec(),
-            queries: queries.map(|(i, c)| random(c * width, 20 + i as u64)).collect(),
-        }
-        .filled()
-    }
-
-    fn filled(mut self) -> Self {
-        let width = self.shape.kv_width();
-        for (i, (table, context)) in self.tables.iter().zip(&self.contexts).enumerate() {
-            let slots: Vec<u32> = (0..*context)
-                .map(|t| {
-                    table[t / self.block_size] * self.block_size as u32
-                        + (t % self.block_size) as u32
-                })
-                .collect();
-            let seed = 40 + 2 * i as u64;
-            write_kv(&random(context * width, seed), &slots, &mut self.keys, width);
-            write_kv(&random(context * width, seed + 1), &slots, &mut self.values, width);
-        }
-        self
-    }
-
-    fn kv(&self) -> PagedKv<'_> {
-        PagedKv { keys: &self.keys, values: &self.values, block_size: self.block_size }
-    }
-
-    /// The tokens `chunks[i]` of each sequence `i`, in one batch: queries and spans.
-    fn batch(&self, chunks: &[Range<usize>]) -> (Vec<f32>, Vec<AttentionSpan<'_>>) {
-        let width = self.shape.query_width();
-        let (mut q, mut spans) = (Vec::new(), Vec::new());
-        for (i, chunk) in chunks.iter().enumerate() {
-            let start = q.len() / width;
-            q.extend_from_slice(&self.queries[i][chunk.start * width..chunk.end * width]);
-            let rows = start..start + chunk.len();
-            spans.push(AttentionSpan {
-                rows,
-                context_len: chunk.end,
-                block_table: &self.tables[i],
-            });
-        }
-        (q, spans)
-    }
-
-    fn run(&self, kernels: Kernels, chunks: &[Range<usize>]) -> Vec<f32> {
-        let (q, spans) = self.batch(chunks);
-        let mut out = vec![f32::NAN; q.len()];
-        kernels.paged_attention(&q, self.kv(), &spans, self.shape, &mut out);
-        out
-    }
-
-    /// Outputs of one sequence, its tokens fed one by one.
-    fn one_by_one(&self, sequence: usize) -> Vec<f32> {
-        let feed = |token| {
-            let mut chunks = vec![0..0; self.contexts.len()];
-            chunks[sequence] = token..token + 1;
-            self.run(Kernels::best(), &chunks)
-        };
-        (0..self.contexts[sequence]).flat_map(feed).collect()
-    }
-}
-
-fn shape(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> AttentionShape {
-    AttentionShape { num_heads, num_kv_heads, head_dim, scale: 1.5 }
-}
-
-#[test]
-fn attention_is_the_naive_one_and_the_same_at_every_level() {
-    for (shape, block_size) in [
-        (shape(1, 1, 16), 16),
-        (shape(9, 3, 64), 16),
-        (shape(4, 4, 20), 7),
-        (shape(8, 1, 128), 32),
-        (shape(10, 2, 72), 1),
-        (shape(2, 1, 3), 5),
-    ] {
-        let attention = Attention::new(shape, block_size, &[75, 1, 33]);
-        let chunks = [40..75, 0..1, 31..33];
-        let (q, spans) = attention.batch(&chunks);
-        let expected = reference::paged_attention(&q, attention.kv(), &spans, shape);
-        let best = attention.run(Kernels::best(), &chunks);
-        for kernels in levels() {
-            let out = attention.run(kernels, &chunks);
-            assert_close(&out, &expected, 3e-6, &format!("{shape:?} {kernels:?}"));
-            assert_bits(&out, &best, &format!("{shape:?} {kernels:?}"));
-        }
-    }
-}
-
-#[test]
-fn one_query_over_large_scores_is_still_a_mean() {
-    let shape = AttentionShape { scale: 300.0, ..shape(2, 1, 32) };
-    let attention = Attention::new(shape, 16, &[200]);
-    let (q, spans) = attention.batch(&[0..200]);
-    let expected = reference::paged_attention(&q, attention.kv(), &spans, shape);
-    let out = attention.run(Kernels::best(), &[0..200]);
-    assert_close(&out, &expected, 2e-4, "scores of hundreds");
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-
-    #[test]
-    fn any_chunking_gives_what_one_by_one_gives(
-        cuts in prop::collection::vec(0_usize..=130, 0..6),
-        other in 0_usize..=50,
-        geometry in prop::sample::select(vec![(6, 2, 64, 16), (3, 3, 24, 5), (5, 1, 80, 16)]),
-    ) {
-        let (heads, kv_heads, head_dim, block_size) = geometry;
-        let attention = Attention::new(shape(heads, kv_heads, head_dim), block_size, &[130, 50]);
-        let mut cuts = cuts;
-        cuts.extend([0, 130]);
-        cuts.sort_unstable();
-        let mut out = Vec::new();
-        for pair in cuts.windows(2) {
-            // The other sequence rides along; its rows lie behind.
-            let both = attention.run(Kernels::best(), &[pair[0]..pair[1], other..50]);
-            let width = attention.shape.query_width();
-            out.extend_from_slice(&both[..(pair[1] - pair[0]) * width]);
-        }
-        assert_bits(&out, &attention.one_by_one(0), &format!("cuts {cuts:?}"));
-    }
 
     #[test]
     fn any_shape_of_product_is_the_naive_one(
@@ -397,16 +236,6 @@ fn levels_have_names_and_unknown_ones_are_refused() {
 fn a_weight_of_the_wrong_size_is_called_a_bug() {
     let shape = LinearShape { rows: 1, in_features: 4, out_features: 4 };
     linear(Kernels::best(), &[0.0; 4], Weights::F32(&[0.0; 15]), shape);
-}
-
-#[test]
-#[should_panic(expected = "bug: spans do not cover the rows in order")]
-fn spans_with_a_gap_are_called_a_bug() {
-    let attention = Attention::new(shape(1, 1, 16), 16, &[4]);
-    let (q, mut spans) = attention.batch(&[0..4]);
-    spans[0].rows = 1..4;
-    let mut out = vec![0.0; q.len()];
-    Kernels::best().paged_attention(&q, attention.kv(), &spans, attention.shape, &mut out);
 }
 
 /// What [`PairProducts`] and [`Rounding`] try at one level.

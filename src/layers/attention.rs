@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::linear::Linear;
-use super::paged::{HeadShape, PagedBatch};
+use super::paged::{HeadShape, PagedBatch, Projected};
 use super::rotary::Rotation;
 use crate::adapter::segments::Segments;
 use crate::kv_cache::storage::LayerKv;
@@ -39,10 +39,8 @@ impl SelfAttention {
         residual: Tensor,
     ) -> Result<Tensor> {
         let layers = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let [q, k, v] = Linear::forward_all(layers, x, segments)?;
-        let (q, k) = (rotation.apply(q)?, rotation.apply(k)?);
-        batch.write(cache, &k, &v)?;
-        let mixed = batch.attend(&q, cache, self.heads)?;
+        let [q, k, v] = &Linear::forward_all(layers, x, segments)?;
+        let mixed = batch.attend(Projected { q, k, v }, rotation, cache, self.heads)?;
         self.o_proj.forward_add(&mixed, segments, residual)
     }
 }

@@ -1,14 +1,16 @@
 //! How layers compute: with candle's operations, or on a CPU with the project's kernels.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use candle_core::{
-    CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail,
+    CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType,
+    bail,
 };
 use half::bf16;
 
 use crate::adapter::delta::LowRankDelta;
-use crate::kernels::{Kernels, Weights};
+use crate::kernels::{Kernels, Rows, Weights};
 
 /// The path that layers take, chosen at load.
 #[derive(Debug, Clone, Copy)]
@@ -55,12 +57,22 @@ impl Backend {
         }
     }
 
-    /// The dtype of activations, biases, and cached keys and values, for weights of `weights`.
+    /// The dtype of activations and biases for weights of `weights`.
     #[must_use]
     pub fn activation_dtype(self, weights: DType) -> DType {
         match self {
             Self::Candle => weights,
             Self::Cpu(_) => DType::F32,
+        }
+    }
+
+    /// The dtypes that cached keys and values may have for weights of `weights`, the usual first.
+    #[must_use]
+    pub fn kv_cache_dtypes(self, weights: DType) -> Vec<DType> {
+        match self {
+            Self::Candle => vec![weights],
+            Self::Cpu(_) if weights == DType::BF16 => vec![DType::BF16, DType::F32],
+            Self::Cpu(_) => vec![DType::F32, DType::BF16],
         }
     }
 }
@@ -88,11 +100,11 @@ impl<'a> CpuSlice<'a> {
         }
     }
 
-    /// Bfloat16 elements.
-    pub fn bf16(&self) -> Result<&[bf16]> {
+    /// Elements of one of the types that the CPU path computes with.
+    pub fn elements<E: CpuElement>(&self) -> Result<&[E]> {
         match &*self.storage {
-            Storage::Cpu(CpuStorage::BF16(data)) => Ok(&data[self.range.clone()]),
-            other => bail!("{:?} where bfloat16 is packed", other.dtype()),
+            Storage::Cpu(storage) => Ok(&E::cpu_storage_as_slice(storage)?[self.range.clone()]),
+            other => bail!("a tensor on {:?} where the CPU path has its own", other.device()),
         }
     }
 
@@ -108,29 +120,80 @@ impl<'a> CpuSlice<'a> {
     }
 }
 
-/// Lends the elements of a contiguous float32 CPU tensor to `write`. Every tensor that shares its
-/// storage sees the change.
-pub(super) fn write_in_place(tensor: &Tensor, write: impl Fn(&mut [f32])) -> Result<()> {
-    tensor.inplace_op1(&InPlace(write))
+/// A CPU tensor's float32 rows, borrowed; they may be columns of wider rows.
+pub(super) struct CpuRows<'a> {
+    storage: StorageRef<'a>,
+    start: usize,
+    stride: usize,
 }
 
-struct InPlace<F>(F);
+impl<'a> CpuRows<'a> {
+    /// Borrows `tensor`, which must be a matrix.
+    pub fn new(tensor: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let (_, width) = layout.shape().dims2()?;
+        let (start, strides) = (layout.start_offset(), layout.stride());
+        if width > 1 && strides[1] != 1 {
+            bail!("a transposed tensor of {:?} where the CPU path has rows", layout.shape())
+        }
+        Ok(Self { storage, start, stride: strides[0] })
+    }
 
-impl<F: Fn(&mut [f32])> InplaceOp1 for InPlace<F> {
+    /// The rows.
+    pub fn rows(&self) -> Result<Rows<'_>> {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(data)) => Ok(Rows::new(&data[self.start..], self.stride)),
+            other => {
+                bail!("{:?} on {:?} where the CPU path has float32", other.dtype(), other.device())
+            }
+        }
+    }
+}
+
+/// A type of which the CPU path writes tensors in place.
+pub(super) trait CpuElement: WithDType {
+    /// The storage's elements, where they are of this type.
+    fn of(storage: &mut CpuStorage) -> Option<&mut [Self]>;
+}
+
+impl CpuElement for f32 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [f32]> {
+        if let CpuStorage::F32(data) = storage { Some(data) } else { None }
+    }
+}
+
+impl CpuElement for bf16 {
+    fn of(storage: &mut CpuStorage) -> Option<&mut [bf16]> {
+        if let CpuStorage::BF16(data) = storage { Some(data) } else { None }
+    }
+}
+
+/// Lends the elements of a contiguous CPU tensor to `write`. Every tensor that shares its storage
+/// sees the change.
+pub(super) fn write_in_place<E: CpuElement>(
+    tensor: &Tensor,
+    write: impl FnOnce(&mut [E]) -> Result<()>,
+) -> Result<()> {
+    let write = |storage: &mut CpuStorage, layout: &Layout| {
+        let range = contiguous(layout)?;
+        match E::of(storage) {
+            Some(data) => write(&mut data[range]),
+            None => bail!("a tensor in place that is not {:?}", E::DTYPE),
+        }
+    };
+    tensor.inplace_op1(&InPlace(Cell::new(Some(write))))
+}
+
+/// Runs once; candle lends the operation itself out shared only.
+struct InPlace<F>(Cell<Option<F>>);
+
+impl<F: FnOnce(&mut CpuStorage, &Layout) -> Result<()>> InplaceOp1 for InPlace<F> {
     fn name(&self) -> &'static str {
         "write-in-place"
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let range = contiguous(layout)?;
-        match storage {
-            CpuStorage::F32(data) => (self.0)(&mut data[range]),
-            other => {
-                let dtype = candle_core::backend::BackendStorage::dtype(other);
-                bail!("a {dtype:?} tensor where the CPU path has float32")
-            }
-        }
-        Ok(())
+        self.0.take().map_or(Ok(()), |write| write(storage, layout))
     }
 }
 

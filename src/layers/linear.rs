@@ -48,7 +48,7 @@ impl Weight {
 pub fn pack(weight: &Tensor, backend: Backend) -> Result<Arc<Panels>> {
     let Backend::Cpu(kernels) = backend else { bail!("bug: candle packs no weights") };
     let shape = weight.dims2()?;
-    Ok(Arc::new(Panels::pack(kernels, CpuSlice::new(weight)?.bf16()?, shape)))
+    Ok(Arc::new(Panels::pack(kernels, CpuSlice::new(weight)?.elements::<half::bf16>()?, shape)))
 }
 
 impl Linear {
@@ -175,6 +175,7 @@ impl Linear {
             let deltas = deltas.clone();
             let projection = Projection { weight, bias: None, deltas, out, accumulate: true };
             kernels.project(x, width, vec![projection]);
+            Ok(())
         })?;
         Ok(residual)
     }

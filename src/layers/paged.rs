@@ -1,4 +1,5 @@
-//! Causal attention over the paged key-value cache, and the writing of new keys and values.
+//! Causal attention over the paged key-value cache, and the writing of new keys and values, both
+//! rotated on the way.
 //!
 //! A [`PagedBatch`] is prepared once per forward pass and used by every layer.
 
@@ -6,8 +7,11 @@ use std::ops::Range;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
-use super::backend::{Backend, CpuSlice, write_in_place};
-use crate::kernels::{self, Kernels};
+use half::bf16;
+
+use super::backend::{Backend, CpuElement, CpuRows, CpuSlice, write_in_place};
+use super::rotary::Rotation;
+use crate::kernels::{self, Kernels, NewKv, PagedKv, PagedKvMut, Pool, PoolMut, Queries};
 use crate::kv_cache::storage::LayerKv;
 
 /// One sequence's rows of the batch, and where its keys and values lie.
@@ -35,11 +39,24 @@ pub struct HeadShape {
 /// Where a batch's rows go in the cache, and what each may see of it.
 #[derive(Debug)]
 pub struct PagedBatch<'a> {
-    pub(super) slots: &'a [u32],
-    pub(super) spans: Vec<AttentionSpan>,
-    pub(super) block_size: usize,
+    slots: &'a [u32],
+    spans: Vec<AttentionSpan>,
+    block_size: usize,
     gathers: Vec<Gather>,
+    /// For the CPU path.
+    slot_mapping: kernels::SlotMapping,
     backend: Backend,
+}
+
+/// What a layer's projections give for each row.
+#[derive(Debug, Clone, Copy)]
+pub struct Projected<'a> {
+    /// Queries, `rows x (num_heads * head_dim)`.
+    pub q: &'a Tensor,
+    /// Keys, `rows x (num_kv_heads * head_dim)`.
+    pub k: &'a Tensor,
+    /// Values, shaped as the keys.
+    pub v: &'a Tensor,
 }
 
 /// What candle's path needs for one span.
@@ -77,45 +94,61 @@ impl<'a> PagedBatch<'a> {
         if next_row != slots.len() {
             bail!("sequences cover {next_row} rows of {}", slots.len())
         }
-        let gathers = match backend {
-            Backend::Candle => spans
-                .iter()
-                .map(|span| Gather::new(span, block_size, device))
-                .collect::<Result<_>>()?,
-            Backend::Cpu(_) => Vec::new(),
-        };
-        Ok(Self { slots, spans, block_size, gathers, backend })
+        let candle = backend.is_candle();
+        let gathers = spans.iter().filter(|_| candle);
+        let gathers = gathers.map(|span| Gather::new(span, block_size, device));
+        let gathers = gathers.collect::<Result<_>>()?;
+        let slot_mapping = kernels::SlotMapping::new(slots, block_size);
+        Ok(Self { slots, spans, block_size, gathers, slot_mapping, backend })
     }
 
-    /// Writes each row of `keys` and `values`, `rows x (num_kv_heads * head_dim)`, to its slot.
+    /// Puts each row's key and value into its slot of `cache`, then lets each row's queries see
+    /// their context there; scores are scaled by `1 / sqrt(head_dim)`. Queries and keys are rotated
+    /// on the way. The result has the shape of the queries. On the CPU path the projections may be
+    /// columns of wider rows.
     ///
     /// # Errors
     /// Where shapes or dtypes disagree or the device fails.
-    pub fn write(&self, cache: &LayerKv, keys: &Tensor, values: &Tensor) -> Result<()> {
-        if let Backend::Cpu(_) = self.backend {
-            return self.write_on_cpu(cache, keys, values);
-        }
-        for run in runs(self.slots) {
-            let slot = self.slots[run.start] as usize;
-            for (pool, rows) in [(&cache.keys, keys), (&cache.values, values)] {
-                pool.slice_set(&rows.narrow(0, run.start, run.len())?, 0, slot)?;
+    pub fn attend(
+        &self,
+        projected: Projected<'_>,
+        rotation: &Rotation<'_>,
+        cache: &LayerKv,
+        heads: HeadShape,
+    ) -> Result<Tensor> {
+        let rows = self.slots.len();
+        let (width, kv_width) =
+            (heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim);
+        let Projected { q, k, v } = projected;
+        for (tensor, width) in [(q, width), (k, kv_width), (v, kv_width)] {
+            if tensor.dims() != [rows, width] {
+                bail!("queries, keys or values of {:?} for {rows} rows of {width}", tensor.shape())
             }
         }
-        Ok(())
+        match (self.backend, cache.keys.dtype()) {
+            (Backend::Candle, _) => self.attend_by_candle(projected, rotation, cache, heads),
+            (Backend::Cpu(kernels), DType::BF16) => {
+                self.attend_on_cpu::<bf16>(projected, rotation, cache, (heads, kernels))
+            }
+            (Backend::Cpu(kernels), _) => {
+                self.attend_on_cpu::<f32>(projected, rotation, cache, (heads, kernels))
+            }
+        }
     }
 
-    /// Attention of each row of `q`, `rows x (num_heads * head_dim)`, over its context in `cache`;
-    /// scores are scaled by `1 / sqrt(head_dim)`. The result has the shape of `q`.
-    ///
-    /// # Errors
-    /// Where shapes disagree or the device fails.
-    pub fn attend(&self, q: &Tensor, cache: &LayerKv, heads: HeadShape) -> Result<Tensor> {
-        let width = heads.num_heads * heads.head_dim;
-        if q.dims() != [self.slots.len(), width] {
-            bail!("queries of {:?} for {} rows of {width}", q.shape(), self.slots.len())
-        }
-        if let Backend::Cpu(kernels) = self.backend {
-            return self.attend_on_cpu(q, cache, heads, kernels);
+    fn attend_by_candle(
+        &self,
+        projected: Projected<'_>,
+        rotation: &Rotation<'_>,
+        cache: &LayerKv,
+        heads: HeadShape,
+    ) -> Result<Tensor> {
+        let (q, keys) = (rotation.apply(projected.q)?, rotation.apply(projected.k)?);
+        for run in runs(self.slots) {
+            let slot = self.slots[run.start] as usize;
+            for (pool, rows) in [(&cache.keys, &keys), (&cache.values, projected.v)] {
+                pool.slice_set(&rows.narrow(0, run.start, run.len())?, 0, slot)?;
+            }
         }
         let one = |(span, gather): (&AttentionSpan, &Gather)| {
             let rows = q.narrow(0, span.rows.start, span.rows.len())?;
@@ -126,40 +159,43 @@ impl<'a> PagedBatch<'a> {
         Tensor::cat(&parts, 0)
     }
 
-    fn write_on_cpu(&self, cache: &LayerKv, keys: &Tensor, values: &Tensor) -> Result<()> {
-        for (pool, rows) in [(&cache.keys, keys), (&cache.values, values)] {
-            let width = pool.dims()[1];
-            if rows.dims() != [self.slots.len(), width] {
-                bail!("keys or values of {:?} for a cache of {:?}", rows.shape(), pool.shape())
-            }
-            let rows = CpuSlice::new(rows)?;
-            let rows = rows.f32()?;
-            write_in_place(pool, |pool| kernels::write_kv(rows, self.slots, pool, width))?;
-        }
-        Ok(())
-    }
-
-    fn attend_on_cpu(
+    fn attend_on_cpu<E: CpuElement>(
         &self,
-        q: &Tensor,
+        Projected { q, k, v }: Projected<'_>,
+        rotation: &Rotation<'_>,
         cache: &LayerKv,
-        heads: HeadShape,
-        backend: Kernels,
-    ) -> Result<Tensor> {
-        let HeadShape { num_heads, num_kv_heads, head_dim } = heads;
+        (HeadShape { num_heads, num_kv_heads, head_dim }, kernels): (HeadShape, Kernels),
+    ) -> Result<Tensor>
+    where
+        for<'p> PagedKv<'p>: From<Pool<'p, E>>,
+        for<'p> PagedKvMut<'p>: From<PoolMut<'p, E>>,
+    {
+        let block_size = self.block_size;
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let shape = kernels::AttentionShape { num_heads, num_kv_heads, head_dim, scale };
+        let tables = rotation.tables()?;
+        let rotation = Some(tables.rotation()?);
+        let (q_rows, k, v) = (CpuRows::new(q)?, CpuRows::new(k)?, CpuRows::new(v)?);
+        let new = NewKv { keys: k.rows()?, values: v.rows()?, rotation };
+        write_in_place(&cache.keys, |keys: &mut [E]| {
+            write_in_place(&cache.values, |values: &mut [E]| {
+                let pool = PoolMut { keys, values, block_size };
+                kernels.write_kv(new, &self.slot_mapping, pool.into(), shape);
+                Ok(())
+            })
+        })?;
         let spans = self.spans.iter().map(|span| kernels::AttentionSpan {
             rows: span.rows.clone(),
             context_len: span.context_len,
             block_table: &span.block_table,
         });
         let spans: Vec<_> = spans.collect();
-        let scale = 1.0 / (head_dim as f32).sqrt();
-        let shape = kernels::AttentionShape { num_heads, num_kv_heads, head_dim, scale };
         let mut out = vec![0.0; q.elem_count()];
         let (keys, values) = (CpuSlice::new(&cache.keys)?, CpuSlice::new(&cache.values)?);
-        let (keys, values) = (keys.f32()?, values.f32()?);
-        let pool = kernels::PagedKv { keys, values, block_size: self.block_size };
-        backend.paged_attention(CpuSlice::new(q)?.f32()?, pool, &spans, shape, &mut out);
+        let (keys, values) = (keys.elements::<E>()?, values.elements::<E>()?);
+        let queries = Queries { rows: q_rows.rows()?, rotation };
+        let pool = Pool { keys, values, block_size };
+        kernels.paged_attention(queries, pool.into(), &spans, shape, &mut out);
         Tensor::from_vec(out, q.shape(), &Device::Cpu)
     }
 }

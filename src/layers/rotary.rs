@@ -5,8 +5,8 @@ use std::f64::consts::PI;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 
-use super::backend::{Backend, CpuSlice, write_in_place};
-use crate::kernels::{Kernels, RotaryTables};
+use super::backend::{Backend, CpuSlice};
+use crate::kernels::{self, RotaryTables};
 
 /// How the frequencies are stretched for contexts longer than the model was first trained on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -137,42 +137,54 @@ impl RotaryEmbedding {
 }
 
 impl Rotation<'_> {
-    /// Rotates every head of `x`, `rows x (heads * head_dim)`. The CPU path works in place: `x`
-    /// must be nobody else's.
+    /// Rotates every head of `x`, `rows x (heads * head_dim)`, with candle's operations.
     ///
     /// # Errors
     /// Where shapes disagree or the device fails.
-    pub fn apply(&self, x: Tensor) -> Result<Tensor> {
+    pub(super) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let (rows, width) = x.dims2()?;
         let head_dim = self.embedding.head_dim;
         if rows != self.positions.len() || width % head_dim != 0 {
             bail!("rotary embedding of {:?} with heads of {head_dim}", x.shape())
         }
-        match (&self.gathered, self.embedding.backend) {
-            (Some((cos, sin)), _) => {
-                let dtype = x.dtype();
-                let heads = x.reshape((rows, width / head_dim, head_dim))?.to_dtype(DType::F32)?;
-                let first = heads.narrow(D::Minus1, 0, head_dim / 2)?;
-                let second = heads.narrow(D::Minus1, head_dim / 2, head_dim / 2)?;
-                let turned = Tensor::cat(
-                    &[
-                        (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?,
-                        (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?,
-                    ],
-                    D::Minus1,
-                )?;
-                turned.reshape((rows, width))?.to_dtype(dtype)
-            }
-            (None, Backend::Cpu(kernels)) => self.apply_on_cpu(x, kernels),
-            (None, Backend::Candle) => bail!("bug: candle's rotary embedding without its rows"),
-        }
+        let Some((cos, sin)) = &self.gathered else {
+            bail!("bug: candle's rotary embedding without its rows")
+        };
+        let dtype = x.dtype();
+        let heads = x.reshape((rows, width / head_dim, head_dim))?.to_dtype(DType::F32)?;
+        let first = heads.narrow(D::Minus1, 0, head_dim / 2)?;
+        let second = heads.narrow(D::Minus1, head_dim / 2, head_dim / 2)?;
+        let turned = Tensor::cat(
+            &[
+                (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?,
+                (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?,
+            ],
+            D::Minus1,
+        )?;
+        turned.reshape((rows, width))?.to_dtype(dtype)
     }
 
-    fn apply_on_cpu(&self, x: Tensor, kernels: Kernels) -> Result<Tensor> {
+    /// For the CPU path, which rotates within its kernels.
+    pub(super) fn tables(&self) -> Result<CpuTables<'_>> {
         let RotaryEmbedding { head_dim, cos, sin, .. } = self.embedding;
         let (cos, sin) = (CpuSlice::new(cos)?, CpuSlice::new(sin)?);
-        let tables = RotaryTables { cos: cos.f32()?, sin: sin.f32()?, head_dim: *head_dim };
-        write_in_place(&x, |x| kernels.rotary(x, self.positions, tables))?;
-        Ok(x)
+        Ok(CpuTables { cos, sin, head_dim: *head_dim, positions: self.positions })
+    }
+}
+
+/// The tables of a [`Rotation`], borrowed.
+pub(super) struct CpuTables<'a> {
+    cos: CpuSlice<'a>,
+    sin: CpuSlice<'a>,
+    head_dim: usize,
+    positions: &'a [u32],
+}
+
+impl CpuTables<'_> {
+    /// As the kernels take it.
+    pub fn rotation(&self) -> Result<kernels::Rotation<'_>> {
+        let (cos, sin) = (self.cos.f32()?, self.sin.f32()?);
+        let tables = RotaryTables { cos, sin, head_dim: self.head_dim };
+        Ok(kernels::Rotation { tables, positions: self.positions })
     }
 }

@@ -84,7 +84,13 @@ impl LlamaForCausalLm {
         &self.config
     }
 
-    /// The dtype of activations, and the one the key-value cache must have.
+    /// The dtypes that the key-value cache may have, the usual one first.
+    #[must_use]
+    pub fn kv_cache_dtypes(&self) -> Vec<DType> {
+        self.options.backend.kv_cache_dtypes(self.options.dtype)
+    }
+
+    /// The dtype of activations.
     #[must_use]
     pub fn activation_dtype(&self) -> DType {
         self.options.backend.activation_dtype(self.options.dtype)
@@ -105,9 +111,9 @@ impl LlamaForCausalLm {
         if let Some(row) = input.logit_rows.iter().find(|row| **row as usize >= rows) {
             bail!("logits of row {row} of {rows}")
         }
-        let (found, dtype) = (cache.layer(0).keys.dtype(), self.activation_dtype());
-        if found != dtype {
-            bail!("a key-value cache of {found:?} for activations of {dtype:?}")
+        let (found, dtypes) = (cache.dtype(), self.kv_cache_dtypes());
+        if !dtypes.contains(&found) {
+            bail!("a key-value cache of {found:?} where it may be one of {dtypes:?}")
         }
         Ok(())
     }
@@ -134,7 +140,7 @@ impl CausalLm for LlamaForCausalLm {
             context_len: sequence.context_len,
             block_table: sequence.block_table.iter().map(|block| block.0).collect(),
         });
-        let pool = (kv_cache.layer(0).keys.dims()[0], kv_cache.block_size());
+        let pool = (kv_cache.num_slots(), kv_cache.block_size());
         let (device, backend) = (&self.options.device, self.options.backend);
         let batch = PagedBatch::new(input.slot_mapping, spans.collect(), pool, device, backend)?;
         let rotation = self.rotary.at(input.positions)?;

@@ -152,7 +152,9 @@ proptest! {
         let sequences = lens.iter().zip(&adapters).enumerate().map(|(index, (len, adapter))| {
             (tokens(seed ^ index as u64, *len), pool[*adapter].clone())
         });
-        let mut driver = Driver::new(&model, sequences);
+        // With bfloat16 weights keys and values are bfloat16 too.
+        let cache = model.kv_cache_dtypes()[0];
+        let mut driver = Driver::with_cache(&model, cache, sequences);
         let mut round = 0;
         loop {
             let left = driver.sequences.iter().map(|sequence| sequence.ids.len() - sequence.logits.len());
@@ -169,7 +171,10 @@ proptest! {
             }
         }
         for sequence in &driver.sequences {
-            let alone = run_alone(&model, &sequence.ids, sequence.delta.clone(), usize::MAX);
+            let whole = (sequence.ids.clone(), sequence.delta.clone());
+            let mut alone = Driver::with_cache(&model, cache, [whole]);
+            alone.step(&[(0, sequence.ids.len())]);
+            let alone = alone.sequences.remove(0).logits;
             let bits = |logits: &[Vec<f32>]| -> Vec<u32> {
                 logits.iter().flatten().map(|logit| logit.to_bits()).collect()
             };
@@ -215,6 +220,13 @@ proptest! {
         let expected = Oracle::new(&tiny.config, &tiny.tensors).logits(&ids);
         let model = tiny.load(dtype, fast());
         prop_assert!(difference(&run_alone(&model, &ids, None, 9), &expected) < 1e-5);
+        // Keys and values in bfloat16 cost some of its 8 bits.
+        let mut driver = Driver::with_cache(&model, DType::BF16, [(ids.clone(), None)]);
+        driver.step(&[(0, 4)]);
+        driver.step(&[(0, 5)]);
+        let largest = expected.iter().flatten().fold(0.0_f64, |most, logit| most.max(logit.abs()));
+        let error = difference(&driver.sequences.remove(0).logits, &expected);
+        prop_assert!(error < 0.03 * largest, "{error} of {largest}");
     }
 }
 

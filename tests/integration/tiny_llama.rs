@@ -165,16 +165,20 @@ impl<'a> Driver<'a> {
         model: &'a LlamaForCausalLm,
         sequences: impl IntoIterator<Item = (Vec<u32>, Option<Arc<LowRankDelta>>)>,
     ) -> Self {
+        Self::with_cache(model, model.activation_dtype(), sequences)
+    }
+
+    /// The same with keys and values of `dtype`.
+    pub fn with_cache(
+        model: &'a LlamaForCausalLm,
+        dtype: DType,
+        sequences: impl IntoIterator<Item = (Vec<u32>, Option<Arc<LowRankDelta>>)>,
+    ) -> Self {
         let sequences: Vec<_> = sequences.into_iter().collect();
         let count = |ids: &Vec<u32>| ids.len().div_ceil(BLOCK_SIZE);
         let total: usize = sequences.iter().map(|(ids, _)| count(ids)).sum();
-        let cache = KvCache::new(
-            model.config().kv_shape(),
-            total + 1,
-            BLOCK_SIZE,
-            model.activation_dtype(),
-            &Device::Cpu,
-        );
+        let cache =
+            KvCache::new(model.config().kv_shape(), total + 1, BLOCK_SIZE, dtype, &Device::Cpu);
         // Every other block first, then the rest: tables jump about.
         let mut free =
             (0..=total as u32).rev().step_by(2).chain((0..total as u32).rev().step_by(2));
