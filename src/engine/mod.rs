@@ -200,9 +200,8 @@ impl Engine {
     /// Chooses the next token of a sequence by a row of logits; `None` where it has ended.
     fn sample(&mut self, id: SequenceId, row: &[f32]) -> Result<Option<u32>, String> {
         let Some(sequence) = self.scheduler.get_mut(id) else { return Ok(None) };
-        let mut row = row.to_vec();
         // One poisoned sequence must not take the others with it.
-        let sampled = catch_unwind(AssertUnwindSafe(|| sequence.sampler.sample(&mut row)))
+        let sampled = catch_unwind(AssertUnwindSafe(|| sequence.sampler.sample(row)))
             .map_err(|_| String::from("choosing the next token failed"))?
             .map_err(|error| error.to_string())?;
         let previous = sequence.timeline.last_token;

@@ -69,22 +69,35 @@ impl Sampler {
         }
     }
 
-    /// Chooses the next token and remembers it. `logits` (one per token of the vocabulary) is
-    /// used as scratch space.
+    /// Chooses the next token and remembers it; `logits` has one per token of the vocabulary.
     ///
     /// # Errors
     /// Where the logits hold no distribution; the sampler is unchanged then.
-    pub fn sample(&mut self, logits: &mut [f32]) -> Result<Sampled, SamplingError> {
+    pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled, SamplingError> {
         check_finite(logits)?;
-        let raw = self.num_logprobs.map(|count| (LogSoftmax::new(logits), top(logits, count)));
-        let before = raw.is_some().then(|| logits.to_vec());
-        self.modify(logits);
-        let token = if self.params.is_greedy() { argmax(logits)? } else { self.draw(logits)? };
-        let logprobs =
-            raw.zip(before).map(|((softmax, top), before)| softmax.describe(&before, token, top));
+        let token = if self.params.is_greedy() && !self.modifies() {
+            argmax(logits)?
+        } else {
+            let mut logits = logits.to_vec();
+            self.modify(&mut logits);
+            if self.params.is_greedy() { argmax(&logits)? } else { self.draw(logits)? }
+        };
+        let logprobs = self
+            .num_logprobs
+            .map(|count| LogSoftmax::new(logits).describe(logits, token, top(logits, count)));
         *self.output_counts.entry(token).or_default() += 1;
         self.num_generated += 1;
         Ok(Sampled { token, logprobs })
+    }
+
+    /// Whether [`Sampler::modify`] changes anything.
+    fn modifies(&self) -> bool {
+        let params = &self.params;
+        let penalises = params.repetition_penalty != 1.0
+            || params.presence_penalty != 0.0
+            || params.frequency_penalty != 0.0;
+        let bans = self.num_generated < params.min_tokens && !params.stop_token_ids.is_empty();
+        penalises || bans || !params.logit_bias.is_empty()
     }
 
     fn modify(&self, logits: &mut [f32]) {
@@ -114,22 +127,35 @@ impl Sampler {
         }
     }
 
-    fn draw(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
-        let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    /// Draws by the weights of the logits relative to the best: it weighs 1, so nothing overflows.
+    fn draw(&mut self, mut logits: Vec<f32>) -> Result<u32, SamplingError> {
+        let best = scan::largest(&logits);
         if best == f32::NEG_INFINITY {
             return Err(SamplingError::NothingAllowed);
         }
-        // Weights relative to the best token: it weighs 1, so nothing overflows.
-        let inverse = 1.0 / f64::from(self.params.temperature);
-        let weigh = |logit: f32| (f64::from(logit - best) * inverse).exp();
-        let mut kept: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&l| weigh(l))).collect();
-        let min_weight = f64::from(self.params.min_p);
-        kept.retain(|&(_, weight)| weight > 0.0 && weight >= min_weight);
-        if let Some(count) = self.params.top_k {
+        scan::weigh(&mut logits, best, 1.0 / self.params.temperature);
+        let SamplingParams { min_p, top_k, top_p, .. } = self.params;
+        if min_p <= 0.0 && top_k.is_none() && top_p >= 1.0 {
+            return Ok(self.draw_any(&logits));
+        }
+        let allowed = |weight: f32| weight > 0.0 && weight >= min_p;
+        let total = match (top_k, min_p > 0.0) {
+            (Some(_), _) => None,
+            (None, true) => {
+                Some(logits.iter().filter(|w| allowed(**w)).copied().map(f64::from).sum())
+            }
+            (None, false) => Some(scan::run_sums(&logits, logits.len()).iter().sum::<f64>()),
+        };
+        // Of a whole vocabulary, a nucleus leaves a handful: the others are not even collected.
+        let least = total.map_or(0.0, |total| negligible(top_p, total, logits.len()));
+        let weights = (0..).zip(logits.iter().copied().map(f64::from));
+        let mut kept: Vec<(u32, f64)> =
+            weights.filter(|&(_, weight)| allowed(weight as f32) && weight >= least).collect();
+        if let Some(count) = top_k {
             keep_top_k(&mut kept, count);
         }
-        if self.params.top_p < 1.0 {
-            keep_nucleus(&mut kept, f64::from(self.params.top_p));
+        if top_p < 1.0 {
+            keep_nucleus(&mut kept, top_p, total);
         }
         let total: f64 = kept.iter().map(|&(_, weight)| weight).sum();
         let mut left = self.rng.random::<f64>() * total;
@@ -142,6 +168,36 @@ impl Sampler {
         // Rounding can leave a remainder after the last one.
         kept.last().map(|&(token, _)| token).ok_or(SamplingError::NothingAllowed)
     }
+
+    /// Draws from all tokens: the run in which the draw falls, then the token in it.
+    fn draw_any(&mut self, weights: &[f32]) -> u32 {
+        const RUN: usize = 256;
+        let sums = scan::run_sums(weights, RUN);
+        let mut left = self.rng.random::<f64>() * sums.iter().sum::<f64>();
+        let mut last = 0;
+        for (index, (run, sum)) in weights.chunks(RUN).zip(sums).enumerate() {
+            if left >= sum {
+                left -= sum;
+                continue;
+            }
+            for (token, weight) in run.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+                last = index * RUN + token;
+                left -= f64::from(*weight);
+                if left < 0.0 {
+                    return last as u32;
+                }
+            }
+        }
+        // Rounding can leave a remainder after the last one that weighs anything.
+        let heaviest = || weights.iter().position(|weight| *weight == 1.0).unwrap_or(last);
+        if weights[last] > 0.0 { last as u32 } else { heaviest() as u32 }
+    }
+}
+
+/// A weight so small that `count` tokens below it weigh less than half of what a nucleus of `top_p`
+/// leaves out of `total`.
+fn negligible(top_p: f32, total: f64, count: usize) -> f64 {
+    0.5 * (1.0 - f64::from(top_p)) * total / count as f64
 }
 
 /// The log-probabilities of a prompt token, `chosen`, under the row before it.
@@ -160,7 +216,7 @@ struct LogSoftmax {
 
 impl LogSoftmax {
     fn new(logits: &[f32]) -> Self {
-        let best = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let best = f64::from(scan::largest(logits));
         let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - best).exp()).sum();
         Self { log_sum_exp: best + sum.ln() }
     }
@@ -180,7 +236,7 @@ impl LogSoftmax {
 }
 
 fn check_finite(logits: &[f32]) -> Result<(), SamplingError> {
-    match logits.iter().position(|logit| logit.is_nan() || *logit == f32::INFINITY) {
+    match scan::not_finite(logits) {
         Some(token) => Err(SamplingError::NotFinite { token }),
         None => Ok(()),
     }
@@ -188,13 +244,9 @@ fn check_finite(logits: &[f32]) -> Result<(), SamplingError> {
 
 /// The token with the largest logit; of equals, the lowest id.
 fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (token, &logit) in (0..).zip(logits) {
-        if logit > best.1 {
-            best = (token, logit);
-        }
-    }
-    if best.1 == f32::NEG_INFINITY { Err(SamplingError::NothingAllowed) } else { Ok(best.0) }
+    let best = scan::largest(logits);
+    let first = logits.iter().position(|logit| *logit == best && best > f32::NEG_INFINITY);
+    first.map(|token| token as u32).ok_or(SamplingError::NothingAllowed)
 }
 
 /// The `count` largest, best first; equals in order of id.
@@ -226,12 +278,12 @@ fn keep_top_k(kept: &mut Vec<(u32, f64)>, count: usize) {
     }
 }
 
-/// The fewest most probable tokens whose share reaches `top_p`; at least one.
-fn keep_nucleus(kept: &mut Vec<(u32, f64)>, top_p: f64) {
-    let total: f64 = kept.iter().map(|&(_, weight)| weight).sum();
-    // All tokens lighter than this together weigh less than what may be dropped, so they need no
-    // sorting: of a whole vocabulary a handful is left.
-    let negligible = (1.0 - top_p) * total / kept.len() as f64;
+/// The fewest most probable tokens whose share of `total` (all that were allowed; where it is not
+/// given, all of these) reaches `top_p`; at least one.
+fn keep_nucleus(kept: &mut Vec<(u32, f64)>, top_p: f32, total: Option<f64>) {
+    let total = total.unwrap_or_else(|| kept.iter().map(|&(_, weight)| weight).sum());
+    let negligible = negligible(top_p, total, kept.len());
+    let top_p = f64::from(top_p);
     kept.retain(|&(_, weight)| weight >= negligible);
     kept.sort_unstable_by(heavier_first);
     let mut sum = 0.0;
@@ -243,5 +295,6 @@ fn keep_nucleus(kept: &mut Vec<(u32, f64)>, top_p: f64) {
     kept.truncate(last + 1);
 }
 
+mod scan;
 #[cfg(test)]
 mod tests;

@@ -129,7 +129,7 @@ fn oracle(request: &Request) -> (Vec<sampler::Sampled>, FinishReason) {
     let mut tokens = request.prompt.clone();
     let mut output = Vec::new();
     loop {
-        let sampled = sampler.sample(&mut logits(&tokens, adapter)).unwrap();
+        let sampled = sampler.sample(&logits(&tokens, adapter)).unwrap();
         let token = sampled.token;
         tokens.push(token);
         output.push(sampled);

@@ -198,6 +198,8 @@ impl<O: Output> PanelProduct<'_, &mut O> {
     }
 
     /// Writes a tile's sums to the output.
+    // An iterator over the sums would move them out of registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     fn finish<S: Simd, const R: usize, const C: usize>(
         &mut self,

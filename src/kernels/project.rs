@@ -228,12 +228,15 @@ mod tests {
         (0..len).map(|i| mix(i) as f32 / 32_760.5 - 1.0).collect()
     }
 
-    /// Layers of one input, and for each its adapters: rows and the two factors.
+    /// Rows and the two factors.
+    type Delta = (Range<usize>, Weight, Weight);
+
+    /// Layers of one input, and for each its adapters.
     struct Case {
         rows: usize,
         in_features: usize,
         x: Vec<f32>,
-        layers: Vec<(Weight, Vec<(Range<usize>, Weight, Weight)>)>,
+        layers: Vec<(Weight, Vec<Delta>)>,
     }
 
     impl Case {

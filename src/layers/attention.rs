@@ -24,23 +24,21 @@ pub struct SelfAttention {
 }
 
 impl SelfAttention {
-    /// The layer's output for `x` on top of `residual`, which must be nobody else's; all three are
-    /// `rows x hidden`. The rows' keys and values go into `cache`.
+    /// What the heads make of `x`, `rows x hidden`: the input of `o_proj`. The rows' keys and values
+    /// go into `cache`.
     ///
     /// # Errors
     /// Where shapes disagree or the device fails.
-    pub fn forward_add(
+    pub fn attend(
         &self,
         x: &Tensor,
         rotation: &Rotation<'_>,
         batch: &PagedBatch<'_>,
         segments: &Segments,
         cache: &LayerKv,
-        residual: Tensor,
     ) -> Result<Tensor> {
         let layers = [&self.q_proj, &self.k_proj, &self.v_proj];
         let [q, k, v] = &Linear::forward_all(layers, x, segments)?;
-        let mixed = batch.attend(Projected { q, k, v }, rotation, cache, self.heads)?;
-        self.o_proj.forward_add(&mixed, segments, residual)
+        batch.attend(Projected { q, k, v }, rotation, cache, self.heads)
     }
 }

@@ -218,7 +218,8 @@ impl DecoderLayer {
         cache: &LayerKv,
     ) -> candle_core::Result<Tensor> {
         let normed = self.input_layernorm.forward(&x)?;
-        let x = self.self_attn.forward_add(&normed, rotation, batch, segments, cache, x)?;
+        let mixed = self.self_attn.attend(&normed, rotation, batch, segments, cache)?;
+        let x = self.self_attn.o_proj.forward_add(&mixed, segments, x)?;
         let normed = self.post_attention_layernorm.forward(&x)?;
         self.mlp.forward_add(&normed, segments, x)
     }

@@ -40,7 +40,7 @@ fn shares(params: SamplingParams, logits: &[f32]) -> Vec<f64> {
     let mut sampler = sampler(params);
     let mut counts = vec![0_usize; logits.len()];
     for _ in 0..DRAWS {
-        let token = sampler.sample(&mut logits.to_vec()).unwrap().token;
+        let token = sampler.sample(logits).unwrap().token;
         counts[token as usize] += 1;
     }
     counts.into_iter().map(|count| count as f64 / DRAWS as f64).collect()
@@ -60,7 +60,7 @@ fn logits_of(probabilities: &[f64]) -> Vec<f32> {
 
 #[test]
 fn greedy_takes_the_largest_and_of_equals_the_first() {
-    let token = |logits: &[f32]| sampler(greedy()).sample(&mut logits.to_vec()).unwrap().token;
+    let token = |logits: &[f32]| sampler(greedy()).sample(logits).unwrap().token;
     assert_eq!(token(&[0.5, 2.0, 1.0]), 1);
     assert_eq!(token(&[-3.0, -1.0, -1.0]), 1);
     assert_eq!(token(&[f32::NEG_INFINITY, -1e30]), 1);
@@ -91,9 +91,8 @@ fn top_p_keeps_at_least_one_token() {
 
 #[test]
 fn bias_and_penalties_change_the_choice() {
-    let first = |params: SamplingParams, logits: &[f32]| {
-        sampler(params).sample(&mut logits.to_vec()).unwrap().token
-    };
+    let first =
+        |params: SamplingParams, logits: &[f32]| sampler(params).sample(logits).unwrap().token;
     assert_eq!(
         first(SamplingParams { logit_bias: vec![(2, 5.0)], ..greedy() }, &[1.0, 2.0, 0.0]),
         2
@@ -114,7 +113,7 @@ fn bias_and_penalties_change_the_choice() {
 fn presence_counts_once_and_frequency_every_time() {
     let run = |params: SamplingParams| {
         let mut sampler = sampler(params);
-        (0..6).map(|_| sampler.sample(&mut [1.0, 0.0]).unwrap().token).collect::<Vec<_>>()
+        (0..6).map(|_| sampler.sample(&[1.0, 0.0]).unwrap().token).collect::<Vec<_>>()
     };
     assert_eq!(run(SamplingParams { presence_penalty: 0.9, ..greedy() }), [0, 0, 0, 0, 0, 0]);
     assert_eq!(run(SamplingParams { presence_penalty: 1.5, ..greedy() }), [0, 1, 0, 0, 0, 0]);
@@ -125,17 +124,17 @@ fn presence_counts_once_and_frequency_every_time() {
 fn stop_tokens_are_banned_before_min_tokens() {
     let params = SamplingParams { min_tokens: 2, stop_token_ids: vec![1, 99], ..greedy() };
     let mut sampler = sampler(params);
-    let tokens: Vec<_> = (0..3).map(|_| sampler.sample(&mut [0.0, 5.0]).unwrap().token).collect();
+    let tokens: Vec<_> = (0..3).map(|_| sampler.sample(&[0.0, 5.0]).unwrap().token).collect();
     assert_eq!(tokens, [0, 0, 1]);
 }
 
 #[test]
 fn a_distribution_that_is_none_is_an_error() {
-    let error = |logits: &[f32]| sampler(greedy()).sample(&mut logits.to_vec()).unwrap_err();
+    let error = |logits: &[f32]| sampler(greedy()).sample(logits).unwrap_err();
     assert_eq!(error(&[0.0, f32::NAN]), SamplingError::NotFinite { token: 1 });
     assert_eq!(error(&[f32::INFINITY, 0.0]), SamplingError::NotFinite { token: 0 });
     assert_eq!(error(&[f32::NEG_INFINITY; 3]), SamplingError::NothingAllowed);
-    let drawn = sampler(seeded(1)).sample(&mut [f32::NEG_INFINITY; 3]).unwrap_err();
+    let drawn = sampler(seeded(1)).sample(&[f32::NEG_INFINITY; 3]).unwrap_err();
     assert_eq!(drawn, SamplingError::NothingAllowed);
 }
 
@@ -143,7 +142,7 @@ fn a_distribution_that_is_none_is_an_error() {
 fn choices_of_one_seed_differ_and_repeat() {
     let tokens = |choice: usize| {
         let mut sampler = Sampler::new(&request(seeded(7), None), choice);
-        (0..32).map(|_| sampler.sample(&mut [0.0; 16]).unwrap().token).collect::<Vec<_>>()
+        (0..32).map(|_| sampler.sample(&[0.0; 16]).unwrap().token).collect::<Vec<_>>()
     };
     assert_eq!(tokens(0), tokens(0));
     assert_eq!(tokens(1), tokens(1));
@@ -162,7 +161,7 @@ proptest! {
             ..SamplingParams::default()
         };
         let sampled = Sampler::new(&request(params, Some(count)), 0)
-            .sample(&mut logits.clone())
+            .sample(&logits)
             .unwrap();
         let reported = sampled.logprobs.unwrap();
         let total: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
@@ -206,7 +205,7 @@ proptest! {
                 break;
             }
         }
-        keep_nucleus(&mut fast, top_p);
+        keep_nucleus(&mut fast, top_p as f32, None);
         let fast: Vec<u32> = fast.into_iter().map(|entry| entry.0).collect();
         // Rounding of the two sums may move the cut by one token.
         let shorter = fast.len().min(kept.len());
