@@ -52,7 +52,7 @@ impl ModelSource {
             )
         })?;
         let model = open_model(base)?;
-        let residual = Residual::new(checkpoint, &model)
+        let residual = Residual::new(checkpoint, &model, args.allow_base_mismatch)
             .with_context(|| format!("{} with --base {}", args.model.display(), base.display()))?;
         Self::new(args, model, Some(residual))
     }
@@ -143,7 +143,11 @@ impl ModelSource {
 }
 
 impl Residual {
-    fn new(checkpoint: SorsaCheckpoint, base: &Checkpoint) -> Result<Self, SorsaError> {
+    fn new(
+        checkpoint: SorsaCheckpoint,
+        base: &Checkpoint,
+        allow_base_mismatch: bool,
+    ) -> Result<Self, SorsaError> {
         let lineage = lineage::check(&checkpoint, &base.weights)?;
         tracing::info!(
             rank = checkpoint.max_rank(),
@@ -157,6 +161,12 @@ impl Residual {
                 "the base's weights are not exactly those that the checkpoint was trained from; only \
                  its tokenizer, chat template and configuration are used"
             );
+        }
+        match checkpoint.check_untouched(&base.weights) {
+            Err(error @ SorsaError::OtherTensor { .. }) if allow_base_mismatch => {
+                tracing::warn!("served all the same: {error}");
+            }
+            checked => checked?,
         }
         let config = checkpoint.model_config(&base.config)?;
         Ok(Self { checkpoint, config })

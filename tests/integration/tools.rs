@@ -8,17 +8,18 @@ use candle_core::DType;
 use clap::Parser;
 use serde_json::Value;
 use sorsa::adapter::delta::LowRankDelta;
+use sorsa::adapter::sorsa::{SorsaModule, write_adapter_dir};
 use sorsa::adapter::{Limits, load as load_adapter};
 use sorsa::cli::{convert, extract, merge, verify};
 use sorsa::model::checkpoint::Checkpoint;
-use sorsa::model::sorsa::SorsaCheckpoint;
+use sorsa::model::sorsa::{AdaptedModule, SorsaCheckpoint};
 
 use crate::support::shared::{reference_grid, shared_reference};
 use crate::tiny_llama::{fast, load, run_alone};
 
 /// Of logits computed in float32, relative to their spread.
 const EXACT: f32 = 1e-4;
-/// Of residuals, or results, that were rounded to bfloat16.
+/// What the rounding of a residual to bfloat16 may cost at most, whatever the factors.
 const BFLOAT16: f32 = 0.03;
 
 #[derive(Parser)]
@@ -128,9 +129,23 @@ fn cases() -> Vec<(PathBuf, f32)> {
     recorded.chain(grid).collect()
 }
 
+/// The adapter of the factors as the library had them: those it began with are in the checkpoint
+/// saved before training.
+fn write_true_factors(root: &Path, out: &Path) {
+    let open = |which: &str| SorsaCheckpoint::open(&root.join(which)).unwrap();
+    let (init, trained) = (open("init"), open("trained"));
+    let module = |module: &AdaptedModule| SorsaModule {
+        path: module.spec.path.clone(),
+        trained: trained.factors(module).unwrap(),
+        initial: init.factors(module).unwrap(),
+    };
+    let modules: Vec<_> = trained.modules().iter().map(module).collect();
+    write_adapter_dir(out, &trained.config, &modules).unwrap();
+}
+
 #[test]
 fn an_extracted_adapter_is_the_checkpoint_batched_and_merged() {
-    for (root, tolerance) in cases() {
+    for (root, ceiling) in cases() {
         let case = root.display();
         let (base, trained) = (root.join("base"), root.join("trained"));
         let folder = tempfile::tempdir().unwrap();
@@ -138,6 +153,14 @@ fn an_extracted_adapter_is_the_checkpoint_batched_and_merged() {
         run_extract(&[text(&trained), "--base", text(&base), "--out", text(&adapter)]).unwrap();
         let expected = Expected::shared(&root, "trained_unmerged_logits");
         let batched = expected.by(&base, Some(&delta(&base, &adapter)));
+        let true_factors = folder.path().join("true");
+        write_true_factors(&root, &true_factors);
+        let ideal = expected.by(&base, Some(&delta(&base, &true_factors)));
+        // What the residual's own rounding costs, for its factors are the true ones.
+        let rounding = expected.distance(&ideal);
+        assert!(rounding <= ceiling, "{case}: true factors are {rounding:e} off");
+        let tolerance = rounding + EXACT;
+        ideal.assert_near(&batched, tolerance, &format!("{case}, extracted or true factors"));
         expected.assert_near(&batched, tolerance, &format!("{case}, extracted and batched"));
         run_merge(&[text(&base), text(&adapter), "--out", text(&merged), "--dtype", "f32"])
             .unwrap();
