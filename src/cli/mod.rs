@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod base_check;
 pub mod convert;
 pub mod extract;
 mod gguf_vocab;

@@ -6,15 +6,14 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use candle_core::{DType, Device};
 
-use crate::adapter::AdapterError;
+use super::base_check::{OnMismatch, base_digest};
 use crate::adapter::base::BaseDigest;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::file::{self, Limits};
-use crate::config::{AdapterArg, DTypeArg, ServeArgs, user_cache};
+use crate::config::{AdapterArg, DTypeArg, ServeArgs};
 use crate::model::builder::LoadOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::digest_cache;
 use crate::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
 use crate::model::weights::Weights;
 
@@ -25,7 +24,7 @@ pub struct ModelSource {
     pub model: Checkpoint,
     /// The digest of the dense weights.
     pub digest: BaseDigest,
-    allow_base_mismatch: bool,
+    on_mismatch: OnMismatch,
     residual: Option<Residual>,
 }
 
@@ -52,7 +51,7 @@ impl ModelSource {
             )
         })?;
         let model = open_model(base)?;
-        let residual = Residual::new(checkpoint, &model, args.allow_base_mismatch)
+        let residual = Residual::new(checkpoint, &model, on_mismatch(args))
             .with_context(|| format!("{} with --base {}", args.model.display(), base.display()))?;
         Self::new(args, model, Some(residual))
     }
@@ -63,10 +62,9 @@ impl ModelSource {
         residual: Option<Residual>,
     ) -> anyhow::Result<Self> {
         let weights = residual.as_ref().map_or(&model.weights, |own| &own.checkpoint.weights);
-        let digest = digest_cache::digests(weights, user_cache().as_deref())?.base();
+        let digest = base_digest(weights)?;
         tracing::info!(%digest, "base model");
-        let allow_base_mismatch = args.allow_base_mismatch;
-        Ok(Self { model, digest, allow_base_mismatch, residual })
+        Ok(Self { model, digest, on_mismatch: on_mismatch(args), residual })
     }
 
     /// The configuration of what is served.
@@ -118,7 +116,7 @@ impl ModelSource {
         modules: &[ModuleSpec],
     ) -> anyhow::Result<LowRankDelta> {
         let delta = match &self.residual {
-            None => self.adapter_directory(&adapter.path, modules).map_err(anyhow::Error::from),
+            None => self.adapter_directory(&adapter.path, modules),
             Some(residual) => residual.adapter(&adapter.path, modules),
         };
         delta.with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))
@@ -130,14 +128,9 @@ impl ModelSource {
         &self,
         path: &Path,
         modules: &[ModuleSpec],
-    ) -> Result<LowRankDelta, AdapterError> {
+    ) -> anyhow::Result<LowRankDelta> {
         let loaded = file::load(path, modules, &Limits::default())?;
-        match loaded.check_base(self.digest) {
-            Err(error) if self.allow_base_mismatch => {
-                tracing::warn!(path = %path.display(), "served all the same: {error}");
-            }
-            checked => checked?,
-        }
+        self.on_mismatch.check_adapter(path, &loaded, || Ok(self.digest))?;
         Ok(loaded.delta)
     }
 }
@@ -146,7 +139,7 @@ impl Residual {
     fn new(
         checkpoint: SorsaCheckpoint,
         base: &Checkpoint,
-        allow_base_mismatch: bool,
+        on_mismatch: OnMismatch,
     ) -> Result<Self, SorsaError> {
         let lineage = lineage::check(&checkpoint, &base.weights)?;
         tracing::info!(
@@ -162,12 +155,7 @@ impl Residual {
                  its tokenizer, chat template and configuration are used"
             );
         }
-        match checkpoint.check_untouched(&base.weights) {
-            Err(error @ SorsaError::OtherTensor { .. }) if allow_base_mismatch => {
-                tracing::warn!("served all the same: {error}");
-            }
-            checked => checked?,
-        }
+        on_mismatch.check_checkpoint(&checkpoint, &base.weights)?;
         let config = checkpoint.model_config(&base.config)?;
         Ok(Self { checkpoint, config })
     }
@@ -184,6 +172,10 @@ impl Residual {
         self.checkpoint.check_same_residual(&other)?;
         Ok(other.delta(modules)?)
     }
+}
+
+fn on_mismatch(args: &ServeArgs) -> OnMismatch {
+    OnMismatch::new(args.allow_base_mismatch)
 }
 
 fn open_model(path: &Path) -> anyhow::Result<Checkpoint> {

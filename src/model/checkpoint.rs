@@ -74,12 +74,10 @@ impl Checkpoint {
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             return Self::open_gguf(path);
         }
-        let reason = if is_pickle(path) {
-            "holds pickled weights, which can run code when read; convert them to safetensors"
-        } else {
-            "is neither a model directory nor a .gguf file"
-        };
-        Err(ModelError::not_a_model(path, reason))
+        if is_pickle(path) {
+            return Err(ModelError::Pickle { path: path.to_owned() });
+        }
+        Err(ModelError::not_a_model(path, "is neither a model directory nor a .gguf file"))
     }
 
     /// The tokenizer and chat template.

@@ -32,6 +32,12 @@ pub enum ModelError {
         /// The link.
         path: PathBuf,
     },
+    /// Weights of a pickle, which runs code when read.
+    #[error("{} holds pickled weights, which can run code when read; convert them to safetensors", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is not valid JSON.
     #[error("{} is not valid JSON: {source}", path.display())]
     Json {

@@ -187,16 +187,13 @@ impl SafetensorsFiles {
 /// Says what the directory holds instead of safetensors, if that can be told.
 fn no_weights(directory: &Path) -> ModelError {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let pickled = entries.map(|entry| entry.path()).find(|path| is_pickle(path));
-    let reason = match pickled.as_deref().and_then(Path::file_name) {
-        Some(name) => format!(
-            "holds its weights only as {}; pickled weights can run code when read and are refused, \
-             convert them to safetensors",
-            name.display()
-        ),
-        None => format!("holds neither {SINGLE} nor {INDEX}"),
-    };
-    ModelError::not_a_model(directory, reason)
+    // What the trainer was told is a pickle too, and no weights.
+    let weights = |path: &PathBuf| is_pickle(path) && !path.ends_with("training_args.bin");
+    let pickled = entries.map(|entry| entry.path()).filter(weights).min();
+    pickled.map_or_else(
+        || ModelError::not_a_model(directory, format!("holds neither {SINGLE} nor {INDEX}")),
+        |path| ModelError::Pickle { path },
+    )
 }
 
 /// True for the extensions of PyTorch's pickled files.

@@ -162,10 +162,13 @@ fn what_is_no_model_is_refused_with_its_reason() {
     let weights = path.join("model.safetensors");
     assert!(refused(&weights).contains("neither a model directory nor a .gguf file"));
     fs::rename(&weights, path.join("pytorch_model.bin")).unwrap();
-    let error = refused(path);
-    assert!(error.contains("pytorch_model.bin") && error.contains("pickled"), "{error}");
-    assert!(refused(&path.join("pytorch_model.bin")).contains("pickled"));
-    fs::remove_file(path.join("pytorch_model.bin")).unwrap();
+    let pickle = path.join("pytorch_model.bin");
+    for opened in [path, &pickle] {
+        let error = load(opened).unwrap_err();
+        assert!(matches!(&error, ModelError::Pickle { path } if *path == pickle), "{error}");
+    }
+    // What a trainer was told is no weights, though it is a pickle.
+    fs::rename(pickle, path.join("training_args.bin")).unwrap();
     assert!(refused(path).contains("model.safetensors.index.json"));
     fs::create_dir(&weights).unwrap();
     assert!(refused(path).contains("regular file"));
@@ -229,6 +232,29 @@ fn a_weight_that_is_no_number_is_named() {
             );
         }
     }
+}
+
+/// Whoever runs it, root too: whether a file may be read is not what decides.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let directory = written(&json!({}), |_| {});
+    let path = directory.path();
+    for name in ["config.json", "model.safetensors", "generation_config.json"] {
+        let (file, aside) = (path.join(name), path.join("aside"));
+        let was_there = fs::rename(&file, &aside).is_ok();
+        fs::create_dir(&file).unwrap();
+        assert!(refused(path).contains("regular file"), "{name}");
+        fs::remove_dir(&file).unwrap();
+        // Opening a pipe would wait for somebody to write.
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        assert!(refused(path).contains("regular file"), "{name}");
+        fs::remove_file(&file).unwrap();
+        if was_there {
+            fs::rename(aside, file).unwrap();
+        }
+    }
+    load(path).unwrap();
 }
 
 #[cfg(unix)]
