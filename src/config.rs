@@ -95,7 +95,7 @@ pub struct ServeArgs {
 }
 
 /// Limits of the engine.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct EngineArgs {
     /// Sequences that run at once
     #[arg(long, env = "SORSA_MAX_NUM_SEQS", default_value = "64", value_name = "N")]
@@ -112,6 +112,9 @@ pub struct EngineArgs {
     /// Compute threads [default: one per core]
     #[arg(long, env = "SORSA_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Instructions to compute with: portable, avx2, avx512 or avx512-bf16 [default: the best there are]
+    #[arg(long, env = "SORSA_CPU", value_name = "LEVEL")]
+    pub cpu: Option<String>,
 }
 
 /// Where this program may keep what it can compute again: `sorsa` in the user's cache directory

@@ -90,7 +90,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let source = ModelSource::open(args)?;
     let (checkpoint, config) = (&source.model, source.config());
     let text = TextFiles::open(checkpoint)?;
-    let options = source.load_options(args, &device);
+    let options = source.load_options(args, &device)?;
     let dtype = options.dtype;
     let progress = progress_bar(source.weights().total_elements());
     let mut model =

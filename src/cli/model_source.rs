@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Device};
 
 use super::base_check::{OnMismatch, base_digest};
@@ -11,6 +11,8 @@ use crate::adapter::base::BaseDigest;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::file::{self, Limits};
 use crate::config::{AdapterArg, DTypeArg, ServeArgs};
+use crate::kernels::Kernels;
+use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -85,16 +87,23 @@ impl ModelSource {
         self.residual.is_some()
     }
 
-    /// How the weights are to be held. A residual with its factors beside it keeps the types it is
-    /// stored in; one that factors are folded into is float32, because rounding the sum to bfloat16
-    /// costs most of what training changed.
-    #[must_use]
-    pub fn load_options(&self, args: &ServeArgs, device: &Device) -> LoadOptions {
-        let (residual, merged) = (self.residual.is_some(), args.merge.is_some());
-        let own = self.config().dtype.filter(|_| !(residual && merged)).unwrap_or(DType::F32);
-        let keep_stored = residual && !merged && args.dtype == DTypeArg::Auto;
-        let options = LoadOptions::new(args.dtype.resolve(own), device.clone());
-        LoadOptions { keep_stored, ..options }
+    /// How the weights are to be held. A residual is computed in float32 unless something else is
+    /// asked for: its factors hold most of each weight, and rounding them, or the sum, to bfloat16
+    /// costs much of what training changed. With its factors beside it, it keeps the types it is
+    /// stored in.
+    ///
+    /// # Errors
+    /// Where this machine lacks the instructions asked for.
+    pub fn load_options(&self, args: &ServeArgs, device: &Device) -> anyhow::Result<LoadOptions> {
+        let residual = self.residual.is_some();
+        let own = self.config().dtype.filter(|_| !residual).unwrap_or(DType::F32);
+        let keep_stored = residual && args.merge.is_none() && args.dtype == DTypeArg::Auto;
+        let mut options = LoadOptions::new(args.dtype.resolve(own), device.clone());
+        if let Some(level) = &args.engine.cpu {
+            ensure!(device.is_cpu(), "--cpu {level} says how a CPU computes");
+            options.backend = Backend::Cpu(Kernels::new(level.parse()?)?);
+        }
+        Ok(LoadOptions { keep_stored, ..options })
     }
 
     /// The checkpoint's own factors, float32 on the CPU; `None` for an ordinary model.

@@ -164,3 +164,220 @@ impl Projection<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::kernels::Level;
+    use crate::kernels::reference;
+
+    /// A weight in both forms.
+    struct Weight {
+        rows: Vec<bf16>,
+        shape: (usize, usize),
+    }
+
+    impl Weight {
+        fn new(shape: (usize, usize), seed: usize) -> Self {
+            let rows = numbers(shape.0 * shape.1, seed).into_iter().map(bf16::from_f32).collect();
+            Self { rows, shape }
+        }
+
+        fn pack(&self, kernels: Kernels) -> Panels {
+            Panels::pack(kernels, &self.rows, self.shape)
+        }
+
+        fn times(&self, x: &[f32]) -> Vec<f32> {
+            reference::product_bf16(x, &self.rows, self.shape.1)
+        }
+    }
+
+    /// Numbers between -1 and 1 that bfloat16 does not hold exactly.
+    fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        let mix = |i: usize| (i + 1).wrapping_mul(seed.wrapping_mul(7919) + 104_729) % 65_521;
+        (0..len).map(|i| mix(i) as f32 / 32_760.5 - 1.0).collect()
+    }
+
+    /// Layers of one input, and for each its adapters: rows and the two factors.
+    struct Case {
+        rows: usize,
+        in_features: usize,
+        x: Vec<f32>,
+        layers: Vec<(Weight, Vec<(Range<usize>, Weight, Weight)>)>,
+    }
+
+    impl Case {
+        fn new(
+            rows: usize,
+            in_features: usize,
+            outs: &[usize],
+            adapters: &[(usize, usize)],
+        ) -> Self {
+            let layer = |(index, out): (usize, &usize)| {
+                let mut start = 0;
+                let mut deltas = Vec::new();
+                for (number, (len, rank)) in adapters.iter().enumerate() {
+                    let end = rows.min(start + len);
+                    // Every third adapter leaves every second layer alone.
+                    if start < end && (number + index) % 3 > 0 {
+                        let down = Weight::new((*rank, in_features), 31 + number);
+                        deltas.push((start..end, down, Weight::new((*out, *rank), 57 + number)));
+                    }
+                    start = end;
+                }
+                (Weight::new((*out, in_features), index), deltas)
+            };
+            let layers = outs.iter().enumerate().map(layer).collect();
+            Self { rows, in_features, x: numbers(rows * in_features, 99), layers }
+        }
+
+        fn run(
+            &self,
+            kernels: Kernels,
+            biases: &[Option<Vec<f32>>],
+            onto: Option<f32>,
+        ) -> Vec<Vec<f32>> {
+            let packed: Vec<_> = self
+                .layers
+                .iter()
+                .map(|(weight, deltas)| {
+                    let factors =
+                        deltas.iter().map(|(_, down, up)| (down.pack(kernels), up.pack(kernels)));
+                    (weight.pack(kernels), factors.collect::<Vec<_>>())
+                })
+                .collect();
+            let mut outs: Vec<Vec<f32>> = self
+                .layers
+                .iter()
+                .map(|(weight, _)| vec![onto.unwrap_or(f32::NAN); self.rows * weight.shape.0])
+                .collect();
+            let projections = outs.iter_mut().zip(&packed).zip(&self.layers).zip(biases);
+            let projections = projections.map(|(((out, (weight, factors)), (_, deltas)), bias)| {
+                let deltas = deltas.iter().zip(factors);
+                let deltas = deltas.map(|((rows, _, _), (down, up))| RowsDelta {
+                    rows: rows.clone(),
+                    down,
+                    up,
+                });
+                let accumulate = onto.is_some();
+                Projection {
+                    weight,
+                    bias: bias.as_deref(),
+                    deltas: deltas.collect(),
+                    out,
+                    accumulate,
+                }
+            });
+            kernels.project(&self.x, self.in_features, projections.collect());
+            outs
+        }
+
+        /// The same, one output after the other.
+        fn expected(&self, biases: &[Option<Vec<f32>>], onto: Option<f32>) -> Vec<Vec<f32>> {
+            let layers = self.layers.iter().zip(biases).map(|((weight, deltas), bias)| {
+                let out_features = weight.shape.0;
+                let mut out = weight.times(&self.x);
+                for (index, out) in out.iter_mut().enumerate() {
+                    *out = onto.map_or(*out, |onto| onto + *out);
+                    *out = bias.as_ref().map_or(*out, |bias| *out + bias[index % out_features]);
+                }
+                for (rows, down, up) in deltas {
+                    let own = &self.x[rows.start * self.in_features..rows.end * self.in_features];
+                    let delta = up.times(&down.times(own));
+                    for (out, delta) in out[rows.start * out_features..].iter_mut().zip(delta) {
+                        *out += delta;
+                    }
+                }
+                out
+            });
+            layers.collect()
+        }
+    }
+
+    fn assert_bits(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
+        for (layer, (found, expected)) in found.iter().zip(expected).enumerate() {
+            assert_eq!(found.len(), expected.len());
+            for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+                assert_eq!(
+                    a.to_bits(),
+                    b.to_bits(),
+                    "{what}: layer {layer}, element {i}: {a}, not {b}"
+                );
+            }
+        }
+    }
+
+    fn levels() -> impl Iterator<Item = Kernels> {
+        Level::available().map(|level| Kernels::new(level).expect("it is available"))
+    }
+
+    #[test]
+    fn every_level_gives_the_naive_result_to_the_bit() {
+        // Beyond one block of lines and one of rows, and everything odd.
+        for (rows, in_features, outs) in [
+            (1, 1, &[1][..]),
+            (1, 576, &[70, 16, 33]),
+            (13, 433, &[40]),
+            (30, 900, &[17, 48]),
+            (130, 5, &[3, 100]),
+            (101, 2048, &[35]),
+            (0, 8, &[4]),
+        ] {
+            let case =
+                Case::new(rows, in_features, outs, &[(1, 1), (2, 16), (60, 7), (1, 33), (9, 20)]);
+            let none: Vec<_> = outs.iter().map(|_| None).collect();
+            let biases: Vec<_> = outs.iter().map(|out| Some(numbers(*out, 5))).collect();
+            for kernels in levels() {
+                let what = format!("{rows} x {in_features} at {}", kernels.level());
+                assert_bits(&case.run(kernels, &none, None), &case.expected(&none, None), &what);
+                assert_bits(
+                    &case.run(kernels, &biases, None),
+                    &case.expected(&biases, None),
+                    &what,
+                );
+                let added = case.run(kernels, &none, Some(0.3));
+                assert_bits(&added, &case.expected(&none, Some(0.3)), &what);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn neither_other_rows_nor_threads_change_a_row(
+            rows in 1_usize..70,
+            in_features in 1_usize..700,
+            outs in prop::collection::vec(1_usize..80, 1..4),
+            adapters in prop::collection::vec((1_usize..20, 1_usize..40), 0..6),
+            threads in 1_usize..5,
+        ) {
+            let case = Case::new(rows, in_features, &outs, &adapters);
+            let none: Vec<_> = outs.iter().map(|_| None).collect();
+            let kernels = Kernels::best().on_threads(threads.try_into().expect("some"));
+            let expected = case.expected(&none, None);
+            assert_bits(&case.run(kernels, &none, None), &expected, "together");
+        }
+    }
+
+    #[test]
+    fn packing_keeps_every_weight() {
+        for shape in [(1, 1), (16, 2), (17, 3), (40, 65), (0, 5), (5, 0)] {
+            let weight = Weight::new(shape, 3);
+            let panels = weight.pack(Kernels::best());
+            assert_eq!((panels.out_features(), panels.in_features()), shape);
+            assert_eq!(panels.unpack(), weight.rows);
+        }
+    }
+
+    #[test]
+    fn a_weight_in_huge_pages_is_as_good() {
+        let weight = Weight::new((700, 1000), 4);
+        let panels = weight.pack(Kernels::best());
+        assert!(panels.bytes() > 1 << 20);
+        assert_eq!(panels.unpack(), weight.rows);
+    }
+}

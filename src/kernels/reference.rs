@@ -1,6 +1,8 @@
 //! Every kernel once more, as its formula reads, summing in float64: what the fast ones are tested
 //! against. Not fast, and not for serving.
 
+use half::bf16;
+
 use super::{AttentionShape, AttentionSpan, LinearShape, LowRankShape, PagedKv, RotaryTables};
 
 /// `x Wᵀ + bias`; see [`super::Kernels::linear`].
@@ -121,4 +123,22 @@ fn attend(
 
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+/// `x Wᵀ` in bfloat16 as [`super::Kernels::project`] defines it: both factors rounded, and for each
+/// output one float32 sum over the pairs of features, the second of a pair first.
+#[must_use]
+pub fn product_bf16(x: &[f32], weight: &[bf16], in_features: usize) -> Vec<f32> {
+    let rounded: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+    let width = in_features.max(1);
+    let mut out = Vec::new();
+    for row in rounded.chunks(width) {
+        out.extend(weight.chunks(width).map(|weight| {
+            row.chunks(2).zip(weight.chunks(2)).fold(0.0_f32, |sum, (x, w)| {
+                let second = x.get(1).map_or(sum, |x| x.mul_add(w[1].to_f32(), sum));
+                x[0].mul_add(w[0].to_f32(), second)
+            })
+        }));
+    }
+    out
 }

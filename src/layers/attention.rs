@@ -31,12 +31,11 @@ impl SelfAttention {
     /// Where shapes disagree or the device fails.
     pub fn forward_add(
         &self,
-        x: &Tensor,
+        (x, residual): (&Tensor, Tensor),
         rotation: &Rotation<'_>,
         batch: &PagedBatch<'_>,
         segments: &Segments,
         cache: &LayerKv,
-        residual: Tensor,
     ) -> Result<Tensor> {
         let layers = [&self.q_proj, &self.k_proj, &self.v_proj];
         let [q, k, v] = Linear::forward_all(layers, x, segments)?;

@@ -212,7 +212,7 @@ impl DecoderLayer {
         cache: &LayerKv,
     ) -> candle_core::Result<Tensor> {
         let normed = self.input_layernorm.forward(&x)?;
-        let x = self.self_attn.forward_add(&normed, rotation, batch, segments, cache, x)?;
+        let x = self.self_attn.forward_add((&normed, x), rotation, batch, segments, cache)?;
         let normed = self.post_attention_layernorm.forward(&x)?;
         self.mlp.forward_add(&normed, segments, x)
     }

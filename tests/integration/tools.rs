@@ -335,3 +335,47 @@ fn the_ways_of_serving_an_adapter_agree_or_verify_fails() {
     let other = shared.join("reference/tiny/f32/init");
     assert!(run(&["--checkpoint", text(&other)]).is_err());
 }
+
+/// The base of a case with one tensor changed that training leaves alone.
+fn another_base(base: &Path) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(base).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let file = directory.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).unwrap();
+    let norm = tensors.get_mut("model.norm.weight").unwrap();
+    *norm = (&*norm * 1.5).unwrap();
+    candle_core::safetensors::save(&tensors, file).unwrap();
+    directory
+}
+
+#[test]
+fn another_base_than_the_recorded_one_is_refused_by_every_command() {
+    let case = fixture("bf16-residual-tied");
+    let (base, trained) = (case.join("base"), case.join("trained"));
+    let other = another_base(&base);
+    let folder = tempfile::tempdir().unwrap();
+    let [adapter, out] = ["adapter", "out"].map(|name| folder.path().join(name));
+    run_extract(&[text(&trained), "--base", text(&base), "--out", text(&adapter)]).unwrap();
+    let allow = "--allow-base-mismatch";
+    for of in [&adapter, &trained] {
+        let line = [text(other.path()), text(of), "--out", text(&out)];
+        let error = format!("{:#}", run_merge(&line).unwrap_err());
+        assert!(error.contains(allow), "{error}");
+        assert!(!out.exists());
+        run_merge(&[line.as_slice(), &[allow]].concat()).unwrap();
+        fs::remove_dir_all(&out).unwrap();
+        run_merge(&[text(&base), text(of), "--out", text(&out)]).unwrap();
+        fs::remove_dir_all(&out).unwrap();
+    }
+    let run = |line: &[&str]| verify::run(&parse(line)).map_err(|error| format!("{error:#}"));
+    let error = run(&[text(other.path()), text(&adapter)]).unwrap_err();
+    assert!(error.contains(allow), "{error}");
+    run(&[text(other.path()), text(&adapter), allow]).unwrap();
+    run(&[text(&base), text(&adapter)]).unwrap();
+    let error = run_extract(&[text(&trained), "--base", text(other.path()), "--out", text(&out)]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("model.norm.weight"), "{error}");
+}
