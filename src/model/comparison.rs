@@ -117,8 +117,9 @@ impl<'a> Values<'a> {
 
 fn rounded(value: f64, dtype: DType) -> f64 {
     match dtype {
-        DType::F16 => f16::from_f64(value).to_f64(),
-        DType::BF16 => bf16::from_f64(value).to_f64(),
+        // By way of float32, as PyTorch does: from_f64 drops the last bits of one, and a tie looks exact.
+        DType::F16 => f16::from_f32(value as f32).to_f64(),
+        DType::BF16 => bf16::from_f32(value as f32).to_f64(),
         DType::F32 => f64::from(value as f32),
         _ => value,
     }
