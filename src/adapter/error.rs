@@ -263,6 +263,16 @@ pub enum AdapterError {
         /// The module.
         module: String,
     },
+    /// SORSA factors of more directions than a singular value decomposition gives.
+    #[error("{module} has SORSA factors of rank {rank}; its weight has at most {most} directions")]
+    RankBeyond {
+        /// The module.
+        module: String,
+        /// The rank of the tensors.
+        rank: usize,
+        /// The smaller side of the weight.
+        most: usize,
+    },
     /// LoRA factors whose rank is not the configured one, so that their scale is unknown.
     #[error("{module} has rank {tensors} by its tensors and {config} by the configuration")]
     RankMismatch {

@@ -14,6 +14,7 @@ pub mod file;
 pub mod linalg;
 mod lora;
 pub mod merge;
+pub(crate) mod outline;
 pub mod peft;
 pub mod principal;
 pub mod range_finder;

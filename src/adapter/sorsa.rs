@@ -137,6 +137,10 @@ impl Triple {
         if s.shape != [rank] {
             return Err(wrong_shape(&s, format!("[{rank}]")));
         }
+        let most = spec.in_features.min(spec.out_features);
+        if rank > most {
+            return Err(AdapterError::RankBeyond { module: spec.path.clone(), rank, most });
+        }
         Ok(Self { rank, a: a.values, s: s.values, b: b.values })
     }
 

@@ -3,13 +3,10 @@
 //! It knows the container format and nothing of what the tensors mean. The file is never mapped:
 //! a mapped file that shrinks under a running server kills it.
 
-use std::fmt;
-
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::error::{AdapterError, quoted};
+use super::outline::Outline;
 
 /// Length of the header's own length field.
 const LENGTH_BYTES: usize = 8;
@@ -61,7 +58,7 @@ pub(super) fn parse(file: &[u8], caps: Caps) -> Result<Vec<NamedTensor>, Adapter
 }
 
 /// Reads the header alone: its length, the number of tensors, names given twice, and ends beyond
-/// the file. The format's own parser would fold repeated names into one.
+/// the file.
 fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {
     let truncated = AdapterError::Truncated { bytes: file.len() };
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
@@ -75,9 +72,9 @@ fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {
     let Some((header, data)) = split else {
         return Err(truncated);
     };
-    let outline: Outline = serde_json::from_slice(header)
+    let outline = Outline::parse(header)
         .map_err(|error| AdapterError::Header { problem: quoted(&error.to_string()) })?;
-    let mut extents = outline.0;
+    let extents = &outline.0;
     if extents.len() > caps.max_tensors {
         let (count, limit) = (extents.len(), caps.max_tensors);
         return Err(AdapterError::TooManyTensors { count, limit });
@@ -86,46 +83,9 @@ fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {
     if let Some((name, end)) = extents.iter().find(|(_, end)| *end > available) {
         return Err(AdapterError::OutOfBounds { tensor: quoted(name), end: *end, available });
     }
-    extents.sort_unstable();
-    match extents.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(AdapterError::RepeatedTensor { tensor: quoted(&pair[0].0) }),
+    match outline.repeated() {
+        Some(name) => Err(AdapterError::RepeatedTensor { tensor: quoted(&name) }),
         None => Ok(()),
-    }
-}
-
-/// Name and last byte of each tensor, in the header's order and with repetitions.
-struct Outline(Vec<(String, u64)>);
-
-#[derive(Deserialize)]
-struct Extent {
-    data_offsets: (u64, u64),
-}
-
-impl<'de> Deserialize<'de> for Outline {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(OutlineVisitor)
-    }
-}
-
-struct OutlineVisitor;
-
-impl<'de> Visitor<'de> for OutlineVisitor {
-    type Value = Outline;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of tensors by name")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Outline, M::Error> {
-        let mut extents = Vec::new();
-        while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
-            } else {
-                extents.push((name, map.next_value::<Extent>()?.data_offsets.1));
-            }
-        }
-        Ok(Outline(extents))
     }
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use super::base_check::base_digest;
 use super::staging::{Staging, ensure_vacant};
 use super::table::Table;
 use crate::adapter::compact::Tolerance;
@@ -20,9 +21,7 @@ use crate::adapter::peft::write_lora_dir;
 use crate::adapter::principal::principal_part;
 use crate::adapter::range_finder::{LowRank, frobenius_norm, largest_directions};
 use crate::adapter::sorsa::{SorsaConfig, SorsaFactors, SorsaModule, write_adapter_dir};
-use crate::config::user_cache;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::digest_cache;
 use crate::model::sorsa::{AdaptedModule, SorsaCheckpoint, lineage};
 use crate::model::weights::Weights;
 
@@ -111,7 +110,7 @@ fn from_residual(
     let extracted: Vec<_> = adapted.par_iter().map(recover).collect::<anyhow::Result<_>>()?;
     report(&extracted, args.max_error)?;
     let modules: Vec<SorsaModule> = extracted.into_iter().map(|module| module.found).collect();
-    let digest = digest_cache::digests(&base.weights, user_cache().as_deref())?.base();
+    let digest = base_digest(&base.weights)?;
     let config = SorsaConfig { base_digest: Some(digest), ..checkpoint.config.clone() };
     let staging = Staging::new(&args.out)?;
     write_adapter_dir(staging.path(), &config, &modules)?;

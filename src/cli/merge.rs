@@ -10,6 +10,7 @@ use anyhow::Context;
 use candle_core::{DType, Device};
 use serde_json::Value;
 
+use super::base_check::{OnMismatch, base_digest};
 use super::model_files::{write_config, write_tokenizer};
 use super::staging::{Staging, ensure_vacant};
 use super::tensor_files::{
@@ -40,6 +41,9 @@ pub struct Args {
     /// The most bytes of tensors in one file.
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
     max_shard_size: ByteSize,
+    /// Warns, instead of refusing, where the adapter or the checkpoint was made for another base.
+    #[arg(long)]
+    allow_base_mismatch: bool,
 }
 
 /// Runs the command.
@@ -53,13 +57,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the base model {}", args.base.display()))?;
     let used = || format!("cannot use {}", args.adapter.display());
     let specs = base.linear_modules();
+    let on_mismatch = OnMismatch::new(args.allow_base_mismatch);
     if args.adapter.join("adapter_config.json").exists() || !is_reference(&args.adapter) {
         let loaded = adapter::load(&args.adapter, &specs, &Limits::default());
-        let delta = loaded.with_context(used)?.delta;
+        let loaded = loaded.with_context(used)?;
+        let digest = || base_digest(&base.weights);
+        on_mismatch.check_adapter(&args.adapter, &loaded, digest).with_context(used)?;
+        let delta = loaded.delta;
         return write(args, &base, &base.weights, &base.config_json, &by_weight(&specs, &delta));
     }
     let checkpoint = SorsaCheckpoint::open(&args.adapter).with_context(used)?;
     lineage::check(&checkpoint, &base.weights).with_context(used)?;
+    on_mismatch.check_checkpoint(&checkpoint, &base.weights).with_context(used)?;
     let specs: Vec<ModuleSpec> = checkpoint.modules().iter().map(|m| m.spec.clone()).collect();
     let delta = checkpoint.delta(&specs).with_context(used)?;
     let mut config = base.config_json.clone();

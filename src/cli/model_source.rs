@@ -6,17 +6,16 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Device};
 
-use crate::adapter::AdapterError;
+use super::base_check::{OnMismatch, base_digest};
 use crate::adapter::base::BaseDigest;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::file::{self, Limits};
-use crate::config::{AdapterArg, DTypeArg, ServeArgs, user_cache};
+use crate::config::{AdapterArg, DTypeArg, ServeArgs};
 use crate::kernels::Kernels;
 use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::digest_cache;
 use crate::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
 use crate::model::weights::Weights;
 
@@ -27,7 +26,7 @@ pub struct ModelSource {
     pub model: Checkpoint,
     /// The digest of the dense weights.
     pub digest: BaseDigest,
-    allow_base_mismatch: bool,
+    on_mismatch: OnMismatch,
     residual: Option<Residual>,
 }
 
@@ -54,7 +53,7 @@ impl ModelSource {
             )
         })?;
         let model = open_model(base)?;
-        let residual = Residual::new(checkpoint, &model)
+        let residual = Residual::new(checkpoint, &model, on_mismatch(args))
             .with_context(|| format!("{} with --base {}", args.model.display(), base.display()))?;
         Self::new(args, model, Some(residual))
     }
@@ -65,10 +64,9 @@ impl ModelSource {
         residual: Option<Residual>,
     ) -> anyhow::Result<Self> {
         let weights = residual.as_ref().map_or(&model.weights, |own| &own.checkpoint.weights);
-        let digest = digest_cache::digests(weights, user_cache().as_deref())?.base();
+        let digest = base_digest(weights)?;
         tracing::info!(%digest, "base model");
-        let allow_base_mismatch = args.allow_base_mismatch;
-        Ok(Self { model, digest, allow_base_mismatch, residual })
+        Ok(Self { model, digest, on_mismatch: on_mismatch(args), residual })
     }
 
     /// The configuration of what is served.
@@ -127,7 +125,7 @@ impl ModelSource {
         modules: &[ModuleSpec],
     ) -> anyhow::Result<LowRankDelta> {
         let delta = match &self.residual {
-            None => self.adapter_directory(&adapter.path, modules).map_err(anyhow::Error::from),
+            None => self.adapter_directory(&adapter.path, modules),
             Some(residual) => residual.adapter(&adapter.path, modules),
         };
         delta.with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))
@@ -139,20 +137,19 @@ impl ModelSource {
         &self,
         path: &Path,
         modules: &[ModuleSpec],
-    ) -> Result<LowRankDelta, AdapterError> {
+    ) -> anyhow::Result<LowRankDelta> {
         let loaded = file::load(path, modules, &Limits::default())?;
-        match loaded.check_base(self.digest) {
-            Err(error) if self.allow_base_mismatch => {
-                tracing::warn!(path = %path.display(), "served all the same: {error}");
-            }
-            checked => checked?,
-        }
+        self.on_mismatch.check_adapter(path, &loaded, || Ok(self.digest))?;
         Ok(loaded.delta)
     }
 }
 
 impl Residual {
-    fn new(checkpoint: SorsaCheckpoint, base: &Checkpoint) -> Result<Self, SorsaError> {
+    fn new(
+        checkpoint: SorsaCheckpoint,
+        base: &Checkpoint,
+        on_mismatch: OnMismatch,
+    ) -> Result<Self, SorsaError> {
         let lineage = lineage::check(&checkpoint, &base.weights)?;
         tracing::info!(
             rank = checkpoint.max_rank(),
@@ -167,6 +164,7 @@ impl Residual {
                  its tokenizer, chat template and configuration are used"
             );
         }
+        on_mismatch.check_checkpoint(&checkpoint, &base.weights)?;
         let config = checkpoint.model_config(&base.config)?;
         Ok(Self { checkpoint, config })
     }
@@ -183,6 +181,10 @@ impl Residual {
         self.checkpoint.check_same_residual(&other)?;
         Ok(other.delta(modules)?)
     }
+}
+
+fn on_mismatch(args: &ServeArgs) -> OnMismatch {
+    OnMismatch::new(args.allow_base_mismatch)
 }
 
 fn open_model(path: &Path) -> anyhow::Result<Checkpoint> {

@@ -11,6 +11,7 @@ use anyhow::{Context, ensure};
 use candle_core::{DType, Device};
 use serde::Serialize;
 
+use super::base_check::{OnMismatch, base_digest};
 use super::table::Table;
 use super::text_files::TextFiles;
 use crate::adapter::delta::LowRankDelta;
@@ -52,6 +53,9 @@ pub struct Args {
     /// The largest difference, relative to the spread of the logits, that is no failure.
     #[arg(long, value_name = "FRACTION", default_value_t = 1e-3)]
     tolerance: f32,
+    /// Warns, instead of refusing, where the adapter or the checkpoint was made for another base.
+    #[arg(long)]
+    allow_base_mismatch: bool,
     /// Prints JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -83,14 +87,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut model = load(&checkpoint.config, &checkpoint.weights, dtype)?;
     let loaded = adapter::load(&args.adapter, model.modules(), &Limits::default())
         .with_context(|| format!("cannot use {}", args.adapter.display()))?;
-    let delta = Arc::new(loaded.delta.to(&Device::Cpu, model.activation_dtype())?);
-    let batched = all_logits(&model, &prompts, Some(&delta))?;
-    model.merge(&delta)?;
+    let on_mismatch = OnMismatch::new(args.allow_base_mismatch);
+    let digest = || base_digest(&checkpoint.weights);
+    on_mismatch
+        .check_adapter(&args.adapter, &loaded, digest)
+        .with_context(|| format!("cannot use {}", args.adapter.display()))?;
+    let prepared = Arc::new(model.prepare(&loaded.delta)?);
+    let batched = all_logits(&model, &prompts, Some(&prepared))?;
+    drop(prepared);
+    model.merge(&loaded.delta)?;
     let merged = all_logits(&model, &prompts, None)?;
     drop(model);
     let mut found = compare("merged", &prompts, &batched, &merged);
     if let Some(path) = &args.checkpoint {
-        let residual = residual(path, &checkpoint, dtype, &prompts)?;
+        let residual = residual(path, &checkpoint, on_mismatch, (dtype, &prompts))?;
         found.extend(compare("residual", &prompts, &batched, &residual));
     }
     print(args, &found)?;
@@ -117,14 +127,15 @@ fn load(config: &ModelConfig, weights: &Weights, dtype: DType) -> anyhow::Result
 fn residual(
     path: &std::path::Path,
     base: &Checkpoint,
-    dtype: DType,
-    prompts: &[Vec<u32>],
+    on_mismatch: OnMismatch,
+    (dtype, prompts): (DType, &[Vec<u32>]),
 ) -> anyhow::Result<Vec<Vec<f32>>> {
     let checkpoint = SorsaCheckpoint::open(path)?;
     lineage::check(&checkpoint, &base.weights)?;
+    on_mismatch.check_checkpoint(&checkpoint, &base.weights)?;
     let model = load(&checkpoint.model_config(&base.config)?, &checkpoint.weights, dtype)?;
     let delta = checkpoint.delta(model.modules())?;
-    let delta = Arc::new(delta.to(&Device::Cpu, model.activation_dtype())?);
+    let delta = Arc::new(model.prepare(&delta)?);
     all_logits(&model, prompts, Some(&delta))
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::config::ModelConfig;
+use super::disk::{JSON_LIMIT_BYTES, is_there, read, read_json, read_optional_json};
 use super::error::ModelError;
 use super::generation_config::GenerationConfig;
 use super::gguf::{GgufFile, GgufMetadata};
@@ -18,8 +19,6 @@ use super::sorsa::SorsaCheckpoint;
 use super::weights::Weights;
 use crate::adapter::delta::ModuleSpec;
 
-/// The largest configuration or index file accepted.
-pub(super) const JSON_LIMIT_BYTES: u64 = 64 << 20;
 /// The largest tokenizer accepted.
 const TOKENIZER_LIMIT_BYTES: u64 = 512 << 20;
 
@@ -75,12 +74,10 @@ impl Checkpoint {
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
             return Self::open_gguf(path);
         }
-        let reason = if is_pickle(path) {
-            "holds pickled weights, which can run code when read; convert them to safetensors"
-        } else {
-            "is neither a model directory nor a .gguf file"
-        };
-        Err(ModelError::not_a_model(path, reason))
+        if is_pickle(path) {
+            return Err(ModelError::Pickle { path: path.to_owned() });
+        }
+        Err(ModelError::not_a_model(path, "is neither a model directory nor a .gguf file"))
     }
 
     /// The tokenizer and chat template.
@@ -93,11 +90,11 @@ impl Checkpoint {
             Origin::Directory(directory) => directory,
         };
         let tokenizer = directory.join("tokenizer.json");
-        if !tokenizer.exists() {
+        if !is_there(&tokenizer) {
             return Err(ModelError::not_a_model(directory, "holds no tokenizer.json"));
         }
         let template = directory.join("chat_template.jinja");
-        let chat_template = template.exists().then(|| read(&template, JSON_LIMIT_BYTES));
+        let chat_template = is_there(&template).then(|| read(&template, JSON_LIMIT_BYTES));
         let chat_template = chat_template.transpose()?.map(|bytes| {
             String::from_utf8(bytes).map_err(|_| {
                 ModelError::not_a_model(directory, "holds a chat_template.jinja that is not UTF-8")
@@ -131,7 +128,7 @@ impl Checkpoint {
 
     fn open_directory(directory: &Path) -> Result<Self, ModelError> {
         let path = directory.join("config.json");
-        if !path.exists() {
+        if !is_there(&path) {
             return Err(ModelError::not_a_model(directory, "holds no config.json"));
         }
         let config_json = read_json(&path, JSON_LIMIT_BYTES)?;
@@ -175,24 +172,4 @@ fn refused_sorsa(directory: &Path) -> ModelError {
         return ModelError::not_a_model(directory, reason);
     }
     ModelError::SorsaCheckpoint { path: directory.to_owned() }
-}
-
-/// Reads a file of at most `limit` bytes.
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
-    let size = fs::metadata(path).map_err(ModelError::io(path))?.len();
-    if size > limit {
-        return Err(ModelError::TooLarge { path: path.to_owned(), size, limit });
-    }
-    fs::read(path).map_err(ModelError::io(path))
-}
-
-/// Reads and parses a JSON file of at most `limit` bytes.
-pub(super) fn read_json(path: &Path, limit: u64) -> Result<Value, ModelError> {
-    let bytes = read(path, limit)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|source| ModelError::Json { path: path.to_owned(), source })
-}
-
-fn read_optional_json(path: &Path) -> Result<Option<Value>, ModelError> {
-    path.exists().then(|| read_json(path, JSON_LIMIT_BYTES)).transpose()
 }

@@ -23,6 +23,21 @@ pub enum ModelError {
         /// The largest size accepted.
         limit: u64,
     },
+    /// A link of a checkpoint leads out of its directory.
+    #[error(
+        "{} is a link to a file outside the checkpoint's directory; copy the file instead",
+        path.display()
+    )]
+    LeavesDirectory {
+        /// The link.
+        path: PathBuf,
+    },
+    /// Weights of a pickle, which runs code when read.
+    #[error("{} holds pickled weights, which can run code when read; convert them to safetensors", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is not valid JSON.
     #[error("{} is not valid JSON: {source}", path.display())]
     Json {
@@ -102,6 +117,14 @@ pub enum ModelError {
         name: String,
         /// Its type.
         dtype: String,
+    },
+    /// A NaN or an infinity in a tensor.
+    #[error("tensor {name:?} holds a value that is not finite, at element {element}")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// Its position in row-major order.
+        element: usize,
     },
     /// A tensor does not fit the type asked for.
     #[error("tensor {name:?} holds values beyond the range of {dtype}")]

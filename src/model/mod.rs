@@ -5,12 +5,15 @@
 
 pub mod builder;
 pub mod checkpoint;
+pub mod comparison;
 pub mod config;
 pub mod contract;
 pub mod digest_cache;
 pub mod digests;
+mod disk;
 pub mod error;
 mod fields;
+mod finite;
 pub mod generation_config;
 pub mod gguf;
 mod gguf_config;

@@ -13,13 +13,16 @@ use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use super::checkpoint::{JSON_LIMIT_BYTES, read_json};
 use super::digests::StoredTensor;
+use super::disk::{JSON_LIMIT_BYTES, is_there, read_json};
 use super::error::ModelError;
 use super::weights::map;
+use crate::adapter::outline::Outline;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// Length of a header's own length field.
+const HEADER_LENGTH_BYTES: usize = 8;
 /// The most shards an index may name.
 const MAX_SHARDS: usize = 4096;
 
@@ -45,9 +48,9 @@ impl SafetensorsFiles {
         let mut files = Self { shards: Vec::new(), tensors: BTreeMap::new() };
         let single = directory.join(SINGLE);
         let index = directory.join(INDEX);
-        if single.exists() {
+        if is_there(&single) {
             files.add(&single)?;
-        } else if index.exists() {
+        } else if is_there(&index) {
             files.add_indexed(directory, &index)?;
         } else {
             return Err(no_weights(directory));
@@ -164,14 +167,19 @@ impl SafetensorsFiles {
         };
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|error| invalid(error.to_string()))?;
+        let outline = Outline::parse(&map[HEADER_LENGTH_BYTES..][..header]);
+        let repeated = outline.map_err(|error| invalid(error.to_string()))?.repeated();
+        if let Some(name) = repeated {
+            return Err(invalid(format!("tensor {name:?} is in its header twice")));
+        }
         for (name, info) in metadata.tensors() {
             let entry = (self.shards.len(), info.clone());
             if self.tensors.insert(name.clone(), entry).is_some() {
                 return Err(invalid(format!("tensor {name:?} is in another shard too")));
             }
         }
-        // The eight bytes are the header's own length.
-        self.shards.push(Arc::new(Shard { path: path.to_owned(), map, data_start: 8 + header }));
+        let data_start = HEADER_LENGTH_BYTES + header;
+        self.shards.push(Arc::new(Shard { path: path.to_owned(), map, data_start }));
         Ok(())
     }
 }
@@ -179,16 +187,13 @@ impl SafetensorsFiles {
 /// Says what the directory holds instead of safetensors, if that can be told.
 fn no_weights(directory: &Path) -> ModelError {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let pickled = entries.map(|entry| entry.path()).find(|path| is_pickle(path));
-    let reason = match pickled.as_deref().and_then(Path::file_name) {
-        Some(name) => format!(
-            "holds its weights only as {}; pickled weights can run code when read and are refused, \
-             convert them to safetensors",
-            name.display()
-        ),
-        None => format!("holds neither {SINGLE} nor {INDEX}"),
-    };
-    ModelError::not_a_model(directory, reason)
+    // What the trainer was told is a pickle too, and no weights.
+    let weights = |path: &PathBuf| is_pickle(path) && !path.ends_with("training_args.bin");
+    let pickled = entries.map(|entry| entry.path()).filter(weights).min();
+    pickled.map_or_else(
+        || ModelError::not_a_model(directory, format!("holds neither {SINGLE} nor {INDEX}")),
+        |path| ModelError::Pickle { path },
+    )
 }
 
 /// True for the extensions of PyTorch's pickled files.

@@ -5,14 +5,15 @@
 //! ignores part of its checkpoint computes something else.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
 use super::digests::StoredTensor;
+use super::disk;
 use super::error::ModelError;
+use super::finite::first_not_finite;
 use super::gguf::GgufFile;
 use super::safetensors_file::SafetensorsFiles;
 
@@ -128,8 +129,8 @@ impl Weights {
     /// Tensor `name` of `shape` as `dtype` on `device`.
     ///
     /// # Errors
-    /// Where it is absent, of another shape, stored in a type that is not read, or beyond the range
-    /// of `dtype`.
+    /// Where it is absent, of another shape, stored in a type that is not read, not finite, or
+    /// beyond the range of `dtype`.
     pub fn tensor(
         &self,
         name: &str,
@@ -147,8 +148,11 @@ impl Weights {
             Source::Safetensors(files) => files.tensor(name)?.ok_or_else(missing)?,
             Source::Gguf(file) => file.tensor(name)?.ok_or_else(missing)?,
         };
+        if let Some(element) = first_not_finite(&stored)? {
+            return Err(ModelError::NotFinite { name: name.to_owned(), element });
+        }
         let converted = stored.to_dtype(dtype)?;
-        if dtype == DType::F16 && stored.dtype() != DType::F16 && !is_finite(&converted)? {
+        if !widens(stored.dtype(), dtype) && first_not_finite(&converted)?.is_some() {
             let dtype = dtype.as_str();
             return Err(ModelError::TensorRange { name: name.to_owned(), dtype });
         }
@@ -156,14 +160,15 @@ impl Weights {
     }
 }
 
+/// True for the name of a tensor that holds nothing the configuration does not say.
+pub(super) fn is_derived(name: &str) -> bool {
+    name.ends_with(DERIVED_SUFFIX)
+}
+
 /// Maps a whole file for reading.
 #[allow(unsafe_code)]
 pub(super) fn map(path: &Path) -> Result<Mmap, ModelError> {
-    let file = File::open(path).map_err(ModelError::io(path))?;
-    let kind = file.metadata().map_err(ModelError::io(path))?;
-    if !kind.is_file() {
-        return Err(ModelError::not_a_model(path, "is not a regular file"));
-    }
+    let file = disk::open(path)?;
     // SAFETY: the mapping is private and read-only, and every read through it is bounds-checked
     // against its length. What remains is a file that another process truncates or rewrites while
     // weights are being copied out of it; a model directory is not to be written to while it is
@@ -177,9 +182,9 @@ pub(super) fn elements(dims: &[usize]) -> u64 {
     product.unwrap_or(0)
 }
 
-fn is_finite(tensor: &Tensor) -> Result<bool, ModelError> {
-    let largest = tensor.to_dtype(DType::F32)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-    Ok(largest.is_finite())
+/// True where every finite value of `from` stays one in `to`.
+fn widens(from: DType, to: DType) -> bool {
+    from == to || to == DType::F64 || (to == DType::F32 && from != DType::F64)
 }
 
 /// Takes the tensors of one model out of [`Weights`] and keeps account of them.
@@ -250,7 +255,7 @@ impl<'a> WeightLoader<'a> {
     /// [`ModelError::UnusedTensors`] where a tensor was never asked for.
     pub fn finish(self) -> Result<(), ModelError> {
         let mut unused = self.weights.names();
-        unused.retain(|name| !self.used.contains(name) && !name.ends_with(DERIVED_SUFFIX));
+        unused.retain(|name| !self.used.contains(name) && !is_derived(name));
         let count = unused.len();
         if count == 0 {
             return Ok(());

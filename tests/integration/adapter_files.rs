@@ -320,7 +320,7 @@ fn principal_part(spec: &ModuleSpec, rank: usize) -> impl Strategy<Value = Sorsa
 /// Factors for the first two modules, of ranks of their own.
 fn sorsa_modules() -> impl Strategy<Value = Vec<SorsaModule>> {
     let module = |spec: ModuleSpec| {
-        (1_usize..7).prop_flat_map(move |rank| {
+        (1_usize..5).prop_flat_map(move |rank| {
             let path = spec.path.clone();
             (principal_part(&spec, rank), principal_part(&spec, rank)).prop_map(
                 move |(trained, initial)| SorsaModule { path: path.clone(), trained, initial },

@@ -162,15 +162,123 @@ fn what_is_no_model_is_refused_with_its_reason() {
     let weights = path.join("model.safetensors");
     assert!(refused(&weights).contains("neither a model directory nor a .gguf file"));
     fs::rename(&weights, path.join("pytorch_model.bin")).unwrap();
-    let error = refused(path);
-    assert!(error.contains("pytorch_model.bin") && error.contains("pickled"), "{error}");
-    assert!(refused(&path.join("pytorch_model.bin")).contains("pickled"));
-    fs::remove_file(path.join("pytorch_model.bin")).unwrap();
+    let pickle = path.join("pytorch_model.bin");
+    for opened in [path, &pickle] {
+        let error = load(opened).unwrap_err();
+        assert!(matches!(&error, ModelError::Pickle { path } if *path == pickle), "{error}");
+    }
+    // What a trainer was told is no weights, though it is a pickle.
+    fs::rename(pickle, path.join("training_args.bin")).unwrap();
     assert!(refused(path).contains("model.safetensors.index.json"));
     fs::create_dir(&weights).unwrap();
     assert!(refused(path).contains("regular file"));
     fs::write(path.join("config.json"), "{").unwrap();
     assert!(refused(path).contains("JSON"));
+}
+
+/// A file of this header and so many zero bytes of data, in the place of a sound one.
+fn weights_of(header: &str, data: usize) -> String {
+    let directory = written(&json!({}), |_| {});
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.resize(file.len() + data, 0);
+    fs::write(directory.path().join("model.safetensors"), file).unwrap();
+    refused(directory.path())
+}
+
+#[test]
+fn a_header_that_lies_is_refused() {
+    let entry = |name: &str, from: usize, to: usize| {
+        format!(r#""{name}":{{"dtype":"F32","shape":[2],"data_offsets":[{from},{to}]}}"#)
+    };
+    let two = |from, to| format!("{{{},{}}}", entry("a", 0, 8), entry("b", from, to));
+    for (what, header, data) in [
+        ("an overlap", two(4, 12), 12),
+        ("a gap", two(12, 20), 20),
+        ("an end before the beginning", two(16, 8), 16),
+        ("an end beyond the file", two(8, 16), 15),
+        ("bytes that are nobody's", two(8, 16), 17),
+        ("a shape of other bytes", two(8, 12), 12),
+        ("no object", "[]".to_owned(), 0),
+    ] {
+        let error = weights_of(&header, data);
+        assert!(error.contains("is not a valid safetensors file"), "{what}: {error}");
+    }
+    let twice = format!("{{{},{}}}", entry("a", 0, 8), entry("a", 0, 8));
+    let error = weights_of(&twice, 8);
+    assert!(error.contains("is not a valid safetensors file"), "{error}");
+    let directory = written(&json!({}), |_| {});
+    let mut huge = u64::MAX.to_le_bytes().to_vec();
+    huge.resize(64, b' ');
+    fs::write(directory.path().join("model.safetensors"), huge).unwrap();
+    assert!(refused(directory.path()).contains("is not a valid safetensors file"));
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named() {
+    let name = "model.layers.1.mlp.up_proj.weight";
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for bad in [f32::NAN, f32::NEG_INFINITY] {
+            let directory = written(&json!({}), |tiny| {
+                let mut values = vec![0.5_f32; 20 * 24];
+                values[7] = bad;
+                let tensor = Tensor::from_vec(values, (20, 24), &Device::Cpu).unwrap();
+                tiny.tensors.insert(name.to_owned(), tensor.to_dtype(dtype).unwrap());
+            });
+            let error = load(directory.path()).unwrap_err();
+            assert!(
+                matches!(&error, ModelError::NotFinite { name: named, element: 7 } if named == name),
+                "{dtype:?}: {error}"
+            );
+        }
+    }
+}
+
+/// Whoever runs it, root too: whether a file may be read is not what decides.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let directory = written(&json!({}), |_| {});
+    let path = directory.path();
+    for name in ["config.json", "model.safetensors", "generation_config.json"] {
+        let (file, aside) = (path.join(name), path.join("aside"));
+        let was_there = fs::rename(&file, &aside).is_ok();
+        fs::create_dir(&file).unwrap();
+        assert!(refused(path).contains("regular file"), "{name}");
+        fs::remove_dir(&file).unwrap();
+        // Opening a pipe would wait for somebody to write.
+        assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+        assert!(refused(path).contains("regular file"), "{name}");
+        fs::remove_file(&file).unwrap();
+        if was_there {
+            fs::rename(aside, file).unwrap();
+        }
+    }
+    load(path).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn links_lead_to_regular_files() {
+    use std::os::unix::fs::symlink;
+
+    let directory = written(&json!({}), |_| {});
+    let (path, elsewhere) = (directory.path(), tempfile::tempdir().unwrap());
+    let weights = path.join("model.safetensors");
+    // The base model is its operator's: its files may lie anywhere.
+    let moved = elsewhere.path().join("moved.safetensors");
+    fs::rename(&weights, &moved).unwrap();
+    symlink(&moved, &weights).unwrap();
+    load(path).unwrap();
+    fs::remove_file(moved).unwrap();
+    assert!(refused(path).contains("cannot read"));
+    for (link, expected) in
+        [(&weights, "regular file"), (&path.join("config.json"), "regular file")]
+    {
+        let _ = fs::remove_file(link);
+        symlink("/dev/zero", link).unwrap();
+        assert!(refused(path).contains(expected));
+    }
 }
 
 #[test]

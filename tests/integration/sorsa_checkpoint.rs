@@ -67,7 +67,8 @@ fn apart(found: &[f32], expected: &[f32]) -> f32 {
     worst / variance.sqrt()
 }
 
-/// A checkpoint's dense weights as a model, and its factors.
+/// A checkpoint's dense weights as a model that computes in float32, its weights held as they are
+/// stored or in float32, and its factors.
 fn open(
     checkpoint: &SorsaCheckpoint,
     base: &Path,
@@ -75,8 +76,8 @@ fn open(
 ) -> (LlamaForCausalLm, LowRankDelta) {
     let base = Checkpoint::open(base).unwrap();
     let config = checkpoint.model_config(&base.config).unwrap();
-    let dtype = if stored { config.dtype.unwrap() } else { DType::F32 };
-    let options = LoadOptions { keep_stored: stored, ..LoadOptions::new(dtype, Device::Cpu) };
+    let options = LoadOptions::new(DType::F32, Device::Cpu);
+    let options = LoadOptions { keep_stored: stored, ..options };
     let model = LlamaForCausalLm::load(&config, &checkpoint.weights, options, &mut |_| {}).unwrap();
     let delta = checkpoint.delta(model.modules()).unwrap();
     (model, delta)
@@ -458,6 +459,63 @@ fn weights_that_differ_anywhere_cannot_share_a_server() {
 }
 
 #[test]
+fn what_training_leaves_alone_is_the_base_s_or_is_named() {
+    for case in cases() {
+        let base = Checkpoint::open(&case.join("base")).unwrap();
+        for which in ["init", "trained"] {
+            let checkpoint = SorsaCheckpoint::open(&case.join(which)).unwrap();
+            checkpoint.check_untouched(&base.weights).unwrap();
+        }
+    }
+    let base = Checkpoint::open(&fixture("bf16-residual-tied/base")).unwrap();
+    let found = |change: &dyn Fn(&mut Written)| {
+        let mut written = Written::trained();
+        change(&mut written);
+        match written.open().unwrap().check_untouched(&base.weights) {
+            Ok(()) => None,
+            Err(SorsaError::OtherTensor { name, difference, .. }) => Some((name, difference)),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let norm = "model.model.norm.weight";
+    let rounded = |written: &mut Written| {
+        let narrow = written.tensor(norm).to_dtype(DType::BF16).unwrap();
+        written.set(norm, narrow);
+    };
+    assert_eq!(found(&rounded), None);
+    let residual = format!("{Q_PROJ}.weight");
+    let adapted = |written: &mut Written| {
+        let other = (written.tensor(&residual) * 1.25).unwrap();
+        written.set(&residual, other);
+    };
+    assert_eq!(found(&adapted), None);
+    let both = |written: &mut Written| {
+        for name in [norm, "model.model.embed_tokens.weight"] {
+            let other = (written.tensor(name) * 1.25).unwrap();
+            written.set(name, other);
+        }
+    };
+    assert_eq!(found(&both), Some(("model.embed_tokens.weight".to_owned(), "holds other values")));
+    let missing = |written: &mut Written| drop(written.tensors.remove(norm));
+    assert_eq!(
+        found(&missing),
+        Some(("model.norm.weight".to_owned(), "is in only one of the two"))
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_checkpoint_s_links_stay_in_its_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let trained = fixture("bf16-residual-tied/trained");
+    fs::copy(trained.join("config.json"), directory.path().join("config.json")).unwrap();
+    let link = directory.path().join("model.safetensors");
+    std::os::unix::fs::symlink(trained.join("model.safetensors"), link).unwrap();
+    let error = SorsaCheckpoint::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("outside the checkpoint's directory"), "{error}");
+}
+
+#[test]
 fn every_fault_of_a_checkpoint_is_named() {
     let refused = |change: &dyn Fn(&mut Written)| {
         let mut written = Written::trained();
@@ -612,6 +670,10 @@ fn what_cannot_be_served_on_a_residual_is_refused_with_the_way_out() {
     let mut merged = Written::trained();
     merged.merge_and_keep_factors();
     refused(merged.write().path(), &["--base", &base], "is no residual");
+    let mut other_norm = Written::trained();
+    let norm = "model.model.norm.weight";
+    other_norm.set(norm, (other_norm.tensor(norm) * 1.5).unwrap());
+    refused(other_norm.write().path(), &["--base", &base], "\"model.norm.weight\"");
     let with = |adapter: &str| ["--base", &base, "--adapter", adapter].map(str::to_owned);
     let adapter = with(&other("f32/adapter"));
     let adapter: Vec<&str> = adapter.iter().map(String::as_str).collect();

@@ -8,17 +8,18 @@ use candle_core::DType;
 use clap::Parser;
 use serde_json::Value;
 use sorsa::adapter::delta::LowRankDelta;
+use sorsa::adapter::sorsa::{SorsaModule, write_adapter_dir};
 use sorsa::adapter::{Limits, load as load_adapter};
 use sorsa::cli::{convert, extract, merge, verify};
 use sorsa::model::checkpoint::Checkpoint;
-use sorsa::model::sorsa::SorsaCheckpoint;
+use sorsa::model::sorsa::{AdaptedModule, SorsaCheckpoint};
 
 use crate::support::shared::{reference_grid, shared_reference};
 use crate::tiny_llama::{fast, load, run_alone};
 
 /// Of logits computed in float32, relative to their spread.
 const EXACT: f32 = 1e-4;
-/// Of residuals, or results, that were rounded to bfloat16.
+/// What the rounding of a residual to bfloat16 may cost at most, whatever the factors.
 const BFLOAT16: f32 = 0.03;
 
 #[derive(Parser)]
@@ -128,9 +129,23 @@ fn cases() -> Vec<(PathBuf, f32)> {
     recorded.chain(grid).collect()
 }
 
+/// The adapter of the factors as the library had them: those it began with are in the checkpoint
+/// saved before training.
+fn write_true_factors(root: &Path, out: &Path) {
+    let open = |which: &str| SorsaCheckpoint::open(&root.join(which)).unwrap();
+    let (init, trained) = (open("init"), open("trained"));
+    let module = |module: &AdaptedModule| SorsaModule {
+        path: module.spec.path.clone(),
+        trained: trained.factors(module).unwrap(),
+        initial: init.factors(module).unwrap(),
+    };
+    let modules: Vec<_> = trained.modules().iter().map(module).collect();
+    write_adapter_dir(out, &trained.config, &modules).unwrap();
+}
+
 #[test]
 fn an_extracted_adapter_is_the_checkpoint_batched_and_merged() {
-    for (root, tolerance) in cases() {
+    for (root, ceiling) in cases() {
         let case = root.display();
         let (base, trained) = (root.join("base"), root.join("trained"));
         let folder = tempfile::tempdir().unwrap();
@@ -138,6 +153,14 @@ fn an_extracted_adapter_is_the_checkpoint_batched_and_merged() {
         run_extract(&[text(&trained), "--base", text(&base), "--out", text(&adapter)]).unwrap();
         let expected = Expected::shared(&root, "trained_unmerged_logits");
         let batched = expected.by(&base, Some(&delta(&base, &adapter)));
+        let true_factors = folder.path().join("true");
+        write_true_factors(&root, &true_factors);
+        let ideal = expected.by(&base, Some(&delta(&base, &true_factors)));
+        // What the residual's own rounding costs, for its factors are the true ones.
+        let rounding = expected.distance(&ideal);
+        assert!(rounding <= ceiling, "{case}: true factors are {rounding:e} off");
+        let tolerance = rounding + EXACT;
+        ideal.assert_near(&batched, tolerance, &format!("{case}, extracted or true factors"));
         expected.assert_near(&batched, tolerance, &format!("{case}, extracted and batched"));
         run_merge(&[text(&base), text(&adapter), "--out", text(&merged), "--dtype", "f32"])
             .unwrap();
@@ -311,4 +334,48 @@ fn the_ways_of_serving_an_adapter_agree_or_verify_fails() {
     run(&["--checkpoint", text(&trained), "--tolerance", "1e-4"]).unwrap();
     let other = shared.join("reference/tiny/f32/init");
     assert!(run(&["--checkpoint", text(&other)]).is_err());
+}
+
+/// The base of a case with one tensor changed that training leaves alone.
+fn another_base(base: &Path) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(base).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, directory.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let file = directory.path().join("model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&file, &candle_core::Device::Cpu).unwrap();
+    let norm = tensors.get_mut("model.norm.weight").unwrap();
+    *norm = (&*norm * 1.5).unwrap();
+    candle_core::safetensors::save(&tensors, file).unwrap();
+    directory
+}
+
+#[test]
+fn another_base_than_the_recorded_one_is_refused_by_every_command() {
+    let case = fixture("bf16-residual-tied");
+    let (base, trained) = (case.join("base"), case.join("trained"));
+    let other = another_base(&base);
+    let folder = tempfile::tempdir().unwrap();
+    let [adapter, out] = ["adapter", "out"].map(|name| folder.path().join(name));
+    run_extract(&[text(&trained), "--base", text(&base), "--out", text(&adapter)]).unwrap();
+    let allow = "--allow-base-mismatch";
+    for of in [&adapter, &trained] {
+        let line = [text(other.path()), text(of), "--out", text(&out)];
+        let error = format!("{:#}", run_merge(&line).unwrap_err());
+        assert!(error.contains(allow), "{error}");
+        assert!(!out.exists());
+        run_merge(&[line.as_slice(), &[allow]].concat()).unwrap();
+        fs::remove_dir_all(&out).unwrap();
+        run_merge(&[text(&base), text(of), "--out", text(&out)]).unwrap();
+        fs::remove_dir_all(&out).unwrap();
+    }
+    let run = |line: &[&str]| verify::run(&parse(line)).map_err(|error| format!("{error:#}"));
+    let error = run(&[text(other.path()), text(&adapter)]).unwrap_err();
+    assert!(error.contains(allow), "{error}");
+    run(&[text(other.path()), text(&adapter), allow]).unwrap();
+    run(&[text(&base), text(&adapter)]).unwrap();
+    let error = run_extract(&[text(&trained), "--base", text(other.path()), "--out", text(&out)]);
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("model.norm.weight"), "{error}");
 }

@@ -269,6 +269,16 @@ fn a_rank_beyond_both_sides_is_fine_where_the_shapes_fit() {
 }
 
 #[test]
+fn a_sorsa_rank_beyond_a_side_of_the_weight_is_refused() {
+    let error = sorsa_error(|tensors| {
+        for (role, shape) in [("A", &[4, 3][..]), ("S", &[4]), ("B", &[5, 4])] {
+            tensors.insert(format!("model.lm_head.sorsa_{role}"), tensor(shape, 0.0));
+        }
+    });
+    assert!(matches!(error, AdapterError::RankBeyond { rank: 4, most: 3, .. }), "{error}");
+}
+
+#[test]
 fn rank_zero_is_refused() {
     let error = lora_error(|tensors| {
         for (name, tensor) in tensors {

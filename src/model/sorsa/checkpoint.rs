@@ -8,18 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::config;
 use super::error::SorsaError;
 use crate::adapter::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
 use crate::adapter::principal::principal_part;
 use crate::adapter::sorsa::{SorsaConfig, SorsaFactors};
-use crate::model::checkpoint::{JSON_LIMIT_BYTES, read_json};
+use crate::model::comparison::{Precision, equal};
 use crate::model::config::ModelConfig;
+use crate::model::disk::{JSON_LIMIT_BYTES, ensure_links_stay_inside, is_there, read_json};
 use crate::model::error::ModelError;
 use crate::model::safetensors_file::SafetensorsFiles;
-use crate::model::weights::Weights;
+use crate::model::weights::{Weights, is_derived};
 
 /// What the library's wrapper puts before the base model's names.
 const PREFIX: &str = "model.";
@@ -72,12 +73,14 @@ impl SorsaCheckpoint {
     /// Opens the directory `path`; reads headers only.
     ///
     /// # Errors
-    /// Where it is something else, and where a tensor is unknown, missing or does not fit.
+    /// Where it is something else, where a tensor is unknown, missing or does not fit, and where a
+    /// link leads out of it.
     pub fn open(path: &Path) -> Result<Self, SorsaError> {
         let not_sorsa = |reason| SorsaError::NotSorsa { path: path.to_owned(), reason };
         if !fs::metadata(path).map_err(ModelError::io(path))?.is_dir() {
             return Err(not_sorsa("it is a file"));
         }
+        ensure_links_stay_inside(path)?;
         let files = SafetensorsFiles::open(path)?;
         if !files.names().any(is_factor) {
             return Err(not_sorsa(if files.names().any(is_wrapped) {
@@ -92,7 +95,7 @@ impl SorsaCheckpoint {
             ));
         }
         let json = path.join("config.json");
-        if !json.exists() {
+        if !is_there(&json) {
             return Err(not_sorsa(
                 "it holds no config.json, so the scale of its factors is unknown",
             ));
@@ -182,7 +185,11 @@ impl SorsaCheckpoint {
     pub fn model_config(&self, base: &ModelConfig) -> Result<ModelConfig, SorsaError> {
         let own_head = self.weights.shape(HEAD_WEIGHT).is_some()
             && (self.modules.iter().any(|module| module.spec.path == HEAD)
-                || !equal(&self.weights, HEAD_WEIGHT, &self.weights, EMBEDDING)?);
+                || !equal(
+                    (&self.weights, HEAD_WEIGHT),
+                    (&self.weights, EMBEDDING),
+                    Precision::Exact,
+                )?);
         let mut config = base.clone();
         config.tie_word_embeddings &= !own_head;
         config.dtype = Some(self.widest_dtype()?);
@@ -210,24 +217,29 @@ impl SorsaCheckpoint {
     /// # Errors
     /// [`SorsaError::OtherResidual`] with the first tensor that differs.
     pub fn check_same_residual(&self, other: &Self) -> Result<(), SorsaError> {
-        let (ours, theirs) = (&self.weights, &other.weights);
-        let names: BTreeSet<String> = ours.names().into_iter().chain(theirs.names()).collect();
-        for name in names {
-            let differs = |difference| {
-                let name = name.clone();
-                SorsaError::OtherResidual { name, difference }
-            };
-            let (Some(left), Some(right)) = (stored(ours, &name), stored(theirs, &name)) else {
-                return Err(differs("is in only one of the two"));
-            };
-            if ours.shape(left) != theirs.shape(right) {
-                return Err(differs("has another shape"));
-            }
-            if !equal(ours, left, theirs, right)? {
-                return Err(differs("holds other values"));
-            }
+        let all = |_: &str| true;
+        match first_difference(&self.weights, &other.weights, Precision::Exact, all)? {
+            Some((name, difference)) => Err(SorsaError::OtherResidual { name, difference }),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether `base` holds the tensors that training left alone, up to the rounding of the type in
+    /// which one of the two stores them.
+    ///
+    /// # Errors
+    /// [`SorsaError::OtherTensor`] with the first that differs.
+    pub fn check_untouched(&self, base: &Weights) -> Result<(), SorsaError> {
+        let adapted: BTreeSet<String> = self.modules.iter().map(AdaptedModule::weight).collect();
+        let untouched = |name: &str| !adapted.contains(name) && !is_derived(name);
+        match first_difference(&self.weights, base, Precision::Rounded, untouched)? {
+            Some((name, difference)) => {
+                let base = self.config.base_model_name.clone();
+                let base = base.unwrap_or_else(|| "(unnamed)".to_owned());
+                Err(SorsaError::OtherTensor { name, difference, base })
+            }
+            None => Ok(()),
+        }
     }
 
     fn factor(&self, name: String) -> Result<Tensor, SorsaError> {
@@ -252,6 +264,29 @@ fn is_wrapped(name: &str) -> bool {
     name.starts_with("model.model.")
 }
 
+/// The first of the `chosen` tensors, in the order of the names, in which two checkpoints differ, and
+/// how.
+fn first_difference(
+    ours: &Weights,
+    theirs: &Weights,
+    precision: Precision,
+    chosen: impl Fn(&str) -> bool,
+) -> Result<Option<(String, &'static str)>, ModelError> {
+    let names: BTreeSet<String> = ours.names().into_iter().chain(theirs.names()).collect();
+    for name in names.into_iter().filter(|name| chosen(name)) {
+        let (Some(left), Some(right)) = (stored(ours, &name), stored(theirs, &name)) else {
+            return Ok(Some((name, "is in only one of the two")));
+        };
+        if ours.shape(left) != theirs.shape(right) {
+            return Ok(Some((name, "has another shape")));
+        }
+        if !equal((ours, left), (theirs, right), precision)? {
+            return Ok(Some((name, "holds other values")));
+        }
+    }
+    Ok(None)
+}
+
 /// The name under which `weights` hold tensor `name`: the embedding's, for an output head that is
 /// not saved because it shares that tensor.
 fn stored<'a>(weights: &Weights, name: &'a str) -> Option<&'a str> {
@@ -259,34 +294,6 @@ fn stored<'a>(weights: &Weights, name: &'a str) -> Option<&'a str> {
         return Some(name);
     }
     (name == HEAD_WEIGHT && weights.shape(EMBEDDING).is_some()).then_some(EMBEDDING)
-}
-
-/// Whether two tensors of one shape hold the same values: the same bits where they are stored
-/// alike, else the same numbers.
-fn equal(
-    left: &Weights,
-    left_name: &str,
-    right: &Weights,
-    right_name: &str,
-) -> Result<bool, ModelError> {
-    let (Some(shape), Some(other)) = (left.shape(left_name), right.shape(right_name)) else {
-        return Ok(false);
-    };
-    if shape != other {
-        return Ok(false);
-    }
-    if left.dtype(left_name)? == right.dtype(right_name)?
-        && let (Some(left), Some(right)) = (left.bytes(left_name), right.bytes(right_name))
-    {
-        return Ok(left == right);
-    }
-    if shape.contains(&0) {
-        return Ok(true);
-    }
-    let left = left.tensor(left_name, &shape, DType::F64, &Device::Cpu)?;
-    let right = right.tensor(right_name, &shape, DType::F64, &Device::Cpu)?;
-    let differing = left.ne(&right)?.to_dtype(DType::F32)?.max_all()?;
-    Ok(differing.to_scalar::<f32>()? == 0.0)
 }
 
 /// The paths that factors are named after.

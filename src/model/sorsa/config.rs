@@ -26,6 +26,12 @@ pub(super) fn read(config: &Value) -> Result<SorsaConfig, SorsaError> {
         let expected = "an integer of at least 1, because alpha is relative to it";
         return Err(invalid("rank", &Value::Null, expected).into());
     }
+    // What vanishes in float32 would leave the factors without effect.
+    let vanishes = |alpha: f64| (alpha / rank.unwrap_or(1) as f64) as f32 == 0.0;
+    if alpha.is_some_and(vanishes) {
+        let found = config.get("alpha").unwrap_or(&Value::Null);
+        return Err(invalid("alpha", found, "a number that is not 0 once divided by rank").into());
+    }
     Ok(SorsaConfig {
         rank: rank.unwrap_or(0),
         alpha,
@@ -93,6 +99,7 @@ mod tests {
             json!({"rank": -1}),
             json!({"rank": 2.5}),
             json!({"rank": null, "alpha": 8}),
+            json!({"alpha": 1e-45}),
         ] {
             let error = config(&patch).unwrap_err();
             let named = matches!(&error, SorsaError::Model(error)

@@ -118,6 +118,20 @@ pub enum SorsaError {
         /// The difference that no principal part explains, relative to the base's weight.
         percent: u32,
     },
+    /// The base given has other values where training changed nothing.
+    #[error(
+        "the base model is not {base:?}, which this checkpoint was trained from: tensor {name:?}, \
+         which training leaves alone, {difference}; give the model it was trained from, or say \
+         --allow-base-mismatch to take no more than the configuration and the tokenizer from this one"
+    )]
+    OtherTensor {
+        /// The first tensor that differs, in the order of the names.
+        name: String,
+        /// How.
+        difference: &'static str,
+        /// The base by the checkpoint's account.
+        base: String,
+    },
     /// Its files cannot be read as a model's.
     #[error(transparent)]
     Model(#[from] ModelError),
