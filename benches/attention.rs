@@ -12,7 +12,7 @@ use support::{measure, values};
 const BLOCK_SIZE: usize = 16;
 
 fn main() -> anyhow::Result<()> {
-    writeln!(io::stdout(), "{} threads", rayon::current_num_threads())?;
+    writeln!(io::stdout(), "{} threads", Kernels::best().threads())?;
     for (num_heads, num_kv_heads, head_dim) in [(9, 3, 64), (32, 4, 64)] {
         let shape = AttentionShape { num_heads, num_kv_heads, head_dim, scale: 0.125 };
         for (sequences, rows, context_len) in

@@ -21,7 +21,7 @@ fn main() -> anyhow::Result<()> {
     // cargo adds `--bench`, which is no number.
     let chosen: Vec<usize> = std::env::args().filter_map(|arg| arg.parse().ok()).collect();
     let shapes = [(576, 1536), (2048, 5632), (576, 49152)];
-    writeln!(io::stdout(), "{} threads", rayon::current_num_threads())?;
+    writeln!(io::stdout(), "{} threads", Kernels::best().threads())?;
     for (in_features, out_features) in shapes {
         for rows in ROWS {
             if rows * out_features < MAX_OUT && (chosen.is_empty() || chosen.contains(&rows)) {

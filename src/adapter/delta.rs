@@ -6,6 +6,9 @@
 use std::fmt;
 
 use candle_core::{DType, Device, Result, Tensor};
+use half::bf16;
+
+use crate::kernels::{Kernels, Panels};
 
 /// A linear module of the base model that adapters may target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,18 +110,46 @@ impl LowRankFactors {
     }
 }
 
+/// [`LowRankFactors`] rounded to bfloat16 and laid out for the CPU's products.
+#[derive(Debug)]
+pub struct PackedFactors {
+    /// `rank x in_features`.
+    pub down: Panels,
+    /// `out_features x rank`.
+    pub up: Panels,
+}
+
+impl PackedFactors {
+    fn new(factors: &LowRankFactors, kernels: Kernels) -> Result<Self> {
+        let pack = |factor: &Tensor| {
+            let values = factor.flatten_all()?.to_vec1::<bf16>()?;
+            Ok::<_, candle_core::Error>(Panels::pack(kernels, &values, factor.dims2()?))
+        };
+        let rounded = factors.to(&Device::Cpu, DType::BF16)?;
+        Ok(Self { down: pack(&rounded.down)?, up: pack(&rounded.up)? })
+    }
+}
+
+/// A module's factors in one of their two forms.
+#[derive(Debug)]
+enum Factors {
+    Plain(LowRankFactors),
+    Packed(PackedFactors),
+}
+
 /// A whole adapter: factors for the modules it touches, indexed as [`ModuleSpec`]s are.
 #[derive(Debug)]
 pub struct LowRankDelta {
     id: AdapterId,
-    modules: Vec<Option<LowRankFactors>>,
+    modules: Vec<Option<Factors>>,
 }
 
 impl LowRankDelta {
     /// `modules[i]` belongs to the `i`-th [`ModuleSpec`] of the base model; `None` leaves it as it is.
     #[must_use]
     pub fn new(id: AdapterId, modules: Vec<Option<LowRankFactors>>) -> Self {
-        Self { id, modules }
+        let plain = |factors: Option<LowRankFactors>| factors.map(Factors::Plain);
+        Self { id, modules: modules.into_iter().map(plain).collect() }
     }
 
     /// The delta of `modules`, with the digest of its content for an id.
@@ -141,10 +172,21 @@ impl LowRankDelta {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
             candle_core::bail!("an adapter's factors cannot be held as {dtype:?}")
         }
-        let place = |factors: &Option<LowRankFactors>| {
-            factors.as_ref().map(|factors| factors.to(device, dtype)).transpose()
-        };
-        Ok(Self { id: self.id, modules: self.modules.iter().map(place).collect::<Result<_>>()? })
+        self.map(|factors| Ok(Factors::Plain(factors.to(device, dtype)?)))
+    }
+
+    /// The same delta rounded to bfloat16, in the form that [`LowRankDelta::packed_factors`] gives.
+    ///
+    /// # Errors
+    /// Where a factor overflows.
+    pub fn pack(&self, kernels: Kernels) -> Result<Self> {
+        self.map(|factors| Ok(Factors::Packed(PackedFactors::new(factors, kernels)?)))
+    }
+
+    fn map(&self, form: impl Fn(&LowRankFactors) -> Result<Factors>) -> Result<Self> {
+        let modules = (0..self.modules.len()).map(|index| self.factors(index).map(&form));
+        let modules = modules.map(Option::transpose).collect::<Result<_>>()?;
+        Ok(Self { id: self.id, modules })
     }
 
     /// The content digest.
@@ -154,15 +196,37 @@ impl LowRankDelta {
     }
 
     /// The factors for module `index`, where the adapter touches it.
+    ///
+    /// # Panics
+    /// Where the delta is packed: its exact values are gone.
     #[must_use]
     pub fn factors(&self, index: usize) -> Option<&LowRankFactors> {
-        self.modules.get(index).and_then(Option::as_ref)
+        self.modules.get(index).and_then(Option::as_ref).map(|factors| match factors {
+            Factors::Plain(factors) => factors,
+            Factors::Packed(_) => panic!("bug: a packed delta where a plain one belongs"),
+        })
+    }
+
+    /// The factors for module `index`, where the adapter touches it, of a packed delta.
+    ///
+    /// # Errors
+    /// Where the delta is not packed.
+    pub fn packed_factors(&self, index: usize) -> Result<Option<&PackedFactors>> {
+        match self.modules.get(index).and_then(Option::as_ref) {
+            None => Ok(None),
+            Some(Factors::Packed(factors)) => Ok(Some(factors)),
+            Some(Factors::Plain(_)) => candle_core::bail!("bug: a delta that is not packed"),
+        }
     }
 
     /// The largest rank over the modules.
     #[must_use]
     pub fn max_rank(&self) -> usize {
-        self.touched().map(LowRankFactors::rank).max().unwrap_or(0)
+        let rank = |factors: &Factors| match factors {
+            Factors::Plain(factors) => factors.rank(),
+            Factors::Packed(factors) => factors.down.out_features(),
+        };
+        self.touched().map(rank).max().unwrap_or(0)
     }
 
     /// How many modules the adapter touches.
@@ -174,8 +238,12 @@ impl LowRankDelta {
     /// Bytes of all factors.
     #[must_use]
     pub fn size_bytes(&self) -> usize {
-        let bytes = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
-        self.touched().map(|f| bytes(&f.down) + bytes(&f.up)).sum()
+        let tensor = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        let bytes = |factors: &Factors| match factors {
+            Factors::Plain(factors) => tensor(&factors.down) + tensor(&factors.up),
+            Factors::Packed(factors) => factors.down.bytes() + factors.up.bytes(),
+        };
+        self.touched().map(bytes).sum()
     }
 
     /// True where every module's delta is zero, as after a training that never ran: served, it
@@ -183,12 +251,15 @@ impl LowRankDelta {
     ///
     /// # Errors
     /// Where the device fails.
+    ///
+    /// # Panics
+    /// Where the delta is packed.
     pub fn is_zero(&self) -> Result<bool> {
         let zero = |factor: &Tensor| -> Result<bool> {
             let largest = factor.to_dtype(DType::F32)?.abs()?.flatten_all()?.max(0)?;
             Ok(largest.to_scalar::<f32>()? == 0.0)
         };
-        for factors in self.touched() {
+        for factors in (0..self.modules.len()).filter_map(|index| self.factors(index)) {
             if !zero(&factors.up)? && !zero(&factors.down)? {
                 return Ok(false);
             }
@@ -196,7 +267,7 @@ impl LowRankDelta {
         Ok(true)
     }
 
-    fn touched(&self) -> impl Iterator<Item = &LowRankFactors> {
+    fn touched(&self) -> impl Iterator<Item = &Factors> {
         self.modules.iter().flatten()
     }
 }

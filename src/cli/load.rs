@@ -97,7 +97,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         LlamaForCausalLm::load(config, source.weights(), options, &mut |n| progress.inc(n))?;
     progress.finish_and_clear();
     let kv_dtype = model.activation_dtype();
-    let registry = names::registry(args, &source, &mut model, &device, kv_dtype)?;
+    let registry = names::registry(args, &source, &mut model)?;
 
     let cache = CacheSize::new(args, config.max_position_embeddings, |tokens| {
         tokens * config.kv_shape().bytes_per_token(kv_dtype)

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use candle_core::{DType, Device};
 
 use super::model_source::ModelSource;
 use crate::adapter::compact::compact;
@@ -13,8 +12,8 @@ use crate::config::{ServeArgs, is_valid_name};
 use crate::model::contract::CausalLm;
 use crate::model::llama::LlamaForCausalLm;
 
-/// Reads the adapters: each becomes a name of its own, its factors of type `dtype` on `device`; or
-/// one is merged into the weights, and only the result has a name.
+/// Reads the adapters: each becomes a name of its own, its factors as the model
+/// takes them; or one is merged into the weights, and only the result has a name.
 ///
 /// # Errors
 /// Where an adapter cannot be used, or two things have one name.
@@ -22,8 +21,6 @@ pub fn registry(
     args: &ServeArgs,
     source: &ModelSource,
     model: &mut LlamaForCausalLm,
-    device: &Device,
-    dtype: DType,
 ) -> anyhow::Result<Registry> {
     let own = source.own_delta(model.modules())?;
     if let Some(name) = &args.merge {
@@ -39,7 +36,7 @@ pub fn registry(
         tracing::info!(adapter = name, id = %delta.id(), "merged into the weights");
         return Ok(Registry::new(names));
     }
-    let place = |delta: LowRankDelta| Ok::<_, anyhow::Error>(Arc::new(delta.to(device, dtype)?));
+    let place = |delta: LowRankDelta| Ok::<_, anyhow::Error>(Arc::new(model.prepare(&delta)?));
     let mut registry = match own {
         Some(delta) => Registry::of_residual(base_names(args), place(delta)?),
         None => Registry::new(base_names(args)),

@@ -36,6 +36,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     load::check(&args)?;
     if let Some(threads) = args.engine.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        crate::kernels::start_threads(threads);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(ASYNC_THREADS)

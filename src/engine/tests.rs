@@ -69,6 +69,10 @@ impl CausalLm for FakeLm {
         &[]
     }
 
+    fn prepare(&self, delta: &LowRankDelta) -> candle_core::Result<LowRankDelta> {
+        delta.to(&candle_core::Device::Cpu, DType::F32)
+    }
+
     fn merge(&mut self, _: &LowRankDelta) -> candle_core::Result<()> {
         Ok(())
     }

@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use super::attention_tile::Tile;
 use super::level::Kernels;
-use super::parallel;
 
 /// Rows of one sequence that pass over its keys together.
 const TILE_ROWS: usize = 16;
@@ -86,7 +85,7 @@ impl Kernels {
         let keys: usize = spans.iter().map(|span| span.rows.len() * span.context_len).sum();
         let work = 2 * keys * shape.query_width();
         let tiles = tiles(q, kv, spans, shape, out);
-        parallel::for_each(work, tiles, |tile| self.run(tile));
+        self.for_each(work, tiles, |tile| self.run(tile));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::pool::{self, Pool};
 use super::portable::Portable;
 use super::simd::{Simd, Task};
 #[cfg(target_arch = "x86_64")]
@@ -17,11 +18,13 @@ pub enum Level {
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// AVX-512 with BF16 and VNNI as well.
+    Avx512Bf16,
 }
 
 /// A level by a name that does not exist.
 #[derive(Debug, thiserror::Error)]
-#[error("no instruction level is named {0:?}; the names are portable, avx2, avx512")]
+#[error("no instruction level is named {0:?}; the names are portable, avx2, avx512, avx512-bf16")]
 pub struct UnknownLevel(String);
 
 /// A level that this machine cannot run.
@@ -30,7 +33,7 @@ pub struct UnknownLevel(String);
 pub struct UnsupportedLevel(Level);
 
 impl Level {
-    const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// The fastest level of this machine.
     #[must_use]
@@ -48,6 +51,7 @@ impl Level {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
         }
     }
 }
@@ -74,7 +78,9 @@ enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
-    Avx512(Avx512),
+    Avx512(Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512<true>),
 }
 
 impl Isa {
@@ -85,8 +91,10 @@ impl Isa {
             Level::Avx2 => Avx2::detect().map(Self::Avx2),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => Avx512::detect().map(Self::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => Avx512::detect().map(Self::Avx512Bf16),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 => None,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => None,
         }
     }
 }
@@ -96,6 +104,7 @@ impl Isa {
 pub struct Kernels {
     level: Level,
     isa: Isa,
+    pool: &'static Pool,
 }
 
 impl Kernels {
@@ -105,14 +114,33 @@ impl Kernels {
     /// Where this machine lacks its instructions.
     pub fn new(level: Level) -> Result<Self, UnsupportedLevel> {
         let isa = Isa::detect(level).ok_or(UnsupportedLevel(level))?;
-        Ok(Self { level, isa })
+        Ok(Self { level, isa, pool: pool::global() })
     }
 
     /// The kernels for the fastest level of this machine.
     #[must_use]
     pub fn best() -> Self {
-        Self::new(Level::best())
-            .unwrap_or(Self { level: Level::Portable, isa: Isa::Portable(Portable) })
+        Self::new(Level::best()).unwrap_or(Self {
+            level: Level::Portable,
+            isa: Isa::Portable(Portable),
+            pool: pool::global(),
+        })
+    }
+
+    /// The same on `threads` threads of its own, which stay for the rest of the process.
+    #[cfg(test)]
+    pub(super) fn on_threads(self, threads: std::num::NonZeroUsize) -> Self {
+        Self { pool: Box::leak(Box::new(Pool::new(threads))), ..self }
+    }
+
+    /// How many threads share the work, the caller's included.
+    #[must_use]
+    pub fn threads(self) -> usize {
+        self.pool.threads()
+    }
+
+    pub(super) fn pool(self) -> &'static Pool {
+        self.pool
     }
 
     /// The level in use.
@@ -135,6 +163,11 @@ impl Kernels {
             ),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512(simd) => simd.vectorize(
+                #[inline(always)]
+                || task.run(simd),
+            ),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16(simd) => simd.vectorize(
                 #[inline(always)]
                 || task.run(simd),
             ),

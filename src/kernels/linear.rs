@@ -10,8 +10,8 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use super::level::Kernels;
-use super::simd::Element;
-use super::{direct, packed, parallel};
+use super::simd::{Element, LANES, Simd, load_padded};
+use super::{direct, packed};
 
 /// A weight matrix, `out_features x in_features`, row-major and contiguous.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +71,26 @@ impl Epilogue<'_> {
             Self::Accumulate => *out + sum,
         };
     }
+
+    /// [`Epilogue::apply`] for the sums of `column` and those behind it, as many as `out` has.
+    #[inline(always)]
+    pub(super) fn write<S: Simd>(self, simd: S, column: usize, sums: S::Vector, out: &mut [f32]) {
+        if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
+            let sums = match self {
+                Self::Store(None) => sums,
+                Self::Store(Some(bias)) => {
+                    simd.add(sums, load_padded(simd, &bias[column..column + LANES]))
+                }
+                Self::Accumulate => simd.add(simd.load(out), sums),
+            };
+            return simd.store(sums, out);
+        }
+        let mut lanes = [0.0; LANES];
+        simd.store(sums, &mut lanes);
+        for (index, (out, sum)) in out.iter_mut().zip(lanes).enumerate() {
+            self.apply(column + index, sum, out);
+        }
+    }
 }
 
 impl Kernels {
@@ -125,14 +145,14 @@ impl Kernels {
     ) {
         let work = shape.rows * shape.in_features * shape.out_features;
         let product = Product { weights, epilogue, in_features: shape.in_features };
-        let items = split_columns(out, shape.out_features, parallel::parts(work));
+        let items = split_columns(out, shape.out_features, self.parts(work));
         if shape.in_features > 0 && self.run(packed::Pays { rows: shape.rows }) {
             let packed_x = self.run(packed::PackRows { x, width: shape.in_features });
-            parallel::for_each(work, items, |columns| {
+            self.for_each(work, items, |columns| {
                 self.run(packed::Packed { product, x: &packed_x, columns });
             });
         } else {
-            parallel::for_each(work, items, |columns| {
+            self.for_each(work, items, |columns| {
                 self.run(direct::Direct { product, x, columns });
             });
         }
@@ -169,7 +189,7 @@ pub(super) struct Columns<'a> {
 }
 
 /// Splits a row-major output of `width` columns into at most `parts` ranges of columns.
-fn split_columns(out: &mut [f32], width: usize, parts: usize) -> Vec<Columns<'_>> {
+pub(super) fn split_columns(out: &mut [f32], width: usize, parts: usize) -> Vec<Columns<'_>> {
     let part_width = width.div_ceil(parts.max(1)).next_multiple_of(16);
     let mut columns: Vec<Columns<'_>> = (0..width)
         .step_by(part_width)

@@ -20,6 +20,7 @@ fn zip(a: Vector, b: Vector, f: impl Fn(f32, f32) -> f32) -> Vector {
 
 impl Simd for Portable {
     type Vector = Vector;
+    type Pairs = [[bf16; 2]; LANES];
     const REGISTERS: usize = 8;
 
     #[inline(always)]
@@ -45,6 +46,29 @@ impl Simd for Portable {
     #[inline(always)]
     fn load_f16(self, from: &[f16; LANES]) -> Vector {
         from.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16; 2 * LANES]) -> Self::Pairs {
+        std::array::from_fn(|i| [from[2 * i], from[2 * i + 1]])
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, pair: [bf16; 2]) -> Self::Pairs {
+        [pair; LANES]
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, vector: Vector, to: &mut [bf16; LANES]) {
+        *to = vector.map(bf16::from_f32);
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self::Pairs, b: Self::Pairs, c: Vector) -> Vector {
+        std::array::from_fn(|i| {
+            let [a, b] = [a[i].map(bf16::to_f32), b[i].map(bf16::to_f32)];
+            a[0].mul_add(b[0], a[1].mul_add(b[1], c[i]))
+        })
     }
 
     #[inline(always)]

@@ -1,7 +1,6 @@
 //! Root-mean-square normalisation (Zhang and Sennrich 2019), float32 throughout.
 
 use super::level::Kernels;
-use super::parallel;
 use super::simd::{LANES, Simd, Task, load_padded};
 
 impl Kernels {
@@ -18,9 +17,9 @@ impl Kernels {
         let width = weight.len();
         assert!(width > 0 && x.len().is_multiple_of(width), "bug: {} is no rows", x.len());
         let rows = x.len() / width;
-        let part = rows.div_ceil(parallel::parts(x.len())) * width;
+        let part = rows.div_ceil(self.parts(x.len())) * width;
         let items = x.chunks(part).zip(out.chunks_mut(part)).collect();
-        parallel::for_each(x.len(), items, |(x, out)| {
+        self.for_each(x.len(), items, |(x, out)| {
             self.run(RmsNorm { x, weight, eps, out });
         });
     }

@@ -2,7 +2,6 @@
 //! of a head's first half is rotated with lane `i` of its second.
 
 use super::level::Kernels;
-use super::parallel;
 use super::simd::{Simd, Task};
 
 /// Cosines and sines, each `max_positions x (head_dim / 2)`.
@@ -41,9 +40,9 @@ impl Kernels {
             positions.len()
         );
         let work = x.len() * 2;
-        let rows = positions.len().div_ceil(parallel::parts(work));
+        let rows = positions.len().div_ceil(self.parts(work));
         let items = positions.chunks(rows).zip(x.chunks_mut(rows * width)).collect();
-        parallel::for_each(work, items, |(positions, x)| {
+        self.for_each(work, items, |(positions, x)| {
             self.run(Rotary { x, width, positions, tables });
         });
     }

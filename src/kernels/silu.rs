@@ -1,7 +1,6 @@
 //! The gate of a SwiGLU feed-forward layer (Shazeer 2020).
 
 use super::level::Kernels;
-use super::parallel;
 use super::simd::{LANES, Simd, Task, exp, load_padded};
 
 /// What an element costs, in multiplications, for deciding on threads.
@@ -16,9 +15,9 @@ impl Kernels {
         assert_eq!(gate.len(), up.len(), "bug: length of up");
         assert_eq!(gate.len(), out.len(), "bug: length of the output");
         let work = gate.len() * WORK;
-        let part = gate.len().div_ceil(parallel::parts(work)).next_multiple_of(LANES).max(LANES);
+        let part = gate.len().div_ceil(self.parts(work)).next_multiple_of(LANES).max(LANES);
         let items = gate.chunks(part).zip(up.chunks(part)).zip(out.chunks_mut(part)).collect();
-        parallel::for_each(work, items, |((gate, up), out)| {
+        self.for_each(work, items, |((gate, up), out)| {
             self.run(SiluMul { gate, up, out });
         });
     }

@@ -25,6 +25,8 @@ impl Lanes {
 pub(super) trait Simd: Copy + Send + Sync {
     /// Sixteen float32 lanes.
     type Vector: Copy;
+    /// Thirty-two bfloat16, two neighbours in each of the sixteen lanes.
+    type Pairs: Copy;
 
     /// How many [`Simd::Vector`]s the register file holds: what tile sizes are chosen by.
     const REGISTERS: usize;
@@ -38,6 +40,11 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn load_bf16(self, from: &[bf16; LANES]) -> Self::Vector;
     /// Widens exactly.
     fn load_f16(self, from: &[f16; LANES]) -> Self::Vector;
+    fn load_pairs(self, from: &[bf16; 2 * LANES]) -> Self::Pairs;
+    /// The same pair in every lane.
+    fn splat_pair(self, pair: [bf16; 2]) -> Self::Pairs;
+    /// Rounds to the nearest, ties to even; a NaN stays one.
+    fn store_bf16(self, vector: Self::Vector, to: &mut [bf16; LANES]);
     /// Asks for the cache line at `address`, which need not be readable: nothing depends on it.
     fn prefetch<T>(self, address: *const T);
     fn store(self, vector: Self::Vector, to: &mut [f32; LANES]);
@@ -48,6 +55,10 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn div(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c` with one rounding.
     fn mul_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// `a[0] * b[0] + (a[1] * b[1] + c)` per lane, rounded to float32 after each of the two
+    /// products: what VDPBF16PS computes. Its treatment of subnormal numbers, which it takes for
+    /// zero, is left to the level.
+    fn dot_pairs(self, a: Self::Pairs, b: Self::Pairs, c: Self::Vector) -> Self::Vector;
     /// `a < b ? a : b`, so that a NaN in `b` survives.
     fn min(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a > b ? a : b`, so that a NaN in `b` survives.

@@ -122,9 +122,8 @@ fn the_number_of_threads_and_the_order_of_rows_change_nothing() {
     let reversed: Vec<f32> = x.chunks(shape.in_features).rev().flatten().copied().collect();
     let expected = linear(Kernels::best(), &x, Weights::F32(&weights), shape);
     for threads in [1, 2, 5] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-        let out =
-            pool.install(|| linear(Kernels::best(), &reversed, Weights::F32(&weights), shape));
+        let kernels = Kernels::best().on_threads(threads.try_into().expect("some"));
+        let out = linear(kernels, &reversed, Weights::F32(&weights), shape);
         let out: Vec<f32> = out.chunks(shape.out_features).rev().flatten().copied().collect();
         assert_bits(&out, &expected, &format!("{threads} threads"));
     }
@@ -408,4 +407,86 @@ fn spans_with_a_gap_are_called_a_bug() {
     spans[0].rows = 1..4;
     let mut out = vec![0.0; q.len()];
     Kernels::best().paged_attention(&q, attention.kv(), &spans, attention.shape, &mut out);
+}
+
+/// What [`PairProducts`] and [`Rounding`] try at one level.
+struct PairProducts<'a> {
+    a: &'a [bf16; 32],
+    b: &'a [bf16; 32],
+    c: &'a [f32; 16],
+}
+
+impl simd::Task for PairProducts<'_> {
+    type Output = [[f32; 16]; 2];
+
+    #[inline(always)]
+    fn run<S: simd::Simd>(self, simd: S) -> [[f32; 16]; 2] {
+        let (a, c) = (simd.load_pairs(self.a), simd.load(self.c));
+        let first = simd.splat_pair([self.b[0], self.b[1]]);
+        let mut out = [[0.0; 16]; 2];
+        simd.store(simd.dot_pairs(a, simd.load_pairs(self.b), c), &mut out[0]);
+        simd.store(simd.dot_pairs(a, first, c), &mut out[1]);
+        out
+    }
+}
+
+struct Rounding<'a>(&'a [f32; 16]);
+
+impl simd::Task for Rounding<'_> {
+    type Output = [bf16; 16];
+
+    #[inline(always)]
+    fn run<S: simd::Simd>(self, simd: S) -> [bf16; 16] {
+        let mut out = [bf16::ZERO; 16];
+        simd.store_bf16(simd.load(self.0), &mut out);
+        out
+    }
+}
+
+/// A normal number: subnormal ones are left to the level.
+fn normal() -> impl Strategy<Value = f32> {
+    (prop::num::f32::POSITIVE | prop::num::f32::NEGATIVE)
+        .prop_filter("ordinary exponents", |x| (1e-15..1e15).contains(&x.abs()))
+}
+
+proptest! {
+    #[test]
+    fn pairs_are_multiplied_and_rounded_alike_at_every_level(
+        a in prop::array::uniform32(normal().prop_map(bf16::from_f32)),
+        b in prop::array::uniform32(normal().prop_map(bf16::from_f32)),
+        c in prop::array::uniform16(normal()),
+    ) {
+        for kernels in levels() {
+            let [products, first] = kernels.run(PairProducts { a: &a, b: &b, c: &c });
+            let wide = |x: bf16| x.to_f32();
+            for lane in 0..16 {
+                let [a, next_a] = [wide(a[2 * lane]), wide(a[2 * lane + 1])];
+                let product = |b: bf16, next_b: bf16| {
+                    a.mul_add(wide(b), next_a.mul_add(wide(next_b), c[lane]))
+                };
+                let expected = product(b[2 * lane], b[2 * lane + 1]);
+                prop_assert_eq!(products[lane].to_bits(), expected.to_bits());
+                prop_assert_eq!(first[lane].to_bits(), product(b[0], b[1]).to_bits());
+            }
+            let rounded = kernels.run(Rounding(&c));
+            prop_assert_eq!(rounded, c.map(bf16::from_f32));
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_survives_rounding() {
+    let mut values = [f32::NAN; 16];
+    values[1] = f32::from_bits(0x7FFF_FFFF);
+    values[2] = -f32::NAN;
+    values[3] = f32::INFINITY;
+    values[4] = f32::NEG_INFINITY;
+    values[5] = f32::MAX;
+    for kernels in levels() {
+        let rounded = kernels.run(Rounding(&values)).map(bf16::to_f32);
+        for (value, rounded) in values.iter().zip(rounded) {
+            let expected = bf16::from_f32(*value).to_f32();
+            assert!(rounded.is_nan() && value.is_nan() || rounded == expected, "{value}");
+        }
+    }
 }

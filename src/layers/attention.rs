@@ -24,23 +24,25 @@ pub struct SelfAttention {
 }
 
 impl SelfAttention {
-    /// `x` is `rows x hidden`, and so is the result; the rows' keys and values go into `cache`.
+    /// The layer's output for `x` on top of `residual`, which must be nobody else's; all three are
+    /// `rows x hidden`. The rows' keys and values go into `cache`.
     ///
     /// # Errors
     /// Where shapes disagree or the device fails.
-    pub fn forward(
+    pub fn forward_add(
         &self,
         x: &Tensor,
         rotation: &Rotation<'_>,
         batch: &PagedBatch<'_>,
         segments: &Segments,
         cache: &LayerKv,
+        residual: Tensor,
     ) -> Result<Tensor> {
-        let q = rotation.apply(self.q_proj.forward(x, segments)?)?;
-        let k = rotation.apply(self.k_proj.forward(x, segments)?)?;
-        let v = self.v_proj.forward(x, segments)?;
+        let layers = [&self.q_proj, &self.k_proj, &self.v_proj];
+        let [q, k, v] = Linear::forward_all(layers, x, segments)?;
+        let (q, k) = (rotation.apply(q)?, rotation.apply(k)?);
         batch.write(cache, &k, &v)?;
         let mixed = batch.attend(&q, cache, self.heads)?;
-        self.o_proj.forward(&mixed, segments)
+        self.o_proj.forward_add(&mixed, segments, residual)
     }
 }

@@ -5,7 +5,9 @@ use std::ops::Range;
 use candle_core::{
     CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, bail,
 };
+use half::bf16;
 
+use crate::adapter::delta::LowRankDelta;
 use crate::kernels::{Kernels, Weights};
 
 /// The path that layers take, chosen at load.
@@ -29,6 +31,28 @@ impl Backend {
     #[must_use]
     pub fn is_candle(self) -> bool {
         matches!(self, Self::Candle)
+    }
+
+    /// Whether weights of `dtype` are held packed: on a CPU, bfloat16 is computed in bfloat16.
+    #[must_use]
+    pub fn packs(self, dtype: DType) -> bool {
+        dtype == DType::BF16 && !self.is_candle()
+    }
+
+    /// `delta` in the form that layers with weights of `dtype` on `device` take.
+    ///
+    /// # Errors
+    /// Where the device fails, or a factor overflows the type it is held in.
+    pub fn prepare(
+        self,
+        delta: &LowRankDelta,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<LowRankDelta> {
+        match self {
+            Self::Cpu(kernels) if self.packs(dtype) => delta.pack(kernels),
+            _ => delta.to(device, self.activation_dtype(dtype)),
+        }
     }
 
     /// The dtype of activations, biases, and cached keys and values, for weights of `weights`.
@@ -61,6 +85,14 @@ impl<'a> CpuSlice<'a> {
             other => {
                 bail!("{:?} on {:?} where the CPU path has float32", other.dtype(), other.device())
             }
+        }
+    }
+
+    /// Bfloat16 elements.
+    pub fn bf16(&self) -> Result<&[bf16]> {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::BF16(data)) => Ok(&data[self.range.clone()]),
+            other => bail!("{:?} where bfloat16 is packed", other.dtype()),
         }
     }
 

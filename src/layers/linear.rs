@@ -1,17 +1,21 @@
 //! A linear layer: a dense base weight, plus each row's own adapter.
+//!
+//! On a CPU a weight held as [`Panels`] is computed in bfloat16 with float32 sums, together with
+//! the other layers of the same input; one held as a tensor with float32 activations.
+
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::backend::{Backend, CpuSlice};
+use super::backend::{Backend, CpuSlice, write_in_place};
 use crate::adapter::delta::{LowRankDelta, LowRankFactors};
 use crate::adapter::segments::Segments;
-use crate::kernels::{Kernels, LinearShape, LowRankShape};
+use crate::kernels::{Kernels, LinearShape, LowRankShape, Panels, Projection, RowsDelta};
 
 /// `y = x Wᵀ + b`, and for the rows of a segment `y += (x downᵀ) upᵀ`.
 #[derive(Debug)]
 pub struct Linear {
-    /// `out_features x in_features`.
-    weight: Tensor,
+    weight: Weight,
     /// `out_features`: float32 on the CPU path, else in the weight's dtype.
     bias: Option<Tensor>,
     /// Index of this module in an adapter; `None` where adapters cannot touch it.
@@ -19,7 +23,53 @@ pub struct Linear {
     backend: Backend,
 }
 
+/// `out_features x in_features`.
+#[derive(Debug)]
+enum Weight {
+    Tensor(Tensor),
+    /// For [`Backend::Cpu`] only.
+    Panels(Arc<Panels>),
+}
+
+impl Weight {
+    /// Rows and columns.
+    fn dims(&self) -> (usize, usize) {
+        match self {
+            Self::Tensor(weight) => (weight.dims()[0], weight.dims()[1]),
+            Self::Panels(panels) => (panels.out_features(), panels.in_features()),
+        }
+    }
+}
+
+/// Lays out a bfloat16 weight for the products of a backend that packs it: see [`Backend::packs`].
+///
+/// # Errors
+/// Where it is no matrix of that type, or not on the CPU.
+pub fn pack(weight: &Tensor, backend: Backend) -> Result<Arc<Panels>> {
+    let Backend::Cpu(kernels) = backend else { bail!("bug: candle packs no weights") };
+    let shape = weight.dims2()?;
+    Ok(Arc::new(Panels::pack(kernels, CpuSlice::new(weight)?.bf16()?, shape)))
+}
+
 impl Linear {
+    /// A layer of a weight that [`pack`] made for `backend`; `bias` is float32.
+    ///
+    /// # Errors
+    /// Where the shapes disagree.
+    pub fn packed(
+        weight: Arc<Panels>,
+        bias: Option<Tensor>,
+        module: Option<usize>,
+        backend: Backend,
+    ) -> Result<Self> {
+        if let Some(bias) = &bias
+            && bias.dims() != [weight.out_features()]
+        {
+            bail!("a bias of {:?} for {weight:?}", bias.shape())
+        }
+        Ok(Self { weight: Weight::Panels(weight), bias, module, backend })
+    }
+
     /// A layer of `weight` (`out x in`) and `bias` (`out`), which is module number `module` of the
     /// model for adapters.
     ///
@@ -40,25 +90,19 @@ impl Linear {
         if backend.is_candle() && weight.device().is_cpu() && weight.dtype() == DType::BF16 {
             bail!("candle has no bfloat16 matrix product on a CPU")
         }
-        Ok(Self { weight, bias, module, backend })
+        Ok(Self { weight: Weight::Tensor(weight), bias, module, backend })
     }
 
     /// Columns of the weight.
     #[must_use]
     pub fn in_features(&self) -> usize {
-        self.weight.dims()[1]
+        self.weight.dims().1
     }
 
     /// Rows of the weight.
     #[must_use]
     pub fn out_features(&self) -> usize {
-        self.weight.dims()[0]
-    }
-
-    /// The dense weight, `out x in`.
-    #[must_use]
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+        self.weight.dims().0
     }
 
     /// `x` is `rows x in`, the result `rows x out`, both float32 on the CPU path and else in the
@@ -67,17 +111,118 @@ impl Linear {
     /// # Errors
     /// Where shapes disagree or the device fails.
     pub fn forward(&self, x: &Tensor, segments: &Segments) -> Result<Tensor> {
+        let [y] = Self::forward_all([self], x, segments)?;
+        Ok(y)
+    }
+
+    /// [`Linear::forward`] of several layers with the same input.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        x: &Tensor,
+        segments: &Segments,
+    ) -> Result<[Tensor; N]> {
+        let mut out = Vec::with_capacity(N);
+        for layer in layers {
+            layer.check_input(x, segments)?;
+        }
+        if let Some(kernels) = layers[0].projects() {
+            let (rows, width) = x.dims2()?;
+            let mut outs = layers.map(|layer| vec![0.0; rows * layer.out_features()]);
+            let biases = layers.map(|layer| layer.bias.as_ref().map(CpuSlice::new).transpose());
+            let mut projections = Vec::with_capacity(N);
+            for ((layer, out), bias) in layers.iter().zip(&mut outs).zip(&biases) {
+                let bias = bias.as_ref().map_err(|error| candle_core::Error::msg(error))?;
+                let bias = bias.as_ref().map(CpuSlice::f32).transpose()?;
+                projections.push(layer.projection(segments, bias, out, false)?);
+            }
+            kernels.project(CpuSlice::new(x)?.f32()?, width, projections);
+            for (layer, y) in layers.iter().zip(outs) {
+                out.push(Tensor::from_vec(y, (rows, layer.out_features()), &Device::Cpu)?);
+            }
+        } else {
+            for layer in layers {
+                out.push(match layer.backend {
+                    Backend::Candle => layer.forward_candle(x, segments)?,
+                    Backend::Cpu(kernels) => layer.forward_cpu(x, segments, kernels)?,
+                });
+            }
+        }
+        out.try_into().map_err(|_| candle_core::Error::msg("bug: a layer without a result"))
+    }
+
+    /// `residual + forward(x)`. A CPU may work in place: `residual` must be nobody else's.
+    ///
+    /// # Errors
+    /// As [`Linear::forward`].
+    pub fn forward_add(&self, x: &Tensor, segments: &Segments, residual: Tensor) -> Result<Tensor> {
+        let Some(kernels) = self.projects().filter(|_| self.bias.is_none()) else {
+            return residual + self.forward(x, segments)?;
+        };
+        self.check_input(x, segments)?;
+        let (rows, width) = x.dims2()?;
+        if residual.dims() != [rows, self.out_features()] {
+            bail!("a residual of {:?} for {rows} rows of {:?}", residual.shape(), self.weight)
+        }
+        let x = CpuSlice::new(x)?;
+        let x = x.f32()?;
+        // Whatever can fail does so before anything is written.
+        let deltas = self.deltas(segments)?;
+        let Weight::Panels(weight) = &self.weight else { bail!("bug: a weight not packed") };
+        write_in_place(&residual, |out| {
+            let deltas = deltas.clone();
+            let projection = Projection { weight, bias: None, deltas, out, accumulate: true };
+            kernels.project(x, width, vec![projection]);
+        })?;
+        Ok(residual)
+    }
+
+    fn check_input(&self, x: &Tensor, segments: &Segments) -> Result<()> {
         let (rows, width) = x.dims2()?;
         if width != self.in_features() {
-            bail!("rows of {width} for a weight of {:?}", self.weight.shape())
+            bail!("rows of {width} for a weight of {:?}", self.weight.dims())
         }
         if let Some(last) = segments.iter().last().filter(|last| last.rows.end > rows) {
             bail!("an adapter's rows {:?} in a batch of {rows}", last.rows)
         }
-        match self.backend {
-            Backend::Candle => self.forward_candle(x, segments),
-            Backend::Cpu(kernels) => self.forward_cpu(x, segments, kernels),
+        Ok(())
+    }
+
+    /// The kernels, where the weight is packed for them.
+    fn projects(&self) -> Option<Kernels> {
+        match (&self.weight, self.backend) {
+            (Weight::Panels(_), Backend::Cpu(kernels)) => Some(kernels),
+            _ => None,
         }
+    }
+
+    fn projection<'a, 'o>(
+        &'a self,
+        segments: &'a Segments,
+        bias: Option<&'a [f32]>,
+        out: &'o mut [f32],
+        accumulate: bool,
+    ) -> Result<Projection<'a, 'o>> {
+        let Weight::Panels(weight) = &self.weight else { bail!("bug: a weight not packed") };
+        Ok(Projection { weight, bias, deltas: self.deltas(segments)?, out, accumulate })
+    }
+
+    /// The packed factors of the rows that this module has any for.
+    fn deltas<'a>(&self, segments: &'a Segments) -> Result<Vec<RowsDelta<'a>>> {
+        let Some(module) = self.module else { return Ok(Vec::new()) };
+        let (out_features, in_features) = self.weight.dims();
+        let mut deltas = Vec::new();
+        for segment in segments.iter() {
+            let Some(factors) = segment.delta.packed_factors(module)? else { continue };
+            let (down, up) = (&factors.down, &factors.up);
+            if down.in_features() != in_features || up.out_features() != out_features {
+                bail!("factors of {up:?} and {down:?} for {:?}", self.weight)
+            }
+            deltas.push(RowsDelta { rows: segment.rows.clone(), down, up });
+        }
+        Ok(deltas)
     }
 
     /// Folds an adapter's factors for this module into the weight: float32 sum, one rounding.
@@ -86,9 +231,14 @@ impl Linear {
     /// Where [`Linear::check`] finds fault or the device fails; the weight is then as it was.
     pub fn merge(&mut self, factors: &LowRankFactors) -> Result<()> {
         self.check(factors)?;
-        let wide = |tensor: &Tensor| tensor.to_device(self.weight.device())?.to_dtype(DType::F32);
-        let delta = wide(&factors.up)?.matmul(&wide(&factors.down)?)?;
-        self.weight = (wide(&self.weight)? + delta)?.to_dtype(self.weight.dtype())?;
+        let shape = self.weight.dims();
+        match &mut self.weight {
+            Weight::Tensor(weight) => *weight = merge_into(weight, factors)?,
+            Weight::Panels(panels) => {
+                let plain = Tensor::from_vec(panels.unpack(), shape, &Device::Cpu)?;
+                *panels = pack(&merge_into(&plain, factors)?, self.backend)?;
+            }
+        }
         Ok(())
     }
 
@@ -103,7 +253,7 @@ impl Linear {
                 "factors of {:?} and {:?} for a weight of {:?}",
                 factors.up.shape(),
                 factors.down.shape(),
-                self.weight.shape()
+                self.weight.dims()
             )
         }
         Ok(())
@@ -122,7 +272,8 @@ impl Linear {
     }
 
     fn forward_candle(&self, x: &Tensor, segments: &Segments) -> Result<Tensor> {
-        let mut y = x.matmul(&self.weight.t()?)?;
+        let Weight::Tensor(weight) = &self.weight else { bail!("bug: a packed weight for candle") };
+        let mut y = x.matmul(&weight.t()?)?;
         if let Some(bias) = &self.bias {
             y = y.broadcast_add(bias)?;
         }
@@ -141,7 +292,8 @@ impl Linear {
         let (in_features, out_features) = (self.in_features(), self.out_features());
         let rows = x.dims()[0];
         let mut y = vec![0.0; rows * out_features];
-        let (x, weight) = (CpuSlice::new(x)?, CpuSlice::new(&self.weight)?);
+        let Weight::Tensor(weight) = &self.weight else { bail!("bug: a packed weight") };
+        let (x, weight) = (CpuSlice::new(x)?, CpuSlice::new(weight)?);
         let x = x.f32()?;
         let bias = self.bias.as_ref().map(CpuSlice::new).transpose()?;
         let bias = bias.as_ref().map(CpuSlice::f32).transpose()?;
@@ -158,4 +310,11 @@ impl Linear {
         }
         Tensor::from_vec(y, (rows, out_features), &Device::Cpu)
     }
+}
+
+/// `weight + up · down`: float32 sum, one rounding.
+fn merge_into(weight: &Tensor, factors: &LowRankFactors) -> Result<Tensor> {
+    let wide = |tensor: &Tensor| tensor.to_device(weight.device())?.to_dtype(DType::F32);
+    let delta = wide(&factors.up)?.matmul(&wide(&factors.down)?)?;
+    (wide(weight)? + delta)?.to_dtype(weight.dtype())
 }

@@ -20,13 +20,14 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// `x` is `rows x hidden`, and so is the result.
+    /// The block's output for `x` on top of `residual`, which must be nobody else's; all three are
+    /// `rows x hidden`.
     ///
     /// # Errors
     /// Where shapes disagree or the device fails.
-    pub fn forward(&self, x: &Tensor, segments: &Segments) -> Result<Tensor> {
-        let gate = self.gate_proj.forward(x, segments)?;
-        let up = self.up_proj.forward(x, segments)?;
+    pub fn forward_add(&self, x: &Tensor, segments: &Segments, residual: Tensor) -> Result<Tensor> {
+        let layers = [&self.gate_proj, &self.up_proj];
+        let [gate, up] = Linear::forward_all(layers, x, segments)?;
         let inner = match self.backend {
             Backend::Candle => (gate.silu()? * up)?,
             Backend::Cpu(kernels) => {
@@ -36,6 +37,6 @@ impl Mlp {
                 Tensor::from_vec(out, gate.shape(), gate.device())?
             }
         };
-        self.down_proj.forward(&inner, segments)
+        self.down_proj.forward_add(&inner, segments, residual)
     }
 }

@@ -1,5 +1,7 @@
 //! Layers out of a checkpoint's tensors: what every family's loading has in common.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::config::ModelConfig;
@@ -7,7 +9,8 @@ use super::error::ModelError;
 use super::weights::{WeightLoader, Weights};
 use crate::adapter::delta::ModuleSpec;
 use crate::layers::backend::Backend;
-use crate::layers::linear::Linear;
+use crate::layers::embedding::Embedding;
+use crate::layers::linear::{self, Linear};
 use crate::layers::rms_norm::RmsNorm;
 use crate::layers::rotary::{RotaryEmbedding, inverse_frequencies};
 
@@ -86,14 +89,30 @@ impl<'a> Builder<'a> {
         self.loader.tensor(name, &[rows, columns], dtype)
     }
 
-    /// An output head that is the embedding `table`, whose tensor is called `name`. A copy of it
-    /// under the head's own name is accepted, anything else there is not.
+    /// The token embedding `name` and, where the configuration ties it, the output head that
+    /// shares its weight. A copy of it under the head's own name is accepted, anything else there
+    /// is not.
     ///
     /// # Errors
-    /// [`ModelError::UntiedHead`] for the latter.
-    pub fn tied_head(&mut self, table: &Tensor, name: &str) -> Result<Linear, ModelError> {
+    /// [`ModelError::UntiedHead`] for the latter; else as [`Weights::tensor`].
+    pub fn embedding(
+        &mut self,
+        name: &str,
+        (vocab, hidden): (usize, usize),
+    ) -> Result<(Embedding, Option<Linear>), ModelError> {
+        let table = self.weight(name, vocab, hidden)?;
+        if !self.config.tie_word_embeddings {
+            return Ok((Embedding::new(table), None));
+        }
         self.loader.expect_copy("lm_head.weight", name)?;
-        Ok(Linear::new(table.clone(), None, None, self.options.backend)?)
+        let LoadOptions { dtype, backend, .. } = *self.options;
+        if backend.packs(dtype) {
+            let panels = linear::pack(&table, backend)?;
+            let head = Linear::packed(Arc::clone(&panels), None, None, backend)?;
+            return Ok((Embedding::packed(panels), Some(head)));
+        }
+        let head = Linear::new(table.clone(), None, None, backend)?;
+        Ok((Embedding::new(table), Some(head)))
     }
 
     /// Ends the loading: the modules, in the order in which they were built.
@@ -124,7 +143,11 @@ impl<'a> Builder<'a> {
         let bias = bias.transpose()?;
         let module = self.modules.len();
         self.modules.push(ModuleSpec { path, in_features, out_features });
-        Ok(Linear::new(weight, bias, Some(module), backend)?)
+        Ok(if backend.packs(dtype) {
+            Linear::packed(linear::pack(&weight, backend)?, bias, Some(module), backend)?
+        } else {
+            Linear::new(weight, bias, Some(module), backend)?
+        })
     }
 
     /// The type to hold weight `name` in.

@@ -55,6 +55,12 @@ pub trait CausalLm: Send {
     /// The linear modules that adapters may target; an adapter's factors are indexed alike.
     fn modules(&self) -> &[ModuleSpec];
 
+    /// `delta` in the form in which this model's batches take it.
+    ///
+    /// # Errors
+    /// Where the device fails, or a factor overflows the type it is held in.
+    fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta>;
+
     /// Folds a delta into the weights: float32 sum, one rounding to the weight's dtype.
     ///
     /// # Errors

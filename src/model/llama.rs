@@ -55,22 +55,21 @@ impl LlamaForCausalLm {
     ) -> Result<Self, ModelError> {
         let mut builder = Builder::new(config, weights, &options, progress);
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let table = builder.weight(EMBEDDING, vocab, hidden)?;
+        let (embed_tokens, tied_head) = builder.embedding(EMBEDDING, (vocab, hidden))?;
         let layers = 0..config.num_hidden_layers;
         let layers = layers.map(|index| DecoderLayer::load(&mut builder, index));
         let layers = layers.collect::<Result<_, _>>()?;
         let norm = builder.rms_norm("model.norm")?;
-        let lm_head = if config.tie_word_embeddings {
-            builder.tied_head(&table, EMBEDDING)?
-        } else {
-            builder.linear("lm_head".to_owned(), (vocab, hidden), false)?
+        let lm_head = match tied_head {
+            Some(head) => head,
+            None => builder.linear("lm_head".to_owned(), (vocab, hidden), false)?,
         };
         let rotary = builder.rotary()?;
         let modules = builder.finish()?;
         Ok(Self {
             config: config.clone(),
             modules,
-            embed_tokens: Embedding::new(table),
+            embed_tokens,
             layers,
             norm,
             lm_head,
@@ -141,13 +140,18 @@ impl CausalLm for LlamaForCausalLm {
         let rotation = self.rotary.at(input.positions)?;
         let mut x = self.embed_tokens.forward(input.input_ids, self.activation_dtype())?;
         for (index, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(&x, &rotation, &batch, input.segments, kv_cache.layer(index))?;
+            x = layer.forward(x, &rotation, &batch, input.segments, kv_cache.layer(index))?;
         }
         self.logits(&x, input.logit_rows, input.logit_segments)
     }
 
     fn modules(&self) -> &[ModuleSpec] {
         &self.modules
+    }
+
+    fn prepare(&self, delta: &LowRankDelta) -> candle_core::Result<LowRankDelta> {
+        let LoadOptions { dtype, backend, ref device, .. } = self.options;
+        backend.prepare(delta, dtype, device)
     }
 
     fn merge(&mut self, delta: &LowRankDelta) -> candle_core::Result<()> {
@@ -201,15 +205,15 @@ impl DecoderLayer {
 
     fn forward(
         &self,
-        x: &Tensor,
+        x: Tensor,
         rotation: &Rotation<'_>,
         batch: &PagedBatch<'_>,
         segments: &Segments,
         cache: &LayerKv,
     ) -> candle_core::Result<Tensor> {
-        let normed = self.input_layernorm.forward(x)?;
-        let x = (x + self.self_attn.forward(&normed, rotation, batch, segments, cache)?)?;
+        let normed = self.input_layernorm.forward(&x)?;
+        let x = self.self_attn.forward_add(&normed, rotation, batch, segments, cache, x)?;
         let normed = self.post_attention_layernorm.forward(&x)?;
-        x + self.mlp.forward(&normed, segments)?
+        self.mlp.forward_add(&normed, segments, x)
     }
 }

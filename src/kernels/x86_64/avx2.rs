@@ -25,8 +25,43 @@ impl Avx2 {
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Vector(__m256, __m256);
 
+/// The pairs of lanes 0 to 7, and of 8 to 15.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Pairs(__m256i, __m256i);
+
+impl Avx2 {
+    /// One register's worth of [`Simd::dot_pairs`]: a bfloat16 is the upper half of a float32.
+    #[inline(always)]
+    fn dot_half(self, a: __m256i, b: __m256i, c: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe {
+            let first = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+            let mask = _mm256_set1_epi32(-65536);
+            let second = |x| _mm256_castsi256_ps(_mm256_and_si256(x, mask));
+            _mm256_fmadd_ps(first(a), first(b), _mm256_fmadd_ps(second(a), second(b), c))
+        }
+    }
+
+    /// Eight float32 as bfloat16 in the low halves of the lanes.
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256i {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe {
+            let bits = _mm256_castps_si256(a);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+            let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, up));
+            // Rounding could carry a NaN's payload into the sign: it is quieted instead.
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, a));
+            let quiet = _mm256_or_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(0x40));
+            _mm256_blendv_epi8(rounded, quiet, nan)
+        }
+    }
+}
+
 impl Simd for Avx2 {
     type Vector = Vector;
+    type Pairs = Pairs;
     const REGISTERS: usize = 8;
 
     #[inline(always)]
@@ -81,6 +116,39 @@ impl Simd for Avx2 {
                 _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(bits)),
             )
         }
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16; 2 * LANES]) -> Pairs {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 64 readable bytes; the loads need no alignment.
+        unsafe {
+            let from = from.as_ptr().cast::<__m256i>();
+            Pairs(_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, pair: [bf16; 2]) -> Pairs {
+        let bits = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        let half = unsafe { _mm256_set1_epi32(bits.cast_signed()) };
+        Pairs(half, half)
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, vector: Vector, to: &mut [bf16; LANES]) {
+        let (low, high) = (self.round(vector.0), self.round(vector.1));
+        // SAFETY: `self` proves AVX2, FMA and F16C. `to` is 32 writable bytes; the store needs no alignment.
+        unsafe {
+            let packed = _mm256_packus_epi32(low, high);
+            let ordered = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), ordered);
+        }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Pairs, b: Pairs, c: Vector) -> Vector {
+        Vector(self.dot_half(a.0, b.0, c.0), self.dot_half(a.1, b.1, c.1))
     }
 
     #[inline(always)]

@@ -1,39 +1,47 @@
-//! AVX-512: a vector is one register.
+//! AVX-512, with its bfloat16 instructions or without: a vector is one register.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use half::{bf16, f16};
 
 use crate::kernels::simd::{LANES, Simd};
 
-/// Proof that this machine has AVX-512 F, BW, DQ and VL; only [`Avx512::detect`] makes one.
+/// Proof that this machine has AVX-512 F, BW, DQ and VL, and where `BF16` is set, BF16 and VNNI
+/// too; only [`Avx512::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::kernels) struct Avx512(());
+pub(in crate::kernels) struct Avx512<const BF16: bool>(());
 
-impl Avx512 {
+impl<const BF16: bool> Avx512<BF16> {
     /// The proof, where the machine has the features.
     pub(in crate::kernels) fn detect() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx512f")
+        let base = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        found.then_some(Self(()))
+        let more = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vnni");
+        (base && (more || !BF16)).then_some(Self(()))
     }
 }
 
-impl Simd for Avx512 {
+impl<const BF16: bool> Simd for Avx512<BF16> {
     type Vector = __m512;
+    type Pairs = __m512i;
     const REGISTERS: usize = 32;
 
     #[inline(always)]
     fn vectorize<R>(self, body: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn inner<R>(body: impl FnOnce() -> R) -> R {
+        fn base<R>(body: impl FnOnce() -> R) -> R {
             body()
         }
-        // SAFETY: `self` proves the features that `inner` enables.
-        unsafe { inner(body) }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")]
+        fn more<R>(body: impl FnOnce() -> R) -> R {
+            body()
+        }
+        // SAFETY: `self` proves the features that either enables.
+        unsafe { if BF16 { more(body) } else { base(body) } }
     }
 
     #[inline(always)]
@@ -61,6 +69,57 @@ impl Simd for Avx512 {
     fn load_f16(self, from: &[f16; LANES]) -> __m512 {
         // SAFETY: `self` proves AVX-512. `from` is 32 readable bytes; the load needs no alignment.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_pairs(self, from: &[bf16; 2 * LANES]) -> __m512i {
+        // SAFETY: `self` proves AVX-512. `from` is 64 readable bytes; the load needs no alignment.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn splat_pair(self, pair: [bf16; 2]) -> __m512i {
+        let bits = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi32(bits.cast_signed()) }
+    }
+
+    #[inline(always)]
+    fn store_bf16(self, vector: __m512, to: &mut [bf16; LANES]) {
+        // SAFETY: `self` proves AVX-512 and, where `BF16` is set, its bfloat16 instructions. `to`
+        // is 32 writable bytes; the store needs no alignment.
+        unsafe {
+            let rounded = if BF16 {
+                transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(vector))
+            } else {
+                let bits = _mm512_castps_si512(vector);
+                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+                let rounded = _mm512_add_epi32(bits, up);
+                // Rounding could carry a NaN's payload into the sign: it is quieted instead.
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(vector, vector);
+                let quiet = _mm512_set1_epi32(0x40_0000);
+                let rounded = _mm512_mask_or_epi32(rounded, nan, bits, quiet);
+                _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
+            };
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), rounded);
+        }
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: __m512i, b: __m512i, c: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX-512 and, where `BF16` is set, its bfloat16 instructions; the
+        // transmuted types are all 64 bytes without invalid values.
+        unsafe {
+            if BF16 {
+                let (a, b) = (transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b));
+                return _mm512_dpbf16_ps(c, a, b);
+            }
+            let first = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            let mask = _mm512_set1_epi32(-65536);
+            let second = |x| _mm512_castsi512_ps(_mm512_and_si512(x, mask));
+            _mm512_fmadd_ps(first(a), first(b), _mm512_fmadd_ps(second(a), second(b), c))
+        }
     }
 
     #[inline(always)]

@@ -1,0 +1,106 @@
+//! Rows of activations as a product in bfloat16 reads them: rounded, in tiles of rows, in each tile
+//! the rows' first pairs of features, then all second pairs.
+
+use half::bf16;
+
+use super::simd::{LANES, Simd, Task, load_padded};
+
+/// Two neighbouring features of a row.
+pub(super) type Pair = [bf16; 2];
+
+/// Rows per tile that products are compiled for: with two panels, the largest fills 32 registers.
+const WIDE_TILES: [usize; 7] = [12, 8, 6, 4, 3, 2, 1];
+/// The same for half as many registers of half the width.
+const NARROW_TILES: [usize; 2] = [2, 1];
+
+/// Some rows, packed.
+#[derive(Debug, Default)]
+pub(super) struct PackedRows {
+    pairs: Vec<Pair>,
+    /// Pairs in a row.
+    width: usize,
+    /// Rows of each tile.
+    tiles: Vec<usize>,
+}
+
+impl PackedRows {
+    /// Each tile: its first row, its number of rows, and its pairs.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = (usize, usize, &[Pair])> {
+        let mut first = 0;
+        self.tiles.iter().map(move |rows| {
+            let row = first;
+            first += rows;
+            (row, *rows, &self.pairs[row * self.width..first * self.width])
+        })
+    }
+
+    /// How many rows.
+    pub(super) fn rows(&self) -> usize {
+        self.tiles.iter().sum()
+    }
+
+    /// Pairs in a row.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// Packs row-major `x`, `width` features a row; a last odd feature gets a zero beside it.
+pub(super) struct Pack<'a> {
+    pub x: &'a [f32],
+    pub width: usize,
+}
+
+impl Task for Pack<'_> {
+    type Output = PackedRows;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> PackedRows {
+        let width = self.width.div_ceil(2);
+        let rows = self.x.len().checked_div(self.width).unwrap_or(0);
+        let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
+        let tiles = tile_sizes(rows, sizes);
+        let mut pairs = vec![[bf16::ZERO; 2]; rows * width];
+        let mut first = 0;
+        for &count in &tiles {
+            let tile = &mut pairs[first * width..(first + count) * width];
+            for index in 0..count {
+                let row = &self.x[(first + index) * self.width..][..self.width];
+                pack_row(simd, row, index, count, tile);
+            }
+            first += count;
+        }
+        PackedRows { pairs, width, tiles }
+    }
+}
+
+/// The fewest tiles of the given sizes, descending, that hold `rows`.
+fn tile_sizes(rows: usize, sizes: &[usize]) -> Vec<usize> {
+    let mut tiles = Vec::with_capacity(rows / sizes[0] + 3);
+    let mut left = rows;
+    for &size in sizes {
+        while left >= size {
+            tiles.push(size);
+            left -= size;
+        }
+    }
+    tiles
+}
+
+/// Writes a row's pairs to places `index`, `index + count`, … of its tile.
+#[inline(always)]
+fn pack_row<S: Simd>(simd: S, row: &[f32], index: usize, count: usize, tile: &mut [Pair]) {
+    let (full, tail) = row.as_chunks::<LANES>();
+    let mut places = tile[index..].iter_mut().step_by(count);
+    let mut rounded = [bf16::ZERO; LANES];
+    for chunk in full {
+        simd.store_bf16(simd.load(chunk), &mut rounded);
+        for (pair, place) in rounded.as_chunks::<2>().0.iter().zip(&mut places) {
+            *place = *pair;
+        }
+    }
+    simd.store_bf16(load_padded(simd, tail), &mut rounded);
+    for (pair, place) in rounded.as_chunks::<2>().0.iter().zip(places) {
+        *place = *pair;
+    }
+}

@@ -1,0 +1,235 @@
+//! The product of packed rows with the panels of a weight: `x Wᵀ`, both rounded to bfloat16,
+//! summed in float32.
+//!
+//! An output is one sum over the input features, pair after pair in their order, whatever the
+//! tile, the block or the other rows: see [`super::simd::Simd::dot_pairs`].
+
+use super::linear::{Columns, Epilogue};
+use super::packed_rows::{PackedRows, Pair};
+use super::panels::{Line, Panels};
+use super::simd::{LANES, Lanes, Simd, Task};
+
+/// Panels that pass over a tile together.
+const WIDTH: usize = 2;
+/// Lines of a panel that stay in the first-level cache while all tiles pass.
+const BLOCK: usize = 192;
+/// Lines between the one in use and the one asked for.
+const AHEAD: usize = 32;
+/// Rows that pass over a panel together: they stay in the second-level cache.
+const MAX_TILES: usize = 8;
+
+/// Columns `columns` of a product; they start at a multiple of [`LANES`].
+pub(super) struct PanelProduct<'a, 'o> {
+    pub x: &'a PackedRows,
+    pub panels: &'a Panels,
+    pub epilogue: Epilogue<'a>,
+    /// The row of the output that the first row of `x` goes to.
+    pub first_row: usize,
+    pub columns: &'a mut Columns<'o>,
+}
+
+impl Task for PanelProduct<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        debug_assert!(self.x.width() == self.panels.panel_len());
+        let tiles: Vec<Tile<'_>> =
+            self.x.tiles().map(|(row, rows, pairs)| Tile { row, rows, pairs }).collect();
+        let range = self.columns.range.clone();
+        let mut partial = vec![Lanes::ZERO; 0];
+        for tiles in tiles.chunks(MAX_TILES) {
+            let mut column = range.start;
+            while column + LANES < range.end {
+                self.group::<S, WIDTH>(simd, tiles, column, &mut partial);
+                column += WIDTH * LANES;
+            }
+            if column < range.end {
+                self.group::<S, 1>(simd, tiles, column, &mut partial);
+            }
+        }
+    }
+}
+
+/// Rows that are computed together.
+struct Tile<'a> {
+    row: usize,
+    rows: usize,
+    pairs: &'a [Pair],
+}
+
+impl PanelProduct<'_, '_> {
+    /// `C` panels from `column` on, for all tiles.
+    #[inline(always)]
+    fn group<S: Simd, const C: usize>(
+        &mut self,
+        simd: S,
+        tiles: &[Tile<'_>],
+        column: usize,
+        partial: &mut Vec<Lanes>,
+    ) {
+        let mut panels = [&[] as &[Line]; C];
+        for (c, panel) in panels.iter_mut().enumerate() {
+            *panel = self.panels.panel(column / LANES + c);
+        }
+        let length = self.panels.panel_len();
+        let block = if tiles.len() == 1 { length.max(1) } else { BLOCK };
+        let sums: usize = tiles.iter().map(|tile| tile.rows * C).sum();
+        partial.clear();
+        partial.resize(if length > block { sums } else { 0 }, Lanes::ZERO);
+        for start in (0..length.max(1)).step_by(block) {
+            let end = length.min(start + block);
+            let mut place = 0;
+            for tile in tiles {
+                let sums = tile.rows * C;
+                let pass = Pass { panels, lines: (start, end), column, last: end == length };
+                let partial = partial.get_mut(place..place + sums).unwrap_or_default();
+                self.tile_of(simd, tile, pass, partial);
+                place += sums;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile_of<S: Simd, const C: usize>(
+        &mut self,
+        simd: S,
+        tile: &Tile<'_>,
+        pass: Pass<'_, C>,
+        partial: &mut [Lanes],
+    ) {
+        if S::REGISTERS >= 32 {
+            match tile.rows {
+                12 => self.tile::<S, 12, C>(simd, tile, pass, partial),
+                8 => self.tile::<S, 8, C>(simd, tile, pass, partial),
+                6 => self.tile::<S, 6, C>(simd, tile, pass, partial),
+                4 => self.tile::<S, 4, C>(simd, tile, pass, partial),
+                3 => self.tile::<S, 3, C>(simd, tile, pass, partial),
+                2 => self.tile::<S, 2, C>(simd, tile, pass, partial),
+                _ => self.tile::<S, 1, C>(simd, tile, pass, partial),
+            }
+        } else {
+            match tile.rows {
+                2 => self.tile::<S, 2, C>(simd, tile, pass, partial),
+                _ => self.tile::<S, 1, C>(simd, tile, pass, partial),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        simd: S,
+        tile: &Tile<'_>,
+        pass: Pass<'_, C>,
+        partial: &mut [Lanes],
+    ) {
+        let (start, end) = pass.lines;
+        let x = &tile.pairs.as_chunks::<R>().0[start..end];
+        let mut acc = [[simd.splat(0.0); C]; R];
+        if start > 0 {
+            load_tile(simd, partial, &mut acc);
+        }
+        let mut panels = pass.panels;
+        for panel in &mut panels {
+            *panel = &panel[start..end];
+        }
+        // Towards the end of the panels, the next group's lines come behind all of these.
+        let jump = if pass.last { (C - 1) * self.panels.panel_len() } else { 0 };
+        let near = (end - start).saturating_sub(AHEAD);
+        let (x_near, x_far) = x.split_at(near);
+        let acc = add_products(simd, acc, x_near, panels.map(|panel| &panel[..near]), AHEAD);
+        let far = panels.map(|panel| &panel[near..]);
+        let acc = add_products(simd, acc, x_far, far, AHEAD + jump);
+        if pass.last {
+            self.finish(simd, &acc, self.first_row + tile.row, pass.column);
+        } else {
+            store_tile(simd, &acc, partial);
+        }
+    }
+
+    /// Writes a tile's sums to the output.
+    #[inline(always)]
+    fn finish<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        simd: S,
+        acc: &[[S::Vector; C]; R],
+        row: usize,
+        column: usize,
+    ) {
+        let first = column - self.columns.range.start;
+        for (r, out) in self.columns.rows[row..row + R].iter_mut().enumerate() {
+            let mut outs = out[first..].chunks_mut(LANES);
+            for (c, sums) in acc[r].iter().enumerate() {
+                let Some(out) = outs.next() else { return };
+                self.epilogue.write(simd, column + c * LANES, *sums, out);
+            }
+        }
+    }
+}
+
+/// One pass of `C` panels' lines over a tile.
+#[derive(Clone, Copy)]
+struct Pass<'a, const C: usize> {
+    panels: [&'a [Line]; C],
+    lines: (usize, usize),
+    column: usize,
+    /// Whether the sums are complete after it.
+    last: bool,
+}
+
+/// Adds the products of `R` rows with `C` panels, and asks for the lines that lie `ahead`.
+#[inline(always)]
+fn add_products<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    mut acc: [[S::Vector; C]; R],
+    x: &[[Pair; R]],
+    panels: [&[Line]; C],
+    ahead: usize,
+) -> [[S::Vector; C]; R] {
+    for panel in panels {
+        assert!(panel.len() == x.len());
+    }
+    for k in 0..x.len() {
+        let mut w = [simd.splat_pair([half::bf16::ZERO; 2]); C];
+        for c in 0..C {
+            w[c] = simd.load_pairs(&panels[c][k].0);
+            simd.prefetch(panels[c].as_ptr().wrapping_add(k + ahead));
+        }
+        for r in 0..R {
+            let x = simd.splat_pair(x[k][r]);
+            for c in 0..C {
+                acc[r][c] = simd.dot_pairs(w[c], x, acc[r][c]);
+            }
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn load_tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    from: &[Lanes],
+    acc: &mut [[S::Vector; C]; R],
+) {
+    let from = &from.as_chunks::<C>().0[..R];
+    for r in 0..R {
+        for c in 0..C {
+            acc[r][c] = simd.load(&from[r][c].0);
+        }
+    }
+}
+
+#[inline(always)]
+fn store_tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    acc: &[[S::Vector; C]; R],
+    to: &mut [Lanes],
+) {
+    let to = &mut to.as_chunks_mut::<C>().0[..R];
+    for r in 0..R {
+        for c in 0..C {
+            simd.store(acc[r][c], &mut to[r][c].0);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The compute threads: they spin briefly for the next job, then sleep.
+//!
+//! A decode step is some hundred short jobs with nothing but bookkeeping in between, so handing
+//! out a job must cost well under a microsecond; a scheduler that wakes a thread through the kernel
+//! for each costs more than a small layer. An idle pool uses no processor.
+//!
+//! The thread that calls [`Pool::run`] works along and returns when every part is done. Which
+//! thread runs which part is left open: no result may depend on it. Not here: how work is cut,
+//! which is [`super::parallel`]'s.
+#![allow(unsafe_code)]
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::mem::transmute;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, TryLockError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// How long a thread spins for the next job before it sleeps: longer than the gaps within a step,
+/// shorter than anything a person would notice on a processor's meter.
+const SPIN: Duration = Duration::from_micros(50);
+/// Looks at the gate between two looks at the clock.
+const LOOKS: u32 = 64;
+
+/// The gate's bits: workers inside, whether it is open, and the number of the job.
+const INSIDE: u64 = 0xFFFF;
+const OPEN: u64 = 1 << 16;
+const JOB: u32 = 17;
+
+/// Threads that run the parts of one job at a time.
+#[derive(Debug)]
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<Thread>,
+    /// Held by whoever runs a job.
+    running: Mutex<()>,
+}
+
+type Body<'a> = dyn Fn(usize) + Sync + 'a;
+type Panic = Box<dyn Any + Send>;
+
+struct Shared {
+    gate: AtomicU64,
+    /// The next part to be taken.
+    next: AtomicUsize,
+    job: UnsafeCell<Job>,
+    /// Workers that are asleep or about to be.
+    sleepers: AtomicUsize,
+    /// What a worker's part died of.
+    panic: Mutex<Option<Panic>>,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    body: *const Body<'static>,
+    parts: usize,
+}
+
+// SAFETY: `job` is written only by the thread that holds `Pool::running`, while the gate is closed
+// and nobody is inside; workers read it only inside, that is between counting themselves in through
+// the open gate (acquire) and out again (release). The body it points to is `Sync`, and lives as
+// long as the gate is open or somebody inside: `Pool::run` waits for that.
+unsafe impl Sync for Shared {}
+// SAFETY: as above; nothing in it belongs to a particular thread.
+unsafe impl Send for Shared {}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("gate", &self.gate).finish_non_exhaustive()
+    }
+}
+
+/// The pool of this process, started by the first who needs it.
+static POOL: OnceLock<Pool> = OnceLock::new();
+
+/// The process's pool: one thread per core unless [`start`] came first.
+pub(super) fn global() -> &'static Pool {
+    POOL.get_or_init(|| Pool::new(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)))
+}
+
+/// Starts the process's pool with `threads`, the caller's own included. False where it runs already.
+pub fn start(threads: NonZeroUsize) -> bool {
+    POOL.set(Pool::new(threads)).is_ok()
+}
+
+impl Pool {
+    /// A pool in which `threads` work, the caller of [`Pool::run`] being one of them. A thread that
+    /// the system refuses is done without.
+    pub(super) fn new(threads: NonZeroUsize) -> Self {
+        let nothing: &'static Body<'static> = &|_| {};
+        let shared = Arc::new(Shared {
+            gate: AtomicU64::new(0),
+            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job { body: nothing, parts: 0 }),
+            sleepers: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+        });
+        let count = (threads.get() - 1).min(INSIDE as usize);
+        let start = |index| {
+            let shared = Arc::clone(&shared);
+            let builder = thread::Builder::new().name(format!("compute-{index}"));
+            builder.spawn(move || shared.work()).ok()
+        };
+        let workers = (1..=count).map_while(start).map(|handle| handle.thread().clone());
+        let workers = workers.collect();
+        Self { shared, workers, running: Mutex::new(()) }
+    }
+
+    /// How many threads work, the caller included.
+    pub(super) fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `body(0)` to `body(parts - 1)`, each once, in no particular order. Where the pool is
+    /// busy with another job, the calling thread does it all: so a part may itself call this.
+    ///
+    /// # Panics
+    /// Where a part does, after all others have ended.
+    pub(super) fn run(&self, parts: usize, body: &Body<'_>) {
+        let running = match self.running.try_lock() {
+            Ok(running) => running,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return (0..parts).for_each(body),
+        };
+        if self.workers.is_empty() || parts < 2 {
+            drop(running);
+            return (0..parts).for_each(body);
+        }
+        // SAFETY: only the lifetime changes; the gate is closed again and everybody out before this
+        // function returns or unwinds.
+        let body_ptr = unsafe { transmute::<&Body<'_>, &Body<'static>>(body) };
+        self.open(Job { body: body_ptr, parts });
+        let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_parts(body, parts)));
+        self.close();
+        let theirs = self.shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
+        drop(running);
+        if let Some(panic) = own.err().or(theirs) {
+            resume_unwind(panic);
+        }
+    }
+
+    fn open(&self, job: Job) {
+        let shared = &*self.shared;
+        // SAFETY: the gate is closed and nobody inside, for `close` waited; `running` is held.
+        unsafe { *shared.job.get() = job };
+        shared.next.store(0, Ordering::Relaxed);
+        let number = (shared.gate.load(Ordering::Relaxed) >> JOB).wrapping_add(1);
+        // Sequentially consistent, as is the reading of `sleepers` behind it and both in `wait`:
+        // either the sleeper sees the gate or it is seen here.
+        shared.gate.store(number << JOB | OPEN, Ordering::SeqCst);
+        if shared.sleepers.load(Ordering::SeqCst) > 0 {
+            self.workers.iter().for_each(Thread::unpark);
+        }
+    }
+
+    /// Lets nobody in any more, and waits until all are out.
+    fn close(&self) {
+        let gate = &self.shared.gate;
+        let mut inside = gate.fetch_and(!OPEN, Ordering::Acquire) & INSIDE;
+        let mut looks = 0_u32;
+        while inside > 0 {
+            looks += 1;
+            if looks.is_multiple_of(16 * LOOKS) {
+                // A worker without a processor may be waiting for this one.
+                thread::yield_now();
+            }
+            std::hint::spin_loop();
+            inside = gate.load(Ordering::Acquire) & INSIDE;
+        }
+    }
+}
+
+impl Shared {
+    fn take_parts(&self, body: &Body<'_>, parts: usize) {
+        loop {
+            let part = self.next.fetch_add(1, Ordering::Relaxed);
+            if part >= parts {
+                return;
+            }
+            body(part);
+        }
+    }
+
+    /// A worker's life.
+    fn work(&self) -> ! {
+        let mut last_job = 0;
+        loop {
+            let seen = self.wait(last_job);
+            last_job = seen >> JOB;
+            if !self.enter(seen) {
+                continue;
+            }
+            // SAFETY: counted in: see `Shared`.
+            let Job { body, parts } = unsafe { *self.job.get() };
+            // SAFETY: `Pool::run` keeps the body alive while anybody is inside.
+            let body = unsafe { &*body };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_parts(body, parts))) {
+                self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(panic);
+            }
+            self.gate.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Waits for a gate that is open for another job than `last_job`.
+    fn wait(&self, last_job: u64) -> u64 {
+        let wanted = |gate: u64| gate & OPEN != 0 && gate >> JOB != last_job;
+        loop {
+            let start = Instant::now();
+            while start.elapsed() < SPIN {
+                for _ in 0..LOOKS {
+                    let gate = self.gate.load(Ordering::Relaxed);
+                    if wanted(gate) {
+                        return gate;
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+            self.sleepers.fetch_add(1, Ordering::SeqCst);
+            if !wanted(self.gate.load(Ordering::SeqCst)) {
+                thread::park();
+            }
+            self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Counts the caller in, unless the job seen is over.
+    fn enter(&self, mut seen: u64) -> bool {
+        let job = seen >> JOB;
+        while seen & OPEN != 0 && seen >> JOB == job {
+            let inside = seen + 1;
+            match self.gate.compare_exchange_weak(
+                seen,
+                inside,
+                Ordering::Acquire,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => seen = now,
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use super::*;
+
+    fn pool(threads: usize) -> Pool {
+        Pool::new(NonZeroUsize::new(threads).expect("some"))
+    }
+
+    #[test]
+    fn every_part_runs_once_in_every_job() {
+        for threads in [1, 2, 3, 8] {
+            let pool = pool(threads);
+            assert_eq!(pool.threads(), threads);
+            for parts in (0..40).cycle().take(4000) {
+                let runs: Vec<AtomicU32> = (0..parts).map(|_| AtomicU32::new(0)).collect();
+                pool.run(parts, &|part| {
+                    runs[part].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    #[test]
+    fn sleepers_wake_for_a_job_that_needs_them() {
+        let pool = pool(3);
+        for _ in 0..50 {
+            while pool.shared.sleepers.load(Ordering::SeqCst) < 2 {
+                thread::yield_now();
+            }
+            // Each part waits until all three are being run at once.
+            let meeting = std::sync::Barrier::new(3);
+            pool.run(3, &|_| {
+                meeting.wait();
+            });
+        }
+    }
+
+    #[test]
+    fn a_part_may_run_a_job_of_its_own_and_callers_may_meet() {
+        let pool = pool(2);
+        let count = AtomicU32::new(0);
+        let job = || {
+            pool.run(8, &|_| {
+                pool.run(8, &|_| {
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+        };
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..100).for_each(|_| job()));
+            }
+        });
+        assert_eq!(count.into_inner(), 4 * 100 * 64);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_once_all_parts_have_ended() {
+        let pool = pool(3);
+        for bad in [0, 7, 15] {
+            let count = AtomicU32::new(0);
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                pool.run(16, &|part| {
+                    assert!(part != bad, "part {bad}");
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+            }));
+            let panic = outcome.expect_err("a part panicked");
+            let message = panic.downcast_ref::<String>().expect("a message");
+            assert_eq!(message, &format!("part {bad}"));
+            // The panicking thread takes no further part; the others do.
+            assert!(count.into_inner() <= 15);
+        }
+        let count = AtomicU32::new(0);
+        pool.run(16, &|_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 16);
+    }
+}
