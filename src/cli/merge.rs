@@ -1,8 +1,9 @@
 //! `sorsa merge`: a base model and an adapter, or a reference checkpoint's residual and its
 //! factors, as an ordinary Hugging Face directory.
 //!
-//! Tensor by tensor: sum in float32, one rounding. Memory is that of a few tensors.
+//! Tensor by tensor: sum in float32, one rounding. Memory is that of a few tensors: one a thread.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,9 @@ use crate::config::ByteSize;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::sorsa::{SorsaCheckpoint, lineage};
 use crate::model::weights::Weights;
+
+/// How much of a weight is summed at a time.
+const BLOCK_ELEMENTS: usize = 1 << 18;
 
 /// Folds an adapter into its base model and writes the result as a Hugging Face directory.
 #[derive(Debug, clap::Args)]
@@ -107,14 +111,32 @@ fn write(
     let limit = args.max_shard_size.0;
     write_tensors(staging.path(), &planned, limit, &|tensor| {
         let Some(factors) = factors.get(&tensor.name) else { return stored(weights, tensor) };
-        let weight = weights.tensor(&tensor.name, &tensor.shape, DType::F32, &Device::Cpu)?;
-        let merged = merge_into(&weight, factors)?;
-        drop(weight);
-        let rounded = merged.to_dtype(tensor.dtype.dtype())?;
-        ensure_finite(&rounded)?;
-        Ok(tensor_bytes(&rounded)?.into())
+        merged(weights, tensor, factors).map(Cow::Owned)
     })?;
     staging.publish(&args.out)?;
     tracing::info!(modules = factors.len(), out = %args.out.display(), "merged");
     Ok(())
+}
+
+/// A weight with its delta added, some rows at a time: what lies between stays in the cache.
+fn merged(
+    weights: &Weights,
+    tensor: &PlannedTensor,
+    factors: &LowRankFactors,
+) -> anyhow::Result<Vec<u8>> {
+    let own = weights.dtype(&tensor.name)?.unwrap_or(DType::F32);
+    let weight = weights.tensor(&tensor.name, &tensor.shape, own, &Device::Cpu)?;
+    let (rows, columns) = weight.dims2()?;
+    let step = (BLOCK_ELEMENTS / columns.max(1)).max(1);
+    let mut bytes = Vec::with_capacity(rows * columns * tensor.dtype.dtype().size_in_bytes());
+    for start in (0..rows).step_by(step) {
+        let count = step.min(rows - start);
+        let up = factors.up.narrow(0, start, count)?;
+        let part = LowRankFactors { down: factors.down.clone(), up };
+        let block = weight.narrow(0, start, count)?.to_dtype(DType::F32)?;
+        let rounded = merge_into(&block, &part)?.to_dtype(tensor.dtype.dtype())?;
+        ensure_finite(&rounded)?;
+        bytes.extend(tensor_bytes(&rounded)?);
+    }
+    Ok(bytes)
 }

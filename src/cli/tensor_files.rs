@@ -1,15 +1,16 @@
-//! A model's tensors written as safetensors, one at a time, in as many shards as a limit asks for.
+//! A model's tensors written as safetensors, a few at a time, in as many shards as a limit asks for.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::fs;
+use std::cmp::Reverse;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use safetensors::tensor::{Dtype, View};
+use rayon::prelude::*;
+use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::model::weights::Weights;
@@ -101,7 +102,7 @@ impl PlannedTensor {
 }
 
 /// Gives a planned tensor's bytes, little-endian and row-major.
-pub type Produce<'a> = dyn Fn(&PlannedTensor) -> anyhow::Result<Cow<'a, [u8]>> + 'a;
+pub type Produce<'a> = dyn Fn(&PlannedTensor) -> anyhow::Result<Cow<'a, [u8]>> + Sync + 'a;
 
 /// A tensor of `weights`, converted where it is stored in another type.
 ///
@@ -194,58 +195,63 @@ fn shards(tensors: &[PlannedTensor], limit: usize) -> Vec<&[PlannedTensor]> {
     shards
 }
 
+/// Tensors are produced and written by all threads at once, each at its own place in the file.
 fn write_file<'a>(
     path: &Path,
     tensors: &[PlannedTensor],
     produce: &Produce<'a>,
 ) -> anyhow::Result<()> {
-    let failure = RefCell::new(None);
-    let lazy = tensors
-        .iter()
-        .map(|tensor| (tensor.name.as_str(), LazyTensor { tensor, produce, failure: &failure }));
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let written = safetensors::serialize_to_file(lazy, Some(metadata), path);
-    if let Some(error) = failure.take() {
-        return Err(error);
-    }
+    let (header, places) = layout(tensors)?;
     let failed = || format!("cannot write {}", path.display());
-    written.with_context(failed)?;
-    // The writer goes through a temporary file that is its owner's alone; a model need not be.
-    let permissions = fs::metadata(path.with_file_name("config.json"))?.permissions();
-    fs::set_permissions(path, permissions).with_context(failed)
+    let mut file = File::create_new(path).with_context(failed)?;
+    file.write_all(&header).with_context(failed)?;
+    let write = |(tensor, place): (&PlannedTensor, u64)| -> anyhow::Result<()> {
+        let context = || format!("tensor {:?}", tensor.name);
+        let bytes = produce(tensor).with_context(context)?;
+        let (found, expected) = (bytes.len(), tensor.bytes());
+        anyhow::ensure!(found == expected, "{}: {found} bytes of {expected}", context());
+        write_at(&file, &bytes, header.len() as u64 + place).with_context(failed)
+    };
+    places.into_par_iter().try_for_each(write)
 }
 
-/// A tensor that is produced when the writer reaches it.
-struct LazyTensor<'a, 'b> {
-    tensor: &'a PlannedTensor,
-    produce: &'a Produce<'b>,
-    /// The writer's interface has no place for an error, so the first one waits here.
-    failure: &'a RefCell<Option<anyhow::Error>>,
+/// The header of a file, and where each tensor lies behind it: wide types first, so that all are
+/// aligned. Format: <https://github.com/huggingface/safetensors>.
+fn layout(tensors: &[PlannedTensor]) -> anyhow::Result<(Vec<u8>, Vec<(&PlannedTensor, u64)>)> {
+    let mut ordered: Vec<&PlannedTensor> = tensors.iter().collect();
+    ordered.sort_by_key(|tensor| (Reverse(tensor.dtype.dtype().size_in_bytes()), &tensor.name));
+    let mut entries = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+    let (mut places, mut end) = (Vec::with_capacity(ordered.len()), 0);
+    for tensor in ordered {
+        let start = end;
+        end += tensor.bytes();
+        let (dtype, shape) = (tensor.dtype.stored(), &tensor.shape);
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+        entries.insert(tensor.name.clone(), entry);
+        places.push((tensor, start as u64));
+    }
+    let mut json = serde_json::to_vec(&entries)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+    Ok((header, places))
 }
 
-impl View for LazyTensor<'_, '_> {
-    fn dtype(&self) -> Dtype {
-        self.tensor.dtype.stored()
-    }
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], place: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, place)
+}
 
-    fn shape(&self) -> &[usize] {
-        &self.tensor.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        if self.failure.borrow().is_some() {
-            return Cow::Borrowed(&[]);
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut place: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, place)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
         }
-        (self.produce)(self.tensor).unwrap_or_else(|error| {
-            let error = error.context(format!("tensor {:?}", self.tensor.name));
-            self.failure.replace(Some(error));
-            Cow::Borrowed(&[])
-        })
+        bytes = &bytes[written..];
+        place += written as u64;
     }
-
-    fn data_len(&self) -> usize {
-        self.tensor.bytes()
-    }
+    Ok(())
 }
 
 #[cfg(test)]
