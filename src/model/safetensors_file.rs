@@ -1,14 +1,15 @@
-//! The safetensors files of one directory, memory-mapped: one file, or shards under an index.
+//! The safetensors files of one directory: one file, or shards under an index.
 //!
 //! It checks names, bounds and types; which tensors a model needs is not known here.
 //! Format: <https://github.com/huggingface/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
+use bytemuck::Pod;
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use super::checkpoint::{JSON_LIMIT_BYTES, read_json};
 use super::digests::StoredTensor;
 use super::error::ModelError;
+use super::stored_file::{StoredBytes, StoredFile};
 use super::weights::map;
 
 const SINGLE: &str = "model.safetensors";
@@ -23,13 +25,33 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The most shards an index may name.
 const MAX_SHARDS: usize = 4096;
 
-/// One mapped file.
+/// One file.
 #[derive(Debug)]
 struct Shard {
-    path: PathBuf,
-    map: Mmap,
+    file: StoredFile,
     /// Where tensor data begins.
-    data_start: usize,
+    data_start: u64,
+}
+
+impl Shard {
+    /// A tensor of this file whose values are stored as `T`, or `count` of its rows from `first`
+    /// on.
+    fn tensor<T: WithDType + Pod>(
+        &self,
+        info: &TensorInfo,
+        rows: Option<(usize, usize)>,
+    ) -> Result<Tensor, ModelError> {
+        let mut shape = info.shape.clone();
+        let mut start = info.data_offsets.0;
+        if let Some((first, count)) = rows {
+            let all = shape.first_mut().filter(|all| first <= **all && count <= **all - first);
+            *all.ok_or_else(|| candle_core::Error::msg("bug: rows beyond a tensor's"))? = count;
+            start += first * shape[1..].iter().product::<usize>() * size_of::<T>();
+        }
+        let count = shape.iter().product();
+        let values: Vec<T> = self.file.values(self.data_start + start as u64, count)?;
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
 }
 
 /// All tensors of a directory, by name.
@@ -81,11 +103,12 @@ impl SafetensorsFiles {
     }
 
     /// The bytes of tensor `name`, little-endian and row-major.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+    pub fn bytes(&self, name: &str) -> Option<StoredBytes<'_>> {
         let (shard, info) = self.tensors.get(name)?;
         let shard = &self.shards[*shard];
         let (start, end) = info.data_offsets;
-        Some(&shard.map[shard.data_start..][start..end])
+        let place = |offset: usize| shard.data_start + offset as u64;
+        Some(shard.file.reader(place(start)..place(end)))
     }
 
     /// Every tensor, in the order of the names.
@@ -98,17 +121,36 @@ impl SafetensorsFiles {
 
     /// Where the shards lie.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(|shard| shard.path.as_path())
+        self.shards.iter().map(|shard| shard.file.path())
     }
 
     /// Tensor `name` on the CPU, as stored; `None` where there is none.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        self.part(name, None)
+    }
+
+    /// Rows `start..start + count` of matrix `name`, likewise.
+    pub fn rows(
+        &self,
+        name: &str,
+        start: usize,
+        count: usize,
+    ) -> Result<Option<Tensor>, ModelError> {
+        self.part(name, Some((start, count)))
+    }
+
+    fn part(&self, name: &str, rows: Option<(usize, usize)>) -> Result<Option<Tensor>, ModelError> {
         let dtype = self.dtype(name)?;
-        let Some(((dtype, shape), bytes)) = dtype.zip(self.shape(name)).zip(self.bytes(name))
-        else {
+        let Some((dtype, (shard, info))) = dtype.zip(self.tensors.get(name)) else {
             return Ok(None);
         };
-        Ok(Some(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?))
+        let shard = &self.shards[*shard];
+        Ok(Some(match dtype {
+            DType::BF16 => shard.tensor::<bf16>(info, rows)?,
+            DType::F16 => shard.tensor::<f16>(info, rows)?,
+            DType::F64 => shard.tensor::<f64>(info, rows)?,
+            _ => shard.tensor::<f32>(info, rows)?,
+        }))
     }
 
     /// The same files seen under other names: each tensor under what `rename` makes of its name,
@@ -156,7 +198,8 @@ impl SafetensorsFiles {
     }
 
     fn add(&mut self, path: &Path) -> Result<(), ModelError> {
-        let map = map(path)?;
+        let file = StoredFile::open(path)?;
+        let map = map(&file)?;
         let invalid = |reason| ModelError::InvalidFile {
             path: path.to_owned(),
             format: "safetensors",
@@ -171,7 +214,7 @@ impl SafetensorsFiles {
             }
         }
         // The eight bytes are the header's own length.
-        self.shards.push(Arc::new(Shard { path: path.to_owned(), map, data_start: 8 + header }));
+        self.shards.push(Arc::new(Shard { file, data_start: 8 + header as u64 }));
         Ok(())
     }
 }

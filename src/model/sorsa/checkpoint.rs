@@ -278,7 +278,7 @@ fn equal(
     if left.dtype(left_name)? == right.dtype(right_name)?
         && let (Some(left), Some(right)) = (left.bytes(left_name), right.bytes(right_name))
     {
-        return Ok(left == right);
+        return left.equal(right);
     }
     if shape.contains(&0) {
         return Ok(true);
