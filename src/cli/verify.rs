@@ -83,9 +83,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut model = load(&checkpoint.config, &checkpoint.weights, dtype)?;
     let loaded = adapter::load(&args.adapter, model.modules(), &Limits::default())
         .with_context(|| format!("cannot use {}", args.adapter.display()))?;
-    let delta = Arc::new(loaded.delta.to(&Device::Cpu, model.activation_dtype())?);
+    let delta = Arc::new(model.prepare(&loaded.delta)?);
     let batched = all_logits(&model, &prompts, Some(&delta))?;
-    model.merge(&delta)?;
+    model.merge(&loaded.delta)?;
     let merged = all_logits(&model, &prompts, None)?;
     drop(model);
     let mut found = compare("merged", &prompts, &batched, &merged);
@@ -124,7 +124,7 @@ fn residual(
     lineage::check(&checkpoint, &base.weights)?;
     let model = load(&checkpoint.model_config(&base.config)?, &checkpoint.weights, dtype)?;
     let delta = checkpoint.delta(model.modules())?;
-    let delta = Arc::new(delta.to(&Device::Cpu, model.activation_dtype())?);
+    let delta = Arc::new(model.prepare(&delta)?);
     all_logits(&model, prompts, Some(&delta))
 }
 
