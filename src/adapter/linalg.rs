@@ -6,6 +6,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+/// Rows of a product that are summed together: those of some hundred columns fit the cache.
+const TILE_ROWS: usize = 256;
+
 /// A matrix in float64 by columns.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix {
@@ -108,10 +111,13 @@ impl Matrix {
     pub fn times(&self, right: &Self) -> Self {
         assert_eq!(self.columns, right.rows, "the inner dimensions of a product");
         let mut result = Self::zeros(self.rows, right.columns);
-        for j in 0..right.columns {
-            let sum = result.column_mut(j);
-            for (k, factor) in right.column(j).iter().enumerate() {
-                add_scaled(sum, *factor, self.column(k));
+        for start in (0..self.rows).step_by(TILE_ROWS) {
+            let tile = start..self.rows.min(start + TILE_ROWS);
+            for j in 0..right.columns {
+                let sum = &mut result.column_mut(j)[tile.clone()];
+                for (k, factor) in right.column(j).iter().enumerate() {
+                    add_scaled(sum, *factor, &self.column(k)[tile.clone()]);
+                }
             }
         }
         result

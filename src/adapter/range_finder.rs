@@ -81,8 +81,11 @@ pub fn frobenius_norm(matrix: &Tensor) -> Result<f64> {
     Ok(rows.into_iter().sum::<f64>().sqrt())
 }
 
-/// An orthonormal basis of the columns' span, float32.
-fn orthonormal(matrix: &Tensor) -> Result<Tensor> {
+/// An orthonormal basis of the columns' span, float32; one column of zeros where there is no span.
+///
+/// # Errors
+/// Where it is no matrix of floats.
+pub fn orthonormal(matrix: &Tensor) -> Result<Tensor> {
     let (rows, _) = matrix.dims2()?;
     let basis = thin_qr(&Matrix::from_tensor(matrix)?).q;
     if basis.columns() == 0 {

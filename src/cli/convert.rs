@@ -11,7 +11,7 @@ use clap::ValueEnum;
 
 use super::model_files::{write_config, write_tokenizer};
 use super::staging::{Staging, ensure_vacant};
-use super::tensor_files::{PlannedTensor, WeightType, stored, write_tensors};
+use super::tensor_files::{PlannedTensor, WeightType, write_stored, write_tensors};
 use crate::adapter::compact::{Tolerance, compact};
 use crate::adapter::file::AdapterKind;
 use crate::adapter::peft::write_lora_dir;
@@ -86,7 +86,9 @@ fn model(args: &Args) -> anyhow::Result<()> {
     write_tokenizer(&staging, &checkpoint, &args.model)?;
     let weights = &checkpoint.weights;
     let planned = PlannedTensor::all(weights, |_| Ok(dtype))?;
-    write_tensors(staging.path(), &planned, usize::MAX, &|tensor| stored(weights, tensor))?;
+    write_tensors(staging.path(), &planned, usize::MAX, &|tensor, sink| {
+        write_stored(weights, tensor, sink)
+    })?;
     staging.publish(&args.directory)
 }
 

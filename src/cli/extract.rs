@@ -202,6 +202,9 @@ fn ensure_unchanged(
             None => bail!("the fine-tuned model has a tensor {name:?} that the base model lacks"),
             Some(_) => &name,
         };
+        if weights.stores_alike(&name, &base.weights, in_base)? {
+            continue;
+        }
         let shape = weights.shape(&name).unwrap_or_default();
         let dtype = weights.dtype(&name)?.unwrap_or(DType::F32);
         let ours = base.weights.tensor(in_base, &shape, dtype, &Device::Cpu)?;

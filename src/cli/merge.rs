@@ -1,28 +1,30 @@
 //! `sorsa merge`: a base model and an adapter, or a reference checkpoint's residual and its
 //! factors, as an ordinary Hugging Face directory.
 //!
-//! Tensor by tensor: sum in float32, one rounding. Memory is that of a few tensors.
+//! Tensor by tensor: sum in float32, one rounding. Memory is that of a few tensors: one a thread.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use candle_core::{DType, Device};
+use anyhow::{Context, bail};
+use candle_core::{DType, Tensor};
+use half::{bf16, f16};
 use serde_json::Value;
 
 use super::base_check::{OnMismatch, base_digest};
 use super::model_files::{write_config, write_tokenizer};
 use super::staging::{Staging, ensure_vacant};
-use super::tensor_files::{
-    PlannedTensor, WeightType, ensure_finite, stored, tensor_bytes, write_tensors,
-};
+use super::tensor_files::{PlannedTensor, WeightType, write_stored, write_tensors};
+use super::tensor_sink::TensorSink;
 use crate::adapter::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
-use crate::adapter::merge::merge_into;
 use crate::adapter::{self, Limits};
 use crate::config::ByteSize;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::sorsa::{SorsaCheckpoint, lineage};
 use crate::model::weights::Weights;
+
+/// How much of a weight is summed at a time.
+const BLOCK_ELEMENTS: usize = 1 << 18;
 
 /// Folds an adapter into its base model and writes the result as a Hugging Face directory.
 #[derive(Debug, clap::Args)]
@@ -114,16 +116,50 @@ fn write(
     };
     let planned = PlannedTensor::all(weights, |name| args.dtype.map_or_else(|| own(name), Ok))?;
     let limit = args.max_shard_size.0;
-    write_tensors(staging.path(), &planned, limit, &|tensor| {
-        let Some(factors) = factors.get(&tensor.name) else { return stored(weights, tensor) };
-        let weight = weights.tensor(&tensor.name, &tensor.shape, DType::F32, &Device::Cpu)?;
-        let merged = merge_into(&weight, factors)?;
-        drop(weight);
-        let rounded = merged.to_dtype(tensor.dtype.dtype())?;
-        ensure_finite(&rounded)?;
-        Ok(tensor_bytes(&rounded)?.into())
-    })?;
+    write_tensors(
+        staging.path(),
+        &planned,
+        limit,
+        &|tensor, sink| match factors.get(&tensor.name) {
+            Some(factors) => write_merged(weights, tensor, factors, sink),
+            None => write_stored(weights, tensor, sink),
+        },
+    )?;
     staging.publish(&args.out)?;
     tracing::info!(modules = factors.len(), out = %args.out.display(), "merged");
     Ok(())
+}
+
+/// Writes a weight with its delta added, some rows at a time: what lies between stays in the cache.
+fn write_merged(
+    weights: &Weights,
+    tensor: &PlannedTensor,
+    factors: &LowRankFactors,
+    sink: &mut TensorSink<'_>,
+) -> anyhow::Result<()> {
+    let &[rows, columns] = tensor.shape.as_slice() else {
+        bail!("{:?} is no matrix", tensor.name);
+    };
+    let wide = |factor: &Tensor| factor.to_dtype(DType::F32);
+    let (up, down) = (wide(&factors.up)?, wide(&factors.down)?);
+    // What is not stored as plain numbers is decoded as a whole, once.
+    let in_parts = weights.bytes(&tensor.name).is_some();
+    let step = if in_parts { (BLOCK_ELEMENTS / columns.max(1)).max(1) } else { rows.max(1) };
+    for start in (0..rows).step_by(step) {
+        let count = step.min(rows - start);
+        let delta = up.narrow(0, start, count)?.matmul(&down)?;
+        let mut sums: Vec<f32> = delta.flatten_all()?.to_vec1()?;
+        let block = weights.rows(&tensor.name, start, count)?.flatten_all()?;
+        match block.dtype() {
+            DType::BF16 => add(&mut sums, &block.to_vec1()?, bf16::to_f32),
+            DType::F16 => add(&mut sums, &block.to_vec1()?, f16::to_f32),
+            _ => add(&mut sums, &block.to_dtype(DType::F32)?.to_vec1()?, |value: f32| value),
+        }
+        sink.write(&tensor.dtype.rounded(&sums)?)?;
+    }
+    Ok(())
+}
+
+fn add<T: Copy>(sums: &mut [f32], values: &[T], widened: impl Fn(T) -> f32) {
+    sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += widened(*value));
 }

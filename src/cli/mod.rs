@@ -17,6 +17,7 @@ pub mod serve;
 mod staging;
 mod table;
 mod tensor_files;
+mod tensor_sink;
 mod text_files;
 pub mod verify;
 

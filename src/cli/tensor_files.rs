@@ -1,21 +1,25 @@
-//! A model's tensors written as safetensors, one at a time, in as many shards as a limit asks for.
+//! A model's tensors written as safetensors, a few at a time, in as many shards as a limit asks for.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::fs;
+use std::cmp::Reverse;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
 use clap::ValueEnum;
-use safetensors::tensor::{Dtype, View};
+use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::tensor::Dtype;
 use serde_json::{Map, Value, json};
 
+use super::tensor_sink::TensorSink;
 use crate::model::weights::Weights;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+/// How much of a tensor is copied at a time: what lies between stays in the cache.
+const COPIED_BYTES: usize = 1 << 19;
 
 /// A type that weights can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -59,6 +63,31 @@ impl WeightType {
         }
     }
 
+    /// Finite values rounded to this type, little-endian.
+    ///
+    /// # Errors
+    /// Where one is not finite, or beyond the type's range.
+    pub fn rounded(self, values: &[f32]) -> anyhow::Result<Vec<u8>> {
+        // No branch per value, so that the loops are vector code.
+        let finite = |all: bool, value: &f32| all & value.is_finite();
+        let (bytes, all_finite) = match self {
+            Self::Bf16 => {
+                let rounded: Vec<bf16> =
+                    values.iter().map(|value| bf16::from_f32(*value)).collect();
+                let finite = rounded.iter().fold(true, |all, value| all & value.is_finite());
+                (le_bytes(&rounded, bf16::to_le_bytes), finite)
+            }
+            Self::F16 => {
+                let rounded: Vec<f16> = values.iter().map(|value| f16::from_f32(*value)).collect();
+                let finite = rounded.iter().fold(true, |all, value| all & value.is_finite());
+                (le_bytes(&rounded, f16::to_le_bytes), finite)
+            }
+            Self::F32 => (le_bytes(values, f32::to_le_bytes), values.iter().fold(true, finite)),
+        };
+        anyhow::ensure!(all_finite, "a value is beyond the range of {}", self.config_name());
+        Ok(bytes)
+    }
+
     fn stored(self) -> Dtype {
         match self {
             Self::Bf16 => Dtype::BF16,
@@ -100,47 +129,47 @@ impl PlannedTensor {
     }
 }
 
-/// Gives a planned tensor's bytes, little-endian and row-major.
-pub type Produce<'a> = dyn Fn(&PlannedTensor) -> anyhow::Result<Cow<'a, [u8]>> + 'a;
+/// Writes a planned tensor's bytes, little-endian and row-major.
+pub type Produce<'a> =
+    dyn Fn(&PlannedTensor, &mut TensorSink<'_>) -> anyhow::Result<()> + Sync + 'a;
 
-/// A tensor of `weights`, converted where it is stored in another type.
+/// Writes a tensor of `weights`, converted where it is stored in another type.
 ///
 /// # Errors
-/// Where it cannot be read, or is beyond the range of the type.
-pub fn stored<'a>(weights: &'a Weights, tensor: &PlannedTensor) -> anyhow::Result<Cow<'a, [u8]>> {
+/// Where it cannot be read or written, or is beyond the range of the type.
+pub fn write_stored(
+    weights: &Weights,
+    tensor: &PlannedTensor,
+    sink: &mut TensorSink<'_>,
+) -> anyhow::Result<()> {
     let dtype = tensor.dtype.dtype();
     if weights.dtype(&tensor.name)? == Some(dtype)
-        && let Some(bytes) = weights.bytes(&tensor.name)
+        && let Some(mut bytes) = weights.bytes(&tensor.name)
     {
-        return Ok(Cow::Borrowed(bytes));
+        let mut buffer = vec![0; tensor.bytes().min(COPIED_BYTES)];
+        loop {
+            match bytes.read(&mut buffer)? {
+                0 => return Ok(()),
+                count => sink.write(&buffer[..count])?,
+            }
+        }
     }
     let values = weights.tensor(&tensor.name, &tensor.shape, dtype, &Device::Cpu)?;
-    Ok(Cow::Owned(tensor_bytes(&values)?))
+    sink.write(&tensor_bytes(&values)?)
 }
 
 /// The values of a tensor of one of the three types, little-endian and row-major.
 ///
 /// # Errors
 /// Where it is of another.
-pub fn tensor_bytes(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
+fn tensor_bytes(tensor: &Tensor) -> anyhow::Result<Vec<u8>> {
     let flat = tensor.flatten_all()?;
     Ok(match tensor.dtype() {
-        DType::BF16 => le_bytes(&flat.to_vec1()?, half::bf16::to_le_bytes),
-        DType::F16 => le_bytes(&flat.to_vec1()?, half::f16::to_le_bytes),
+        DType::BF16 => le_bytes(&flat.to_vec1()?, bf16::to_le_bytes),
+        DType::F16 => le_bytes(&flat.to_vec1()?, f16::to_le_bytes),
         DType::F32 => le_bytes(&flat.to_vec1()?, f32::to_le_bytes),
         other => anyhow::bail!("a tensor of {other:?} cannot be written"),
     })
-}
-
-/// Refuses a tensor in which a value is not finite.
-///
-/// # Errors
-/// Where one is.
-pub fn ensure_finite(tensor: &Tensor) -> anyhow::Result<()> {
-    // A sum, and not a maximum: those of candle pass over a NaN.
-    let sum = (tensor.to_dtype(DType::F32)? * 0.0)?.sum_all()?.to_scalar::<f32>()?;
-    anyhow::ensure!(sum == 0.0, "a value is beyond the range of {:?}", tensor.dtype());
-    Ok(())
 }
 
 fn le_bytes<T: Copy, const N: usize>(values: &[T], bytes: fn(T) -> [u8; N]) -> Vec<u8> {
@@ -156,11 +185,11 @@ fn le_bytes<T: Copy, const N: usize>(values: &[T], bytes: fn(T) -> [u8; N]) -> V
 ///
 /// # Errors
 /// Where a tensor cannot be produced or a file not be written.
-pub fn write_tensors<'a>(
+pub fn write_tensors(
     directory: &Path,
     tensors: &[PlannedTensor],
     max_shard_bytes: usize,
-    produce: &Produce<'a>,
+    produce: &Produce<'_>,
 ) -> anyhow::Result<()> {
     let shards = shards(tensors, max_shard_bytes);
     if let [single] = shards.as_slice() {
@@ -194,58 +223,42 @@ fn shards(tensors: &[PlannedTensor], limit: usize) -> Vec<&[PlannedTensor]> {
     shards
 }
 
-fn write_file<'a>(
-    path: &Path,
-    tensors: &[PlannedTensor],
-    produce: &Produce<'a>,
-) -> anyhow::Result<()> {
-    let failure = RefCell::new(None);
-    let lazy = tensors
-        .iter()
-        .map(|tensor| (tensor.name.as_str(), LazyTensor { tensor, produce, failure: &failure }));
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let written = safetensors::serialize_to_file(lazy, Some(metadata), path);
-    if let Some(error) = failure.take() {
-        return Err(error);
-    }
+/// Tensors are produced and written by all threads at once, each at its own place in the file.
+fn write_file(path: &Path, tensors: &[PlannedTensor], produce: &Produce<'_>) -> anyhow::Result<()> {
+    let (header, places) = layout(tensors)?;
     let failed = || format!("cannot write {}", path.display());
-    written.with_context(failed)?;
-    // The writer goes through a temporary file that is its owner's alone; a model need not be.
-    let permissions = fs::metadata(path.with_file_name("config.json"))?.permissions();
-    fs::set_permissions(path, permissions).with_context(failed)
+    let mut file = File::create_new(path).with_context(failed)?;
+    file.write_all(&header).with_context(failed)?;
+    let write = |(tensor, place): (&PlannedTensor, u64)| -> anyhow::Result<()> {
+        let context = || format!("tensor {:?}", tensor.name);
+        let mut sink = TensorSink::new(&file, header.len() as u64 + place, tensor.bytes());
+        produce(tensor, &mut sink).and_then(|()| sink.finish()).with_context(context)
+    };
+    places.into_par_iter().try_for_each(write).with_context(failed)
 }
 
-/// A tensor that is produced when the writer reaches it.
-struct LazyTensor<'a, 'b> {
-    tensor: &'a PlannedTensor,
-    produce: &'a Produce<'b>,
-    /// The writer's interface has no place for an error, so the first one waits here.
-    failure: &'a RefCell<Option<anyhow::Error>>,
-}
+/// A tensor and where its bytes begin in the file.
+type Placed<'a> = (&'a PlannedTensor, u64);
 
-impl View for LazyTensor<'_, '_> {
-    fn dtype(&self) -> Dtype {
-        self.tensor.dtype.stored()
+/// The header of a file, and where each tensor lies behind it: wide types first, so that all are
+/// aligned. Format: <https://github.com/huggingface/safetensors>.
+fn layout(tensors: &[PlannedTensor]) -> anyhow::Result<(Vec<u8>, Vec<Placed<'_>>)> {
+    let mut ordered: Vec<&PlannedTensor> = tensors.iter().collect();
+    ordered.sort_by_key(|tensor| (Reverse(tensor.dtype.dtype().size_in_bytes()), &tensor.name));
+    let mut entries = Map::from_iter([("__metadata__".to_owned(), json!({ "format": "pt" }))]);
+    let (mut places, mut end) = (Vec::with_capacity(ordered.len()), 0);
+    for tensor in ordered {
+        let start = end;
+        end += tensor.bytes();
+        let (dtype, shape) = (tensor.dtype.stored(), &tensor.shape);
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+        entries.insert(tensor.name.clone(), entry);
+        places.push((tensor, start as u64));
     }
-
-    fn shape(&self) -> &[usize] {
-        &self.tensor.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        if self.failure.borrow().is_some() {
-            return Cow::Borrowed(&[]);
-        }
-        (self.produce)(self.tensor).unwrap_or_else(|error| {
-            let error = error.context(format!("tensor {:?}", self.tensor.name));
-            self.failure.replace(Some(error));
-            Cow::Borrowed(&[])
-        })
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.bytes()
-    }
+    let mut json = serde_json::to_vec(&entries)?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+    Ok((header, places))
 }
 
 #[cfg(test)]

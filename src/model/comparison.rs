@@ -1,11 +1,15 @@
 //! Whether two checkpoints hold the same values in a tensor, whatever types they are stored in.
 //!
-//! Tensors are compared block by block out of the mapped files, so that nothing large is held.
+//! Tensors are compared block by block as their files are read, so that nothing large is held.
+
+use std::io::Read;
+use std::ops::Range;
 
 use candle_core::{DType, Device};
 use half::{bf16, f16};
 
 use super::error::ModelError;
+use super::stored_file::StoredBytes;
 use super::weights::Weights;
 
 /// Values compared at once.
@@ -36,11 +40,11 @@ pub fn equal(
     if shape != other {
         return Ok(false);
     }
-    let (left, right) = (Values::of(left, left_name)?, Values::of(right, right_name)?);
+    let (mut left, mut right) = (Values::of(left, left_name)?, Values::of(right, right_name)?);
     if let (Values::Stored(left, one), Values::Stored(right, other)) = (&left, &right)
         && one == other
     {
-        return Ok(left == right);
+        return left.equal(right.clone());
     }
     let (one, other) = (left.dtype(), right.dtype());
     let same = |(left, right): (&f64, &f64)| match precision {
@@ -53,8 +57,8 @@ pub fn equal(
     let (mut ours, mut theirs) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
     for from in (0..count).step_by(BLOCK) {
         let block = from..count.min(from + BLOCK);
-        left.read(block.clone(), &mut ours);
-        right.read(block, &mut theirs);
+        left.read(block.clone(), &mut ours)?;
+        right.read(block, &mut theirs)?;
         if ours.len() != theirs.len() || !ours.iter().zip(&theirs).all(same) {
             return Ok(false);
         }
@@ -64,8 +68,8 @@ pub fn equal(
 
 /// A tensor's values, in row-major order.
 enum Values<'a> {
-    /// As they lie in the file.
-    Stored(&'a [u8], DType),
+    /// As they lie in the file, from where they were last read.
+    Stored(StoredBytes<'a>, DType),
     /// Dequantised.
     Computed(Vec<f32>),
 }
@@ -89,17 +93,19 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Puts those of a range, which is not beyond the end, in place of what `values` holds.
-    fn read(&self, range: std::ops::Range<usize>, values: &mut Vec<f64>) {
+    /// Puts those of a range, which is not beyond the end and follows the one read before, in place
+    /// of what `values` holds.
+    fn read(&mut self, range: Range<usize>, values: &mut Vec<f64>) -> Result<(), ModelError> {
         values.clear();
-        let (bytes, dtype) = match self {
-            Self::Stored(bytes, dtype) => (bytes, dtype),
+        let (stored, dtype) = match self {
+            Self::Stored(stored, dtype) => (stored, dtype),
             Self::Computed(all) => {
-                return values.extend(all[range].iter().copied().map(f64::from));
+                values.extend(all[range].iter().copied().map(f64::from));
+                return Ok(());
             }
         };
-        let size = dtype.size_in_bytes();
-        let bytes = &bytes[range.start * size..range.end * size];
+        let mut bytes = vec![0; range.len() * dtype.size_in_bytes()];
+        stored.read_exact(&mut bytes).map_err(ModelError::io(stored.path()))?;
         let halves = || bytes.as_chunks::<2>().0.iter().copied();
         match dtype {
             DType::F16 => values.extend(halves().map(|half| f16::from_le_bytes(half).to_f64())),
@@ -112,6 +118,7 @@ impl<'a> Values<'a> {
                 values.extend(singles.map(f64::from));
             }
         }
+        Ok(())
     }
 }
 
@@ -138,7 +145,7 @@ mod tests {
         let tensors = HashMap::from([("w".to_owned(), tensor.clone())]);
         let path = directory.path().join("model.safetensors");
         candle_core::safetensors::save(&tensors, path).unwrap();
-        // The file stays mapped after its directory is gone.
+        // The file stays open after its directory is gone.
         Weights::open(directory.path()).unwrap()
     }
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::error::ModelError;
+use super::stored_file::StoredBytes;
 use super::weights::Weights;
 use crate::adapter::base::BaseDigest;
 
@@ -22,11 +23,11 @@ pub struct StoredTensor<'a> {
     /// Its shape.
     pub shape: Vec<usize>,
     /// Its bytes.
-    pub bytes: &'a [u8],
+    pub bytes: StoredBytes<'a>,
 }
 
 impl StoredTensor<'_> {
-    fn digest(&self) -> [u8; 32] {
+    fn digest(&self) -> Result<[u8; 32], ModelError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"sorsa base tensor 1");
         for text in [&self.name, &self.dtype] {
@@ -35,8 +36,9 @@ impl StoredTensor<'_> {
         }
         update_number(&mut hasher, self.shape.len());
         self.shape.iter().for_each(|&length| update_number(&mut hasher, length));
-        hasher.update(self.bytes);
-        *hasher.finalize().as_bytes()
+        let bytes = self.bytes.clone();
+        hasher.update_reader(bytes).map_err(ModelError::io(self.bytes.path()))?;
+        Ok(*hasher.finalize().as_bytes())
     }
 }
 
@@ -48,14 +50,14 @@ impl WeightDigests {
     /// Reads every tensor, several at once.
     ///
     /// # Errors
-    /// Where a tensor lies outside its file.
+    /// Where a tensor lies outside its file, or cannot be read.
     pub fn compute(weights: &Weights) -> Result<Self, ModelError> {
         let tensors = weights.stored_tensors()?;
         let digests = tensors.into_par_iter().map(|tensor| {
-            let digest = tensor.digest();
-            (tensor.name, digest)
+            let digest = tensor.digest()?;
+            Ok((tensor.name, digest))
         });
-        Ok(Self(digests.collect()))
+        Ok(Self(digests.collect::<Result<_, ModelError>>()?))
     }
 
     /// Digests known from elsewhere.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{Device, Tensor};
@@ -15,6 +15,7 @@ use memmap2::Mmap;
 
 use super::digests::StoredTensor;
 use super::error::ModelError;
+use super::stored_file::{StoredBytes, StoredFile};
 use super::weights::{elements, map};
 
 /// Factors on the rotary frequencies, one per pair of a head's dimensions; a Llama 3 has them.
@@ -175,8 +176,7 @@ fn unsigned(value: &Value) -> Option<u64> {
 /// The tensors of a GGUF file, under Hugging Face names.
 #[derive(Debug)]
 pub struct GgufFile {
-    path: PathBuf,
-    map: Mmap,
+    file: StoredFile,
     data_start: u64,
     tensors: BTreeMap<String, TensorInfo>,
     rope_freqs: Option<TensorInfo>,
@@ -190,8 +190,8 @@ impl GgufFile {
     /// # Errors
     /// Where the file is malformed, of another architecture, or quantised in a way not read here.
     pub fn open(path: &Path) -> Result<(Self, GgufMetadata), ModelError> {
-        let map = map(path)?;
-        let content = read_header(path, &map)?;
+        let file = StoredFile::open(path)?;
+        let content = read_header(path, &map(&file)?)?;
         let metadata = GgufMetadata(content.metadata);
         match metadata.string("general.architecture")? {
             Some("llama") => {}
@@ -215,8 +215,7 @@ impl GgufFile {
             kv_heads => kv_heads,
         };
         let data_start = content.tensor_data_offset;
-        let path = path.to_owned();
-        Ok((Self { path, map, data_start, tensors, rope_freqs, num_heads, num_kv_heads }, metadata))
+        Ok((Self { file, data_start, tensors, rope_freqs, num_heads, num_kv_heads }, metadata))
     }
 
     /// The tensors' Hugging Face names.
@@ -233,7 +232,7 @@ impl GgufFile {
     /// Where the file lies.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Every tensor as it is stored, quantised.
@@ -245,19 +244,19 @@ impl GgufFile {
         all.map(|(name, info)| {
             let bytes = self.bytes(info).ok_or_else(|| {
                 let reason = format!("tensor {name:?} lies outside the file");
-                ModelError::InvalidFile { path: self.path.clone(), format: "GGUF", reason }
+                ModelError::InvalidFile { path: self.path().to_owned(), format: "GGUF", reason }
             })?;
             let (dtype, shape) = (format!("{:?}", info.ggml_dtype), info.shape.dims().to_vec());
             Ok(StoredTensor { name: name.to_owned(), dtype, shape, bytes })
         })
     }
 
-    fn bytes(&self, info: &TensorInfo) -> Option<&[u8]> {
+    fn bytes(&self, info: &TensorInfo) -> Option<StoredBytes<'_>> {
         let blocks = elements(info.shape.dims()).div_ceil(info.ggml_dtype.block_size() as u64);
         let length = blocks.checked_mul(info.ggml_dtype.type_size() as u64)?;
         let start = self.data_start.checked_add(info.offset)?;
         let end = start.checked_add(length)?;
-        self.map.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+        (end <= self.file.len()).then(|| self.file.reader(start..end))
     }
 
     /// The factors on the rotary frequencies, where the file has them.
@@ -291,11 +290,11 @@ impl GgufFile {
             let dtype = format!("{:?} of shape {:?}", info.ggml_dtype, info.shape);
             return Err(ModelError::TensorType { name: name.to_owned(), dtype });
         }
-        let mut reader = Cursor::new(&self.map[..]);
+        let mut reader = self.file.reader(0..self.file.len());
         let quantised = info.read(&mut reader, self.data_start, &Device::Cpu);
         quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu)).map_err(|error| {
             let reason = format!("tensor {name:?}: {}", first_line(&error.to_string()));
-            ModelError::InvalidFile { path: self.path.clone(), format: "GGUF", reason }
+            ModelError::InvalidFile { path: self.path().to_owned(), format: "GGUF", reason }
         })
     }
 }

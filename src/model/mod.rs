@@ -20,4 +20,5 @@ mod gguf_config;
 pub mod llama;
 mod safetensors_file;
 pub mod sorsa;
+mod stored_file;
 pub mod weights;

@@ -1,14 +1,15 @@
-//! The safetensors files of one directory, memory-mapped: one file, or shards under an index.
+//! The safetensors files of one directory: one file, or shards under an index.
 //!
 //! It checks names, bounds and types; which tensors a model needs is not known here.
 //! Format: <https://github.com/huggingface/safetensors>.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
+use bytemuck::Pod;
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
 use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use super::digests::StoredTensor;
 use super::disk::{JSON_LIMIT_BYTES, is_there, read_json};
 use super::error::ModelError;
+use super::stored_file::{StoredBytes, StoredFile};
 use super::weights::map;
 use crate::adapter::outline::Outline;
 
@@ -26,13 +28,33 @@ const HEADER_LENGTH_BYTES: usize = 8;
 /// The most shards an index may name.
 const MAX_SHARDS: usize = 4096;
 
-/// One mapped file.
+/// One file.
 #[derive(Debug)]
 struct Shard {
-    path: PathBuf,
-    map: Mmap,
+    file: StoredFile,
     /// Where tensor data begins.
-    data_start: usize,
+    data_start: u64,
+}
+
+impl Shard {
+    /// A tensor of this file whose values are stored as `T`, or `count` of its rows from `first`
+    /// on.
+    fn tensor<T: WithDType + Pod>(
+        &self,
+        info: &TensorInfo,
+        rows: Option<(usize, usize)>,
+    ) -> Result<Tensor, ModelError> {
+        let mut shape = info.shape.clone();
+        let mut start = info.data_offsets.0;
+        if let Some((first, count)) = rows {
+            let all = shape.first_mut().filter(|all| first <= **all && count <= **all - first);
+            *all.ok_or_else(|| candle_core::Error::msg("bug: rows beyond a tensor's"))? = count;
+            start += first * shape[1..].iter().product::<usize>() * size_of::<T>();
+        }
+        let count = shape.iter().product();
+        let values: Vec<T> = self.file.values(self.data_start + start as u64, count)?;
+        Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    }
 }
 
 /// All tensors of a directory, by name.
@@ -84,11 +106,12 @@ impl SafetensorsFiles {
     }
 
     /// The bytes of tensor `name`, little-endian and row-major.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+    pub fn bytes(&self, name: &str) -> Option<StoredBytes<'_>> {
         let (shard, info) = self.tensors.get(name)?;
         let shard = &self.shards[*shard];
         let (start, end) = info.data_offsets;
-        Some(&shard.map[shard.data_start..][start..end])
+        let place = |offset: usize| shard.data_start + offset as u64;
+        Some(shard.file.reader(place(start)..place(end)))
     }
 
     /// Every tensor, in the order of the names.
@@ -101,17 +124,36 @@ impl SafetensorsFiles {
 
     /// Where the shards lie.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(|shard| shard.path.as_path())
+        self.shards.iter().map(|shard| shard.file.path())
     }
 
     /// Tensor `name` on the CPU, as stored; `None` where there is none.
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
+        self.part(name, None)
+    }
+
+    /// Rows `start..start + count` of matrix `name`, likewise.
+    pub fn rows(
+        &self,
+        name: &str,
+        start: usize,
+        count: usize,
+    ) -> Result<Option<Tensor>, ModelError> {
+        self.part(name, Some((start, count)))
+    }
+
+    fn part(&self, name: &str, rows: Option<(usize, usize)>) -> Result<Option<Tensor>, ModelError> {
         let dtype = self.dtype(name)?;
-        let Some(((dtype, shape), bytes)) = dtype.zip(self.shape(name)).zip(self.bytes(name))
-        else {
+        let Some((dtype, (shard, info))) = dtype.zip(self.tensors.get(name)) else {
             return Ok(None);
         };
-        Ok(Some(Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)?))
+        let shard = &self.shards[*shard];
+        Ok(Some(match dtype {
+            DType::BF16 => shard.tensor::<bf16>(info, rows)?,
+            DType::F16 => shard.tensor::<f16>(info, rows)?,
+            DType::F64 => shard.tensor::<f64>(info, rows)?,
+            _ => shard.tensor::<f32>(info, rows)?,
+        }))
     }
 
     /// The same files seen under other names: each tensor under what `rename` makes of its name,
@@ -159,7 +201,8 @@ impl SafetensorsFiles {
     }
 
     fn add(&mut self, path: &Path) -> Result<(), ModelError> {
-        let map = map(path)?;
+        let file = StoredFile::open(path)?;
+        let map = map(&file)?;
         let invalid = |reason| ModelError::InvalidFile {
             path: path.to_owned(),
             format: "safetensors",
@@ -178,8 +221,8 @@ impl SafetensorsFiles {
                 return Err(invalid(format!("tensor {name:?} is in another shard too")));
             }
         }
-        let data_start = HEADER_LENGTH_BYTES + header;
-        self.shards.push(Arc::new(Shard { path: path.to_owned(), map, data_start }));
+        let data_start = (HEADER_LENGTH_BYTES + header) as u64;
+        self.shards.push(Arc::new(Shard { file, data_start }));
         Ok(())
     }
 }
@@ -188,7 +231,8 @@ impl SafetensorsFiles {
 fn no_weights(directory: &Path) -> ModelError {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     // What the trainer was told is a pickle too, and no weights.
-    let weights = |path: &PathBuf| is_pickle(path) && !path.ends_with("training_args.bin");
+    let weights =
+        |path: &std::path::PathBuf| is_pickle(path) && !path.ends_with("training_args.bin");
     let pickled = entries.map(|entry| entry.path()).filter(weights).min();
     pickled.map_or_else(
         || ModelError::not_a_model(directory, format!("holds neither {SINGLE} nor {INDEX}")),

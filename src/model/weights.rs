@@ -11,11 +11,11 @@ use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
 use super::digests::StoredTensor;
-use super::disk;
 use super::error::ModelError;
 use super::finite::first_not_finite;
 use super::gguf::GgufFile;
 use super::safetensors_file::SafetensorsFiles;
+use super::stored_file::{StoredBytes, StoredFile};
 
 /// Tensors that some exporters add and that hold nothing the configuration does not say.
 const DERIVED_SUFFIX: &str = ".rotary_emb.inv_freq";
@@ -33,7 +33,7 @@ enum Source {
 }
 
 impl Weights {
-    /// Maps the safetensors files of a Hugging Face directory; reads headers only.
+    /// Opens the safetensors files of a Hugging Face directory; reads headers only.
     ///
     /// # Errors
     /// Where there are none, where one is malformed or lies elsewhere, and where the directory is
@@ -92,11 +92,30 @@ impl Weights {
     /// The bytes of tensor `name` as they are stored, little-endian and row-major; `None` where
     /// there is no such tensor, or its file does not hold plain numbers.
     #[must_use]
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+    pub fn bytes(&self, name: &str) -> Option<StoredBytes<'_>> {
         match &self.0 {
             Source::Safetensors(files) => files.bytes(name),
             Source::Gguf(_) => None,
         }
+    }
+
+    /// Whether tensor `name` is stored as tensor `other_name` of `other` is: the same shape, type
+    /// and bytes. Two that are not may still hold equal values.
+    ///
+    /// # Errors
+    /// Where a type is not read, or a file cannot be.
+    pub fn stores_alike(
+        &self,
+        name: &str,
+        other: &Self,
+        other_name: &str,
+    ) -> Result<bool, ModelError> {
+        let (Some(ours), Some(theirs)) = (self.bytes(name), other.bytes(other_name)) else {
+            return Ok(false);
+        };
+        Ok(self.shape(name) == other.shape(other_name)
+            && self.dtype(name)? == other.dtype(other_name)?
+            && ours.equal(theirs)?)
     }
 
     /// Every tensor as its file holds it, in the order of the names.
@@ -158,6 +177,22 @@ impl Weights {
         }
         Ok(converted.to_device(device)?)
     }
+
+    /// Rows `start..start + count` of matrix `name` as they are stored, on the CPU; of a GGUF file
+    /// dequantised, for which all of it is.
+    ///
+    /// # Errors
+    /// Where it has no such rows, or is stored in a type that is not read.
+    pub fn rows(&self, name: &str, start: usize, count: usize) -> Result<Tensor, ModelError> {
+        let rows = match &self.0 {
+            Source::Safetensors(files) => files.rows(name, start, count)?,
+            Source::Gguf(file) => {
+                let whole = file.tensor(name)?;
+                whole.map(|whole| whole.narrow(0, start, count)).transpose()?
+            }
+        };
+        rows.ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
+    }
 }
 
 /// True for the name of a tensor that holds nothing the configuration does not say.
@@ -165,15 +200,14 @@ pub(super) fn is_derived(name: &str) -> bool {
     name.ends_with(DERIVED_SUFFIX)
 }
 
-/// Maps a whole file for reading.
+/// Maps a whole file, to read its header: the formats' readers ask for all of it.
 #[allow(unsafe_code)]
-pub(super) fn map(path: &Path) -> Result<Mmap, ModelError> {
-    let file = disk::open(path)?;
+pub(super) fn map(file: &StoredFile) -> Result<Mmap, ModelError> {
     // SAFETY: the mapping is private and read-only, and every read through it is bounds-checked
     // against its length. What remains is a file that another process truncates or rewrites while
-    // weights are being copied out of it; a model directory is not to be written to while it is
-    // loaded, and the mapping is dropped when loading ends.
-    unsafe { Mmap::map(&file) }.map_err(ModelError::io(path))
+    // its header is read; a model directory is not to be written to while it is opened, and the
+    // mapping is dropped when the header is read. Tensors are not read through it.
+    unsafe { Mmap::map(file.handle()) }.map_err(ModelError::io(file.path()))
 }
 
 /// Number of elements; 0 where a hostile shape overflows.

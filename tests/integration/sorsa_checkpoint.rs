@@ -89,6 +89,7 @@ fn both_ways(case: &Path, which: &str) -> [(LlamaForCausalLm, Option<Arc<LowRank
     let (residual, delta) = open(&checkpoint, &case.join("base"), true);
     let (mut merged, exact) = open(&checkpoint, &case.join("base"), false);
     merged.merge(&exact).unwrap();
+    let delta = residual.prepare(&delta).unwrap();
     [(residual, Some(Arc::new(delta))), (merged, None)]
 }
 

@@ -8,12 +8,14 @@
 //! largest directions is what happened. Training that moved little leaves both within the noise of
 //! rounding, but then P is all but P₀, and D is either about P or about nothing.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 
 use super::checkpoint::{AdaptedModule, SorsaCheckpoint};
 use super::error::SorsaError;
+use crate::adapter::range_finder::{frobenius_norm, orthonormal};
 use crate::model::weights::Weights;
 
 /// What rounding a residual to bfloat16 leaves, relative to W, and some room.
@@ -51,12 +53,10 @@ pub fn check(checkpoint: &SorsaCheckpoint, base: &Weights) -> Result<Lineage, So
     let modules = checkpoint.modules();
     // Evenly spread; the division rounds up so that no more than that many are picked.
     let picked = modules.iter().step_by(modules.len().div_ceil(MODULES_COMPARED).max(1));
-    let mut lineage = Lineage { unexplained: 0.0 };
-    for module in picked {
-        let unexplained = check_module(checkpoint, base, module)?;
-        lineage.unexplained = lineage.unexplained.max(unexplained);
-    }
-    Ok(lineage)
+    let picked: Vec<&AdaptedModule> = picked.collect();
+    let left = picked.into_par_iter().map(|module| check_module(checkpoint, base, module));
+    let left: Vec<f64> = left.collect::<Result<_, _>>()?;
+    Ok(Lineage { unexplained: left.into_iter().fold(0.0, f64::max) })
 }
 
 fn check_module(
@@ -71,7 +71,7 @@ fn check_module(
     let part = factors.up.matmul(&factors.down)?;
     let once = (&weight - residual)?;
     let twice = (&once + &part)?;
-    let size = norm(&weight)?;
+    let size = frobenius_norm(&weight)?;
     let of_size = |part: f64| part / size.max(f64::MIN_POSITIVE);
     let (left_once, left_twice) =
         (of_size(beyond(&once, module.rank)?), of_size(beyond(&twice, module.rank)?));
@@ -115,13 +115,6 @@ impl BaseWeight {
     }
 }
 
-/// The Frobenius norm.
-fn norm(matrix: &Tensor) -> Result<f64, SorsaError> {
-    // Each row in float32, their sum in float64.
-    let rows = matrix.sqr()?.sum(D::Minus1)?.to_vec1::<f32>()?;
-    Ok(rows.into_iter().map(f64::from).sum::<f64>().sqrt())
-}
-
 /// The size of what lies outside a matrix's `rank` largest directions, or very little more: a
 /// randomised range finder of just that rank (arXiv 0909.4061), exact where the rank is.
 fn beyond(matrix: &Tensor, rank: usize) -> Result<f64, SorsaError> {
@@ -135,32 +128,5 @@ fn beyond(matrix: &Tensor, rank: usize) -> Result<f64, SorsaError> {
         range = orthonormal(&matrix.matmul(&rows)?)?;
     }
     let inside = range.matmul(&range.t()?.matmul(matrix)?)?;
-    norm(&(matrix - inside)?)
-}
-
-/// Orthonormal columns of the same span: Gram-Schmidt in float64, twice. Columns that the others
-/// span become zero.
-fn orthonormal(matrix: &Tensor) -> Result<Tensor, SorsaError> {
-    let (rows, columns) = matrix.dims2()?;
-    let mut basis: Vec<Vec<f64>> = Vec::with_capacity(columns);
-    for column in matrix.t()?.to_dtype(DType::F64)?.to_vec2::<f64>()? {
-        let before = dot(&column, &column).sqrt();
-        let mut rest = column;
-        for _ in 0..2 {
-            for direction in &basis {
-                let along = dot(direction, &rest);
-                rest.iter_mut().zip(direction).for_each(|(rest, unit)| *rest -= along * unit);
-            }
-        }
-        let length = dot(&rest, &rest).sqrt();
-        let inverse = if length > 1e-12 * before { 1.0 / length } else { 0.0 };
-        rest.iter_mut().for_each(|value| *value *= inverse);
-        basis.push(rest);
-    }
-    let values = basis.concat().into_iter().map(|value| value as f32).collect();
-    Ok(Tensor::from_vec(values, (columns, rows), &Device::Cpu)?.t()?.contiguous()?)
-}
-
-fn dot(left: &[f64], right: &[f64]) -> f64 {
-    left.iter().zip(right).map(|(left, right)| left * right).sum()
+    Ok(frobenius_norm(&(matrix - inside)?)?)
 }
