@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::support::server::Server;
 use crate::support::{lora, model};
 
-/// Bytes of cache per token of the real model: 30 layers, keys and values of 3 heads of 64 floats.
-const BYTES_PER_TOKEN: usize = 2 * 30 * 3 * 64 * 4;
+/// Bytes of cache per token of the real model: 30 layers, keys and values of 3 heads of 64 bfloat16.
+const BYTES_PER_TOKEN: usize = 2 * 30 * 3 * 64 * 2;
 
 fn adapter_arg(name: &str, path: &std::path::Path) -> String {
     format!("{name}={}", path.display())

@@ -159,7 +159,10 @@ fn an_extracted_adapter_is_the_checkpoint_batched_and_merged() {
         // What the residual's own rounding costs, for its factors are the true ones.
         let rounding = expected.distance(&ideal);
         assert!(rounding <= ceiling, "{case}: true factors are {rounding:e} off");
-        let tolerance = rounding + EXACT;
+        // The initial factors come out of W - Wr, which is theirs less that rounding E. Its best
+        // approximation of their rank is within |E| of it, hence within 2 |E| of the true ones
+        // (Eckart and Young, Weyl).
+        let tolerance = 2.0 * rounding + EXACT;
         ideal.assert_near(&batched, tolerance, &format!("{case}, extracted or true factors"));
         expected.assert_near(&batched, tolerance, &format!("{case}, extracted and batched"));
         run_merge(&[text(&base), text(&adapter), "--out", text(&merged), "--dtype", "f32"])
