@@ -75,7 +75,7 @@ impl Task for Pack<'_> {
 }
 
 /// The fewest tiles of the given sizes, descending, that hold `rows`.
-fn tile_sizes(rows: usize, sizes: &[usize]) -> Vec<usize> {
+pub(super) fn tile_sizes(rows: usize, sizes: &[usize]) -> Vec<usize> {
     let mut tiles = Vec::with_capacity(rows / sizes[0] + 3);
     let mut left = rows;
     for &size in sizes {
