@@ -135,6 +135,14 @@ pub fn user_cache() -> Option<PathBuf> {
     Some(cache?.join("sorsa"))
 }
 
+/// This program's own file, to start it once more.
+///
+/// # Errors
+/// Where the system does not say.
+pub fn own_executable() -> std::io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
 /// `NAME=PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterArg {

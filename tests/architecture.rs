@@ -12,6 +12,7 @@ use scan::{Module, TestModule};
 /// The longest matching prefix decides. `"*"` is everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
+    ("bench", &[]),
     ("cli", &["*"]),
     ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "text"]),
     ("server", &["engine::handle", "engine::request", "text", "adapter::registry", "metrics"]),

@@ -1,5 +1,7 @@
 //! The command line: one file a command.
 
+pub mod bench;
+mod bench_server;
 pub mod convert;
 pub mod extract;
 mod gguf_vocab;
@@ -48,6 +50,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Measure by how much the ways of serving an adapter differ
     Verify(verify::Args),
+    /// Measure a server under load: throughput and latency, over streams and adapters
+    Bench(Box<bench::Args>),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }
@@ -66,6 +70,7 @@ impl Cli {
             Command::Extract(args) => extract::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Verify(args) => verify::run(&args),
+            Command::Bench(args) => bench::run(&args),
             Command::Health(args) => health::run(&args),
         }
     }

@@ -19,24 +19,28 @@ pub(super) struct PackedRows {
     pairs: Vec<Pair>,
     /// Pairs in a row.
     width: usize,
-    /// Rows of each tile.
-    tiles: Vec<usize>,
+    tiles: Vec<Tile>,
+}
+
+/// Rows that are computed together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tile {
+    /// The first of them.
+    pub row: usize,
+    /// How many.
+    pub rows: usize,
 }
 
 impl PackedRows {
-    /// Each tile: its first row, its number of rows, and its pairs.
-    pub(super) fn tiles(&self) -> impl Iterator<Item = (usize, usize, &[Pair])> {
-        let mut first = 0;
-        self.tiles.iter().map(move |rows| {
-            let row = first;
-            first += rows;
-            (row, *rows, &self.pairs[row * self.width..first * self.width])
-        })
+    /// The tiles, covering all rows in order.
+    pub(super) fn tiles(&self) -> &[Tile] {
+        &self.tiles
     }
 
-    /// How many rows.
-    pub(super) fn rows(&self) -> usize {
-        self.tiles.iter().sum()
+    /// A tile's pairs: those of all its rows' first features, and so on.
+    #[inline(always)]
+    pub(super) fn pairs(&self, tile: Tile) -> &[Pair] {
+        &self.pairs[tile.row * self.width..(tile.row + tile.rows) * self.width]
     }
 
     /// Pairs in a row.
@@ -59,29 +63,27 @@ impl Task for Pack<'_> {
         let width = self.width.div_ceil(2);
         let rows = self.x.len().checked_div(self.width).unwrap_or(0);
         let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
-        let tiles = tile_sizes(rows, sizes);
+        let tiles = tiles(rows, sizes);
         let mut pairs = vec![[bf16::ZERO; 2]; rows * width];
-        let mut first = 0;
-        for &count in &tiles {
-            let tile = &mut pairs[first * width..(first + count) * width];
-            for index in 0..count {
-                let row = &self.x[(first + index) * self.width..][..self.width];
-                pack_row(simd, row, index, count, tile);
+        for tile in &tiles {
+            let pairs = &mut pairs[tile.row * width..(tile.row + tile.rows) * width];
+            for index in 0..tile.rows {
+                let row = &self.x[(tile.row + index) * self.width..][..self.width];
+                pack_row(simd, row, index, tile.rows, pairs);
             }
-            first += count;
         }
         PackedRows { pairs, width, tiles }
     }
 }
 
 /// The fewest tiles of the given sizes, descending, that hold `rows`.
-pub(super) fn tile_sizes(rows: usize, sizes: &[usize]) -> Vec<usize> {
-    let mut tiles = Vec::with_capacity(rows / sizes[0] + 3);
-    let mut left = rows;
-    for &size in sizes {
-        while left >= size {
-            tiles.push(size);
-            left -= size;
+pub(super) fn tiles(count: usize, sizes: &[usize]) -> Vec<Tile> {
+    let mut tiles = Vec::with_capacity(count / sizes[0] + 3);
+    let mut row = 0;
+    for &rows in sizes {
+        while count - row >= rows {
+            tiles.push(Tile { row, rows });
+            row += rows;
         }
     }
     tiles

@@ -4,74 +4,126 @@
 //! An output is one sum over the input features, pair after pair in their order, whatever the
 //! tile, the block or the other rows: see [`super::simd::Simd::dot_pairs`].
 
+use std::ops::Range;
+
 use super::linear::{Columns, Epilogue};
-use super::packed_rows::{PackedRows, Pair};
+use super::packed_rows::{PackedRows, Pair, Tile};
 use super::panels::{Line, Panels};
-use super::simd::{LANES, Lanes, Simd, Task};
+use super::simd::{LANES, Lanes, Simd};
 
 /// Panels that pass over a tile together.
 const WIDTH: usize = 2;
+/// Panels that pass over a few rows together where they are short: else each sum would wait for
+/// itself.
+const SHORT_WIDTH: usize = 8;
+/// The longest panel that is short, and the most rows that are few, where registers allow it.
+const SHORT: (usize, usize) = (32, 3);
 /// Lines of a panel that stay in the first-level cache while all tiles pass.
 const BLOCK: usize = 192;
 /// Lines between the one in use and the one asked for.
 const AHEAD: usize = 32;
-/// Rows that pass over a panel together: they stay in the second-level cache.
+/// Tiles that pass over a panel together.
 const MAX_TILES: usize = 8;
 
-/// Columns `columns` of a product; they start at a multiple of [`LANES`].
-pub(super) struct PanelProduct<'a, 'o> {
+/// Where sums go.
+pub(super) trait Output {
+    /// The columns of row `row`, from the first of [`Output::range`] on.
+    fn row(&mut self, row: usize) -> &mut [f32];
+    /// The columns wanted; the first is a multiple of [`LANES`].
+    fn range(&self) -> Range<usize>;
+}
+
+impl Output for Columns<'_> {
+    #[inline(always)]
+    fn row(&mut self, row: usize) -> &mut [f32] {
+        self.rows[row]
+    }
+
+    fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+}
+
+/// Rows of all columns, one behind the other.
+pub(super) struct Dense<'o> {
+    pub values: &'o mut [f32],
+    pub width: usize,
+}
+
+impl Output for Dense<'_> {
+    #[inline(always)]
+    fn row(&mut self, row: usize) -> &mut [f32] {
+        &mut self.values[row * self.width..(row + 1) * self.width]
+    }
+
+    fn range(&self) -> Range<usize> {
+        0..self.width
+    }
+}
+
+/// Some columns of a product.
+pub(super) struct PanelProduct<'a, O> {
     pub x: &'a PackedRows,
     pub panels: &'a Panels,
     pub epilogue: Epilogue<'a>,
     /// The row of the output that the first row of `x` goes to.
     pub first_row: usize,
-    pub columns: &'a mut Columns<'o>,
+    pub out: O,
 }
 
-impl Task for PanelProduct<'_, '_> {
-    type Output = ();
-
+impl<O: Output> PanelProduct<'_, &mut O> {
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
+    pub(super) fn run<S: Simd>(mut self, simd: S) {
         debug_assert!(self.x.width() == self.panels.panel_len());
-        let tiles: Vec<Tile<'_>> =
-            self.x.tiles().map(|(row, rows, pairs)| Tile { row, rows, pairs }).collect();
-        let range = self.columns.range.clone();
-        let mut partial = vec![Lanes::ZERO; 0];
-        for tiles in tiles.chunks(MAX_TILES) {
-            let mut column = range.start;
-            while column + LANES < range.end {
+        let mut partial = Vec::new();
+        for tiles in self.x.tiles().chunks(MAX_TILES) {
+            let mut column = self.out.range().start;
+            let end = self.out.range().end;
+            let short = S::REGISTERS >= 32
+                && self.panels.panel_len() <= SHORT.0
+                && tiles.iter().all(|tile| tile.rows <= SHORT.1);
+            while short && column + (SHORT_WIDTH - 1) * LANES < end {
+                self.short_group(simd, tiles, column);
+                column += SHORT_WIDTH * LANES;
+            }
+            while column + LANES < end {
                 self.group::<S, WIDTH>(simd, tiles, column, &mut partial);
                 column += WIDTH * LANES;
             }
-            if column < range.end {
+            if column < end {
                 self.group::<S, 1>(simd, tiles, column, &mut partial);
             }
         }
     }
-}
 
-/// Rows that are computed together.
-struct Tile<'a> {
-    row: usize,
-    rows: usize,
-    pairs: &'a [Pair],
-}
+    /// [`SHORT_WIDTH`] short panels from `column` on, for tiles of few rows.
+    #[inline(always)]
+    fn short_group<S: Simd>(&mut self, simd: S, tiles: &[Tile], column: usize) {
+        let pass = Pass {
+            panels: panels_from(self.panels, column),
+            lines: (0, self.panels.panel_len()),
+            column,
+            last: true,
+        };
+        for &tile in tiles {
+            match tile.rows {
+                3 => self.tile::<S, 3, SHORT_WIDTH>(simd, tile, pass, &mut []),
+                2 => self.tile::<S, 2, SHORT_WIDTH>(simd, tile, pass, &mut []),
+                _ => self.tile::<S, 1, SHORT_WIDTH>(simd, tile, pass, &mut []),
+            }
+        }
+    }
 
-impl PanelProduct<'_, '_> {
     /// `C` panels from `column` on, for all tiles.
     #[inline(always)]
     fn group<S: Simd, const C: usize>(
         &mut self,
         simd: S,
-        tiles: &[Tile<'_>],
+        tiles: &[Tile],
         column: usize,
         partial: &mut Vec<Lanes>,
     ) {
-        let mut panels = [&[] as &[Line]; C];
-        for (c, panel) in panels.iter_mut().enumerate() {
-            *panel = self.panels.panel(column / LANES + c);
-        }
+        let panels = panels_from::<C>(self.panels, column);
         let length = self.panels.panel_len();
         let block = if tiles.len() == 1 { length.max(1) } else { BLOCK };
         let sums: usize = tiles.iter().map(|tile| tile.rows * C).sum();
@@ -79,10 +131,10 @@ impl PanelProduct<'_, '_> {
         partial.resize(if length > block { sums } else { 0 }, Lanes::ZERO);
         for start in (0..length.max(1)).step_by(block) {
             let end = length.min(start + block);
+            let pass = Pass { panels, lines: (start, end), column, last: end == length };
             let mut place = 0;
-            for tile in tiles {
+            for &tile in tiles {
                 let sums = tile.rows * C;
-                let pass = Pass { panels, lines: (start, end), column, last: end == length };
                 let partial = partial.get_mut(place..place + sums).unwrap_or_default();
                 self.tile_of(simd, tile, pass, partial);
                 place += sums;
@@ -94,7 +146,7 @@ impl PanelProduct<'_, '_> {
     fn tile_of<S: Simd, const C: usize>(
         &mut self,
         simd: S,
-        tile: &Tile<'_>,
+        tile: Tile,
         pass: Pass<'_, C>,
         partial: &mut [Lanes],
     ) {
@@ -120,20 +172,17 @@ impl PanelProduct<'_, '_> {
     fn tile<S: Simd, const R: usize, const C: usize>(
         &mut self,
         simd: S,
-        tile: &Tile<'_>,
+        tile: Tile,
         pass: Pass<'_, C>,
         partial: &mut [Lanes],
     ) {
         let (start, end) = pass.lines;
-        let x = &tile.pairs.as_chunks::<R>().0[start..end];
+        let x = &self.x.pairs(tile).as_chunks::<R>().0[start..end];
         let mut acc = [[simd.splat(0.0); C]; R];
         if start > 0 {
             load_tile(simd, partial, &mut acc);
         }
-        let mut panels = pass.panels;
-        for panel in &mut panels {
-            *panel = &panel[start..end];
-        }
+        let panels = pass.panels.map(|panel| &panel[start..end]);
         // Towards the end of the panels, the next group's lines come behind all of these.
         let jump = if pass.last { (C - 1) * self.panels.panel_len() } else { 0 };
         let near = (end - start).saturating_sub(AHEAD);
@@ -157,15 +206,25 @@ impl PanelProduct<'_, '_> {
         row: usize,
         column: usize,
     ) {
-        let first = column - self.columns.range.start;
-        for (r, out) in self.columns.rows[row..row + R].iter_mut().enumerate() {
-            let mut outs = out[first..].chunks_mut(LANES);
-            for (c, sums) in acc[r].iter().enumerate() {
-                let Some(out) = outs.next() else { return };
-                self.epilogue.write(simd, column + c * LANES, *sums, out);
+        let first = column - self.out.range().start;
+        for r in 0..R {
+            let mut outs = self.out.row(row + r)[first..].chunks_mut(LANES);
+            for c in 0..C {
+                let Some(out) = outs.next() else { break };
+                self.epilogue.write(simd, column + c * LANES, acc[r][c], out);
             }
         }
     }
+}
+
+/// The `C` panels from `column` on.
+#[inline(always)]
+fn panels_from<const C: usize>(weight: &Panels, column: usize) -> [&[Line]; C] {
+    let mut panels = [&[] as &[Line]; C];
+    for (c, panel) in panels.iter_mut().enumerate() {
+        *panel = weight.panel(column / LANES + c);
+    }
+    panels
 }
 
 /// One pass of `C` panels' lines over a tile.

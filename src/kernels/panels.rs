@@ -11,7 +11,7 @@ use half::bf16;
 
 use super::huge_pages::Buffer;
 use super::level::Kernels;
-use super::simd::LANES;
+use super::simd::{LANES, Simd};
 
 /// Two input features of each output of a panel.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -101,6 +101,14 @@ impl Panels {
     /// Lines of a panel.
     pub(super) fn panel_len(&self) -> usize {
         self.in_features.div_ceil(2)
+    }
+
+    /// Asks for the first `count` lines.
+    #[inline(always)]
+    pub(super) fn prefetch<S: Simd>(&self, simd: S, count: usize) {
+        for line in self.lines.as_slice().iter().take(count) {
+            simd.prefetch(line);
+        }
     }
 
     /// The lines of outputs `LANES * index ..`.

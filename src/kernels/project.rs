@@ -1,8 +1,8 @@
 //! Linear layers in bfloat16 or quantised that share their input, each with the adapters of its
 //! rows: `out = x Wᵀ + b`, and `+ (x downᵀ) upᵀ` for the rows that an adapter serves.
 //!
-//! Activations are rounded once, to bfloat16 or for a quantised weight to 8 bits, sums are float32, and so is what lies between an
-//! adapter's two factors until it is rounded in turn. Each output depends on its own row alone.
+//! Activations are rounded once, to bfloat16 or for a quantised weight to 8 bits, sums are float32,
+//! and so is what lies between an adapter's two factors until it is rounded in turn. Each output depends on its own row alone.
 //! The float32 path, whose activations are never rounded, is [`super::linear`]'s.
 
 use std::ops::Range;
@@ -10,11 +10,12 @@ use std::ops::Range;
 use super::level::Kernels;
 use super::linear::{Columns, Epilogue, split_columns};
 use super::packed_rows::{Pack, PackedRows};
-use super::panel_product::PanelProduct;
+use super::panel_product::{Dense, PanelProduct};
 use super::panels::Panels;
 use super::quantized_panels::{QuantizedPanels, with_blocks};
 use super::quantized_product::QuantizedProduct;
 use super::quantized_rows::{Quantize, QuantizedRows};
+use super::simd::{Simd, Task};
 
 /// Bytes of packed activations that pass over a panel together: they stay in the second-level cache.
 const BLOCK_BYTES: usize = 3 << 17;
@@ -22,8 +23,10 @@ const BLOCK_BYTES: usize = 3 << 17;
 const TILE: usize = 12;
 /// Fewer rows are not divided between threads for packing.
 const MIN_BLOCK_ROWS: usize = 8 * TILE;
-/// Rows of one adapter that are shrunk together.
-const SHRINK_ROWS: usize = 4 * TILE;
+/// Lines of an adapter's second factor that are asked for before the first is computed.
+const PREFETCHED: usize = 48;
+/// Rows of one adapter that are computed together.
+const CHUNK_ROWS: usize = 4 * TILE;
 
 /// An adapter's factors for some rows.
 #[derive(Debug, Clone)]
@@ -81,35 +84,55 @@ impl Kernels {
     ///
     /// # Panics
     /// Where shapes disagree.
-    pub fn project(self, x: &[f32], in_features: usize, projections: Vec<Projection<'_, '_>>) {
+    pub fn project(self, x: &[f32], in_features: usize, mut projections: Vec<Projection<'_, '_>>) {
         let rows = x.len().checked_div(in_features).unwrap_or(0);
         for projection in &projections {
             projection.check(x.len(), rows, in_features);
         }
-        let blocks = Blocks::new(self, x, in_features, &projections);
-        let shrunk = self.shrink(x, in_features, &projections);
+        self.add_weights(x, in_features, &mut projections);
+        self.add_deltas(x, in_features, projections);
+    }
+
+    /// The part of every row that the weights give.
+    fn add_weights(self, x: &[f32], in_features: usize, projections: &mut [Projection<'_, '_>]) {
+        let blocks = Blocks::new(self, x, in_features, projections);
         let outputs: usize = projections.iter().map(|it| it.weight.out_features()).sum();
-        let work = rows * in_features * outputs;
+        let work = x.len() * outputs;
         let parts = self.parts(work);
         let mut items = Vec::with_capacity(parts + projections.len());
-        for (projection, shrunk) in projections.into_iter().zip(&shrunk) {
-            let Projection { weight, bias, out, accumulate, deltas } = projection;
+        for Projection { weight, bias, out, accumulate, .. } in projections {
             let width = weight.out_features();
             let own = (parts * width).div_ceil(outputs.max(1));
-            let epilogue = if accumulate { Epilogue::Accumulate } else { Epilogue::Store(bias) };
+            let epilogue = if *accumulate { Epilogue::Accumulate } else { Epilogue::Store(*bias) };
             for columns in split_columns(out, width, own) {
-                items.push((weight, epilogue, deltas.clone(), shrunk, columns));
+                items.push((*weight, epilogue, columns));
             }
         }
-        self.for_each(work, items, |(weight, epilogue, deltas, shrunk, mut columns)| {
-            let columns = &mut columns;
-            blocks.multiply(self, weight, epilogue, columns);
-            for (delta, first_row, x) in shrunk {
-                let (panels, first_row) = (deltas[*delta].up, *first_row);
-                let epilogue = Epilogue::Accumulate;
-                self.run(PanelProduct { x, panels, epilogue, first_row, columns });
-            }
+        self.for_each(work, items, |(weight, epilogue, mut columns)| {
+            blocks.multiply(self, weight, epilogue, &mut columns);
         });
+    }
+
+    /// What adapters add to their own rows.
+    fn add_deltas(self, x: &[f32], in_features: usize, projections: Vec<Projection<'_, '_>>) {
+        let mut items = Vec::new();
+        let mut work = 0;
+        for Projection { weight, deltas, out, .. } in projections {
+            let mut row = 0;
+            let mut behind = out;
+            for RowsDelta { rows, down, up } in deltas {
+                let width = weight.out_features();
+                let (own, rest) =
+                    behind[(rows.start - row) * width..].split_at_mut(rows.len() * width);
+                let x = &x[rows.start * in_features..rows.end * in_features];
+                work += (x.len() + own.len()) * down.out_features();
+                let xs = x.chunks((CHUNK_ROWS * in_features).max(1));
+                let outs = own.chunks_mut((CHUNK_ROWS * width).max(1));
+                items.extend(xs.zip(outs).map(|(x, out)| Adapted { x, down, up, out }));
+                (row, behind) = (rows.end, rest);
+            }
+        }
+        self.for_each(work, items, |item| self.run(item));
     }
 
     /// Packs all rows in blocks, each with its first row; `row_bytes` of a packed row.
@@ -132,49 +155,6 @@ impl Kernels {
         let items = blocks.zip(&mut packed).collect();
         self.for_each(x.len(), items, |((_, x), (_, packed))| *packed = pack(x));
         packed
-    }
-
-    /// `x downᵀ` of every adapter of every projection: for each projection, the delta, its first
-    /// row and the packed result.
-    fn shrink(
-        self,
-        x: &[f32],
-        in_features: usize,
-        projections: &[Projection<'_, '_>],
-    ) -> Vec<Vec<(usize, usize, PackedRows)>> {
-        let mut shrunk: Vec<Vec<_>> = Vec::with_capacity(projections.len());
-        let mut work = 0;
-        for projection in projections {
-            let mut own = Vec::new();
-            for (index, delta) in projection.deltas.iter().enumerate() {
-                work += delta.rows.len() * in_features * delta.down.out_features();
-                let starts = delta.rows.clone().step_by(SHRINK_ROWS);
-                own.extend(starts.map(|row| (index, row, PackedRows::default())));
-            }
-            shrunk.push(own);
-        }
-        let items = projections.iter().zip(&mut shrunk).flat_map(|(projection, own)| {
-            own.iter_mut().map(|(index, row, packed)| {
-                let delta = &projection.deltas[*index];
-                let end = delta.rows.end.min(*row + SHRINK_ROWS);
-                (&x[*row * in_features..end * in_features], delta.down, packed)
-            })
-        });
-        self.for_each(work, items.collect(), |(x, down, packed): (&[f32], &Panels, &mut _)| {
-            *packed = self.shrink_rows(x, down);
-        });
-        shrunk
-    }
-
-    fn shrink_rows(self, x: &[f32], down: &Panels) -> PackedRows {
-        let rank = down.out_features();
-        let x = self.run(Pack { x, width: down.in_features() });
-        let mut inner = vec![0.0; x.rows() * rank];
-        if let Some(columns) = split_columns(&mut inner, rank, 1).first_mut() {
-            let epilogue = Epilogue::Store(None);
-            self.run(PanelProduct { x: &x, panels: down, epilogue, first_row: 0, columns });
-        }
-        self.run(Pack { x: &inner, width: rank })
     }
 }
 
@@ -207,25 +187,74 @@ impl Blocks {
         kernels: Kernels,
         weight: Weight<'_>,
         epilogue: Epilogue<'_>,
-        columns: &mut Columns<'_>,
+        out: &mut Columns<'_>,
     ) {
         match weight {
             Weight::Bf16(panels) => {
-                for (first_row, x) in &self.packed {
-                    let first_row = *first_row;
-                    kernels.run(PanelProduct { x, panels, epilogue, first_row, columns });
-                }
+                kernels.run(Weighted { blocks: &self.packed, panels, epilogue, out });
             }
             Weight::Quantized(panels) => {
                 let groups = panels.groups();
                 for (first_row, x) in &self.quantized {
-                    let first_row = *first_row;
+                    let (first_row, out) = (*first_row, &mut *out);
                     with_blocks!(&panels.blocks, blocks => kernels.run(QuantizedProduct {
-                        x, blocks, groups, epilogue, first_row, columns
+                        x, blocks, groups, epilogue, first_row, out
                     }));
                 }
             }
         }
+    }
+}
+
+/// Some columns of all rows by a weight in bfloat16.
+struct Weighted<'a, 'o> {
+    blocks: &'a [(usize, PackedRows)],
+    panels: &'a Panels,
+    epilogue: Epilogue<'a>,
+    out: &'a mut Columns<'o>,
+}
+
+impl Task for Weighted<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (panels, epilogue) = (self.panels, self.epilogue);
+        for (first_row, x) in self.blocks {
+            let (first_row, out) = (*first_row, &mut *self.out);
+            PanelProduct { x, panels, epilogue, first_row, out }.run(simd);
+        }
+    }
+}
+
+/// What an adapter adds to some of its rows.
+struct Adapted<'a, 'o> {
+    x: &'a [f32],
+    down: &'a Panels,
+    up: &'a Panels,
+    out: &'o mut [f32],
+}
+
+impl Task for Adapted<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let (width, rank) = (self.down.in_features(), self.down.out_features());
+        if width == 0 || rank == 0 {
+            return;
+        }
+        // The second factor lies elsewhere: the memory answers while the first is computed.
+        self.up.prefetch(simd, PREFETCHED);
+        let x = Pack { x: self.x, width }.run(simd);
+        let mut inner = vec![0.0; self.x.len() / width * rank];
+        let out = &mut Dense { values: &mut inner, width: rank };
+        let epilogue = Epilogue::Store(None);
+        PanelProduct { x: &x, panels: self.down, epilogue, first_row: 0, out }.run(simd);
+        let x = Pack { x: &inner, width: rank }.run(simd);
+        let out = &mut Dense { values: self.out, width: self.up.out_features() };
+        let epilogue = Epilogue::Accumulate;
+        PanelProduct { x: &x, panels: self.up, epilogue, first_row: 0, out }.run(simd);
     }
 }
 

@@ -4,6 +4,7 @@
 //! float32 in their order. So an output does not depend on the tile, the other rows or the level.
 
 use super::linear::{Columns, Epilogue};
+use super::packed_rows::Tile;
 use super::quantized_blocks::{Block, LINES};
 use super::quantized_rows::{GroupOf, QuantizedRows};
 use super::simd::{LANES, Simd, Task};
@@ -13,7 +14,7 @@ const WIDTH: usize = 2;
 /// Bytes between the line in use and the one asked for.
 const AHEAD: usize = 2048;
 
-/// Columns `columns` of a product; they start at a multiple of [`LANES`].
+/// Columns `out` of a product; they start at a multiple of [`LANES`].
 pub(super) struct QuantizedProduct<'a, 'o, B> {
     pub x: &'a QuantizedRows,
     /// All panels of the weight, one after the other.
@@ -23,7 +24,7 @@ pub(super) struct QuantizedProduct<'a, 'o, B> {
     pub epilogue: Epilogue<'a>,
     /// The row of the output that the first row of `x` goes to.
     pub first_row: usize,
-    pub columns: &'a mut Columns<'o>,
+    pub out: &'a mut Columns<'o>,
 }
 
 impl<B: Block> Task for QuantizedProduct<'_, '_, B> {
@@ -32,7 +33,7 @@ impl<B: Block> Task for QuantizedProduct<'_, '_, B> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         debug_assert!(self.groups <= self.x.groups());
-        let range = self.columns.range.clone();
+        let range = self.out.range.clone();
         let mut column = range.start;
         while column + LANES < range.end {
             self.group::<S, WIDTH>(simd, column);
@@ -49,7 +50,7 @@ impl<B: Block> QuantizedProduct<'_, '_, B> {
     #[inline(always)]
     fn group<S: Simd, const C: usize>(&mut self, simd: S, column: usize) {
         let x = self.x;
-        for (row, rows) in x.tiles() {
+        for &Tile { row, rows } in x.tiles() {
             if S::REGISTERS >= 32 {
                 match rows {
                     6 => self.tile::<S, 6, C>(simd, row, column),
@@ -96,8 +97,8 @@ impl<B: Block> QuantizedProduct<'_, '_, B> {
             }
         }
         let row = self.first_row + row;
-        let first = column - self.columns.range.start;
-        for (r, out) in self.columns.rows[row..row + R].iter_mut().enumerate() {
+        let first = column - self.out.range.start;
+        for (r, out) in self.out.rows[row..row + R].iter_mut().enumerate() {
             let mut outs = out[first..].chunks_mut(LANES);
             for (c, sums) in acc[r].iter().enumerate() {
                 let Some(out) = outs.next() else { return };

@@ -1,6 +1,7 @@
 //! Rows of activations as a product with quantised weights reads them: in groups of 32 features,
 //! each rounded to 8 bits by the largest of its values, in tiles of rows.
 
+use super::packed_rows::{self, Tile};
 use super::quantized_blocks::{GROUP, LINES, QUAD, SHIFT};
 use super::simd::{LANES, Simd, Task, load_padded};
 
@@ -37,18 +38,13 @@ pub(super) struct QuantizedRows {
     sums: Vec<f32>,
     /// Groups in a row.
     groups: usize,
-    /// Rows of each tile.
-    tiles: Vec<usize>,
+    tiles: Vec<Tile>,
 }
 
 impl QuantizedRows {
-    /// Each tile: its first row and its number of rows.
-    pub(super) fn tiles(&self) -> impl Iterator<Item = (usize, usize)> {
-        let mut first = 0;
-        self.tiles.iter().map(move |rows| {
-            first += rows;
-            (first - rows, *rows)
-        })
+    /// The tiles, covering all rows in order.
+    pub(super) fn tiles(&self) -> &[Tile] {
+        &self.tiles
     }
 
     /// Groups in a row.
@@ -88,7 +84,7 @@ impl Task for Quantize<'_> {
         let Self { x, width, groups } = self;
         let rows = x.len().checked_div(width).unwrap_or(0);
         let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
-        let tiles = super::packed_rows::tile_sizes(rows, sizes);
+        let tiles = packed_rows::tiles(rows, sizes);
         let mut out = QuantizedRows {
             quads: vec![[0; QUAD]; rows * groups * LINES],
             scales: vec![0.0; rows * groups],
@@ -97,8 +93,7 @@ impl Task for Quantize<'_> {
             groups,
             tiles: Vec::new(),
         };
-        let mut first = 0;
-        for &count in &tiles {
+        for &Tile { row: first, rows: count } in &tiles {
             for row in 0..count {
                 let values = &x[(first + row) * width..][..width];
                 for (group, values) in values.chunks(GROUP).enumerate() {
@@ -114,7 +109,6 @@ impl Task for Quantize<'_> {
                     }
                 }
             }
-            first += count;
         }
         out.tiles = tiles;
         out

@@ -7,6 +7,7 @@
 mod support;
 
 mod adapter_files;
+mod bench;
 mod conversion;
 mod llama_oracle;
 mod model_files;
