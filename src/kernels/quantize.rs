@@ -45,12 +45,13 @@ pub(super) fn check(weights: &[f32], bits: Bits) -> Result<(), QuantizeError> {
     })
 }
 
-/// `N` groups of a row from number `at * N` on, filled with zeros beyond its end.
+/// `N` groups of a row from number `at * N` on. Beyond the end nothing is multiplied by them, so
+/// they are filled with what widens no grid.
 pub(super) fn groups<const N: usize>(row: &[f32], at: usize) -> [[f32; GROUP]; N] {
     std::array::from_fn(|index| {
         let start = row.len().min((at * N + index) * GROUP);
         let own = &row[start..row.len().min(start + GROUP)];
-        let mut group = [0.0; GROUP];
+        let mut group = [own.last().copied().unwrap_or(0.0); GROUP];
         group[..own.len()].copy_from_slice(own);
         group
     })

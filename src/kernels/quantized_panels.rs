@@ -175,6 +175,23 @@ impl QuantizedPanels {
         with_blocks!(&self.blocks, blocks => read_row(blocks, output, row));
     }
 
+    /// The signed values of a group, its scale and its minimum, which is 0 for 8 bits.
+    #[cfg(test)]
+    fn group(&self, output: usize, group: usize) -> ([i16; GROUP], f32, f32) {
+        fn of<B: Block>(
+            blocks: &[B],
+            groups: usize,
+            (output, group): (usize, usize),
+        ) -> ([i16; GROUP], f32, f32) {
+            let block = &blocks[(output / LANES * groups + group) / B::GROUPS];
+            let (group, place) = (group % B::GROUPS, output % LANES);
+            let shift = if B::SHIFTED { SHIFT } else { 0 };
+            let (scale, minimum) = block.scale(group, place);
+            (block.values(group, place).map(|value| i16::from(value) - shift), scale, minimum)
+        }
+        with_blocks!(&self.blocks, blocks => of(blocks, self.groups(), (output, group)))
+    }
+
     /// The weight, row-major.
     #[must_use]
     pub fn dequantize(&self) -> Vec<f32> {
@@ -226,3 +243,7 @@ fn read_row<B: Block>(blocks: &[B], output: usize, row: &mut [f32]) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "quantized_tests.rs"]
+mod tests;
