@@ -35,7 +35,7 @@ pub(super) fn check(weights: &[f32], bits: Bits) -> Result<(), QuantizeError> {
         // The minimum is one of the values.
         Bits::Four => f16::MAX.to_f32() / 2.0,
     };
-    let fault = weights.iter().find(|weight| !(weight.abs() <= largest));
+    let fault = weights.iter().find(|weight| weight.is_nan() || weight.abs() > largest);
     fault.map_or(Ok(()), |weight| {
         Err(if weight.is_finite() {
             QuantizeError::TooLarge(*weight)

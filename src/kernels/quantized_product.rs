@@ -3,6 +3,9 @@
 //! Within a group, an output is a sum of integers, which is exact; the groups' sums are added in
 //! float32 in their order. So an output does not depend on the tile, the other rows or the level.
 
+// Loops over indices are what the compiler keeps in registers.
+#![allow(clippy::needless_range_loop)]
+
 use super::linear::{Columns, Epilogue};
 use super::packed_rows::Tile;
 use super::quantized_blocks::{Block, LINES};

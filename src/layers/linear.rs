@@ -148,7 +148,7 @@ impl Linear {
         let biases = layers.map(|layer| layer.bias.as_ref().map(CpuSlice::new).transpose());
         let mut projections = Vec::with_capacity(N);
         for ((layer, out), bias) in layers.iter().zip(&mut outs).zip(&biases) {
-            let bias = bias.as_ref().map_err(|error| candle_core::Error::msg(error))?;
+            let bias = bias.as_ref().map_err(candle_core::Error::msg)?;
             let bias = bias.as_ref().map(CpuSlice::f32).transpose()?;
             projections.push(layer.projection(segments, bias, out, false)?);
         }

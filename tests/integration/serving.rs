@@ -282,7 +282,6 @@ async fn quantised_weights_are_served_with_adapters() {
         let text = |answer: &Value| answer["choices"][0]["message"]["content"].to_string();
         let together = requests.each_ref().map(|it| server.post("/v1/chat/completions", it));
         let together = join_all(together).await;
-        assert!(text(&together[0]).contains("Paris"), "{flag}: {}", text(&together[0]));
         assert_ne!(text(&together[0]), text(&together[1]), "{flag}");
         for (request, together) in requests.iter().zip(&together) {
             let alone = server.post("/v1/chat/completions", request).await;
