@@ -1,4 +1,4 @@
-//! Speed of the linear kernel beside candle's float32 matrix product: `cargo bench --bench linear`.
+//! Speed of the linear kernels beside candle's float32 matrix product: `cargo bench --bench linear`.
 //!
 //! Prints one line a case: the median of several runs and in brackets the best, in GB/s of weights
 //! at one row and in GFLOP/s at more. Arguments choose numbers of rows.
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
-use sorsa::kernels::{Kernels, Level, LinearShape, Weights};
+use sorsa::kernels::{
+    Bits, Kernels, Level, LinearShape, Panels, Projection, QuantizedPanels, Weight, Weights,
+};
 use support::{measure, values};
 
 const ROWS: [usize; 8] = [1, 4, 8, 16, 32, 64, 128, 512];
@@ -51,6 +53,7 @@ fn compare(shape: LinearShape) -> anyhow::Result<()> {
         run("f32", Weights::F32(&weights), 4);
         run("bf16", Weights::Bf16(&narrow), 2);
         run("f16", Weights::F16(&half), 2);
+        line += &packed(kernels, shape, (&x, &weights, &narrow))?;
     }
     let x = Tensor::from_vec(x, (rows, in_features), &Device::Cpu)?;
     let transposed = Tensor::from_vec(weights, (out_features, in_features), &Device::Cpu)?.t()?;
@@ -64,11 +67,45 @@ fn compare(shape: LinearShape) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The same product with the weight in panels, of bfloat16 and of fewer bits.
+fn packed(
+    kernels: Kernels,
+    shape: LinearShape,
+    (x, weights, narrow): (&[f32], &[f32], &[bf16]),
+) -> anyhow::Result<String> {
+    let LinearShape { rows, in_features, out_features } = shape;
+    let dims = (out_features, in_features);
+    let panels = Panels::pack(kernels, narrow, dims);
+    let [eight, four] = [Bits::Eight, Bits::Four]
+        .map(|bits| QuantizedPanels::quantize(kernels, weights, dims, bits));
+    let (eight, four) = (eight?, four?);
+    let mut out = vec![0.0; rows * out_features];
+    let mut line = String::new();
+    for (name, weight, bytes) in [
+        ("panels", Weight::Bf16(&panels), panels.bytes()),
+        ("q8", Weight::Quantized(&eight), eight.bytes()),
+        ("q4", Weight::Quantized(&four), four.bytes()),
+    ] {
+        let times = measure(|| {
+            let (deltas, out) = (Vec::new(), out.as_mut_slice());
+            let own = Projection { weight, bias: None, deltas, out, accumulate: false };
+            kernels.project(x, in_features, vec![own]);
+        });
+        line += &format!("  {} {name} {}", kernels.level(), rate(shape, bytes, &times));
+    }
+    Ok(line)
+}
+
+/// [`rate`] of a weight of so many bytes an element.
+fn speed(shape: LinearShape, element_bytes: usize, times: &[Duration]) -> String {
+    rate(shape, shape.in_features * shape.out_features * element_bytes, times)
+}
+
 /// `times` ascending.
-fn speed(shape: LinearShape, weight_bytes: usize, times: &[Duration]) -> String {
+fn rate(shape: LinearShape, weight_bytes: usize, times: &[Duration]) -> String {
     let products = shape.in_features * shape.out_features;
     let (amount, unit) = if shape.rows == 1 {
-        (products * weight_bytes, "GB/s")
+        (weight_bytes, "GB/s")
     } else {
         (2 * shape.rows * products, "GFLOP/s")
     };

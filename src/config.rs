@@ -66,10 +66,16 @@ pub struct ServeArgs {
     /// Where the weights live: cpu, cuda or cuda:N
     #[arg(long, env = "SORSA_DEVICE", default_value = "cpu")]
     pub device: DeviceArg,
-    /// How the weights are held; auto takes the checkpoint's own (float32 for a GGUF, and for a
-    /// SORSA checkpoint that is merged)
+    /// How the weights are held; auto takes the checkpoint's own (float32 for a GGUF whose blocks
+    /// are not kept, and for a SORSA checkpoint). Beside quantised weights, how all others and the
+    /// adapters are held: f32 or bf16
     #[arg(long, env = "SORSA_DTYPE", default_value = "auto")]
     pub dtype: DTypeArg,
+    /// Hold the weights of linear layers in fewer bits, on a CPU. q8 and q4 round any checkpoint's;
+    /// auto keeps the blocks of a quantised GGUF file, unless --dtype or --merge asks for
+    /// floats
+    #[arg(long, env = "SORSA_QUANTIZE", default_value = "auto", value_name = "BITS")]
+    pub quantize: QuantizeArg,
     /// Longest sequence, prompt and answer together, in tokens [default: the model's own]
     #[arg(long, env = "SORSA_MAX_MODEL_LEN", value_name = "TOKENS")]
     pub max_model_len: Option<NonZeroUsize>,
@@ -254,6 +260,19 @@ impl DeviceArg {
             }),
         }
     }
+}
+
+/// Whether weights are held in fewer bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuantizeArg {
+    /// Those that a GGUF file holds so.
+    Auto,
+    /// None.
+    None,
+    /// All, in 8 bits.
+    Q8,
+    /// All, in 4 bits; the output head's in 8.
+    Q4,
 }
 
 /// How weights are held.

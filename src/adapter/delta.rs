@@ -207,6 +207,12 @@ impl LowRankDelta {
         })
     }
 
+    /// Whether all factors are in the form that [`LowRankDelta::pack`] gives.
+    #[must_use]
+    pub fn is_packed(&self) -> bool {
+        self.touched().all(|factors| matches!(factors, Factors::Packed(_)))
+    }
+
     /// The factors for module `index`, where the adapter touches it, of a packed delta.
     ///
     /// # Errors

@@ -11,13 +11,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::model_source::ModelSource;
 use super::names::{self, base_names};
 use super::text_files::TextFiles;
-use crate::config::{ServeArgs, is_valid_name};
+use crate::config::{DTypeArg, DeviceArg, QuantizeArg, ServeArgs, is_valid_name};
 use crate::engine::Engine;
 use crate::engine::handle::channel;
 use crate::engine::model_runner::ModelRunner;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
 use crate::kv_cache::block_manager::BlockManager;
 use crate::kv_cache::storage::KvCache;
+use crate::layers::packed_weight::Bits;
+use crate::model::builder::{LoadOptions, Quantization};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::generation_config::GenerationConfig;
 use crate::model::llama::LlamaForCausalLm;
@@ -58,6 +60,7 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
             "--threads {threads} is more than {MAX_THREADS}: one per core is the most that helps"
         );
     }
+    check_quantize(args)?;
     let names = if args.base.is_some() { base_names(args) } else { Vec::new() };
     if let Some(adapter) = args.adapter.iter().find(|adapter| names.contains(&adapter.name)) {
         bail!("--adapter {}: that is the checkpoint's own name already", adapter.name);
@@ -81,6 +84,25 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
     }
 }
 
+fn check_quantize(args: &ServeArgs) -> anyhow::Result<()> {
+    let flag = match args.quantize {
+        QuantizeArg::Auto | QuantizeArg::None => return Ok(()),
+        QuantizeArg::Q8 => "--quantize q8",
+        QuantizeArg::Q4 => "--quantize q4",
+    };
+    ensure!(args.device == DeviceArg::Cpu, "{flag} is for --device cpu: nothing else computes so");
+    ensure!(
+        args.dtype != DTypeArg::F16,
+        "{flag} goes with --dtype f32 or bf16, which is how adapters are then held"
+    );
+    if let Some(merge) = &args.merge {
+        bail!(
+            "--merge {merge} with {flag}: write the merged model with sorsa merge, and serve that              one with {flag}"
+        );
+    }
+    Ok(())
+}
+
 /// Loads everything and starts the engine; `state` serves from then on.
 ///
 /// # Errors
@@ -91,7 +113,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let (checkpoint, config) = (&source.model, source.config());
     let text = TextFiles::open(checkpoint)?;
     let options = source.load_options(args, &device)?;
-    let dtype = options.dtype;
+    let held = held_as(&options);
     let progress = progress_bar(source.weights().total_elements());
     let mut model =
         LlamaForCausalLm::load(config, source.weights(), options, &mut |n| progress.inc(n))?;
@@ -123,7 +145,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         registry.base_name(),
         config.num_hidden_layers,
         config.vocab_size,
-        dtype.as_str(),
+        held,
         if device.is_cpu() { "cpu" } else { "cuda" },
         registry.adapters().count(),
         cache.max_model_len,
@@ -153,6 +175,17 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
 fn block_manager(args: &ServeArgs, num_blocks: usize, base: [u8; 32]) -> BlockManager {
     let blocks = BlockManager::new(num_blocks, BLOCK_SIZE);
     if args.engine.no_enable_prefix_caching { blocks } else { blocks.with_prefix_cache(base) }
+}
+
+/// How weights are held, in a word or two.
+fn held_as(options: &LoadOptions) -> String {
+    let dtype = options.dtype.as_str();
+    match options.quantization {
+        None => dtype.to_owned(),
+        Some(Quantization::AsStored) => format!("quantised as stored, else {dtype}"),
+        Some(Quantization::Bits(Bits::Eight)) => format!("quantised to 8 bits, else {dtype}"),
+        Some(Quantization::Bits(Bits::Four)) => format!("quantised to 4 bits, else {dtype}"),
+    }
 }
 
 /// How many blocks there are, and how long a sequence may get.

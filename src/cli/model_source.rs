@@ -10,10 +10,11 @@ use super::base_check::{OnMismatch, base_digest};
 use crate::adapter::base::BaseDigest;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::file::{self, Limits};
-use crate::config::{AdapterArg, DTypeArg, ServeArgs};
+use crate::config::{AdapterArg, DTypeArg, QuantizeArg, ServeArgs};
 use crate::kernels::Kernels;
 use crate::layers::backend::Backend;
-use crate::model::builder::LoadOptions;
+use crate::layers::packed_weight::Bits;
+use crate::model::builder::{LoadOptions, Quantization};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
@@ -96,14 +97,36 @@ impl ModelSource {
     /// Where this machine lacks the instructions asked for.
     pub fn load_options(&self, args: &ServeArgs, device: &Device) -> anyhow::Result<LoadOptions> {
         let residual = self.residual.is_some();
-        let own = self.config().dtype.filter(|_| !residual).unwrap_or(DType::F32);
+        let quantization = self.quantization(args, device);
+        // Factors beside quantised weights are fast in bfloat16, and good enough unless they hold
+        // most of each weight.
+        let own = match quantization {
+            Some(_) => Some(DType::BF16),
+            None => self.config().dtype,
+        };
+        let own = own.filter(|_| !residual).unwrap_or(DType::F32);
         let keep_stored = residual && args.merge.is_none() && args.dtype == DTypeArg::Auto;
         let mut options = LoadOptions::new(args.dtype.resolve(own), device.clone());
         if let Some(level) = &args.engine.cpu {
             ensure!(device.is_cpu(), "--cpu {level} says how a CPU computes");
             options.backend = Backend::Cpu(Kernels::new(level.parse()?)?);
         }
-        Ok(LoadOptions { keep_stored, ..options })
+        Ok(LoadOptions { keep_stored, quantization, ..options })
+    }
+
+    /// Which weights are to be held quantised.
+    fn quantization(&self, args: &ServeArgs, device: &Device) -> Option<Quantization> {
+        let weights = self.weights();
+        match args.quantize {
+            QuantizeArg::Q8 => Some(Quantization::Bits(Bits::Eight)),
+            QuantizeArg::Q4 => Some(Quantization::Bits(Bits::Four)),
+            QuantizeArg::None => None,
+            QuantizeArg::Auto => {
+                let floats = args.dtype != DTypeArg::Auto || args.merge.is_some();
+                let quantized = weights.names().iter().any(|name| weights.is_quantized(name));
+                (device.is_cpu() && quantized && !floats).then_some(Quantization::AsStored)
+            }
+        }
     }
 
     /// The checkpoint's own factors, float32 on the CPU; `None` for an ordinary model.

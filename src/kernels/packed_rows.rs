@@ -77,7 +77,7 @@ impl Task for Pack<'_> {
 }
 
 /// The fewest tiles of the given sizes, descending, that hold `rows`.
-fn tiles(count: usize, sizes: &[usize]) -> Vec<Tile> {
+pub(super) fn tiles(count: usize, sizes: &[usize]) -> Vec<Tile> {
     let mut tiles = Vec::with_capacity(count / sizes[0] + 3);
     let mut row = 0;
     for &rows in sizes {

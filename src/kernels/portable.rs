@@ -21,6 +21,8 @@ fn zip(a: Vector, b: Vector, f: impl Fn(f32, f32) -> f32) -> Vector {
 impl Simd for Portable {
     type Vector = Vector;
     type Pairs = [[bf16; 2]; LANES];
+    type Bytes = [[u8; 4]; LANES];
+    type Integers = [i32; LANES];
     const REGISTERS: usize = 8;
 
     #[inline(always)]
@@ -56,6 +58,54 @@ impl Simd for Portable {
     #[inline(always)]
     fn splat_pair(self, pair: [bf16; 2]) -> Self::Pairs {
         [pair; LANES]
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> Self::Bytes {
+        std::array::from_fn(|i| std::array::from_fn(|j| from[4 * i + j]))
+    }
+
+    #[inline(always)]
+    fn splat_quad(self, quad: [i8; 4]) -> Self::Bytes {
+        [quad.map(i8::cast_unsigned); LANES]
+    }
+
+    #[inline(always)]
+    fn nibbles(self, bytes: Self::Bytes) -> [Self::Bytes; 2] {
+        [
+            bytes.map(|quad| quad.map(|byte| byte & 0xF)),
+            bytes.map(|quad| quad.map(|byte| byte >> 4)),
+        ]
+    }
+
+    #[inline(always)]
+    fn splat_integer(self, value: i32) -> Self::Integers {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, a: Self::Bytes, b: Self::Bytes, mut c: Self::Integers) -> Self::Integers {
+        for i in 0..LANES {
+            for j in 0..4 {
+                c[i] += i32::from(a[i][j]) * i32::from(b[i][j].cast_signed());
+            }
+        }
+        c
+    }
+
+    #[inline(always)]
+    fn to_float(self, integers: Self::Integers) -> Vector {
+        integers.map(|integer| integer as f32)
+    }
+
+    #[inline(always)]
+    fn load_u8(self, from: &[u8; LANES]) -> Vector {
+        from.map(f32::from)
+    }
+
+    #[inline(always)]
+    fn store_i8(self, vector: Vector, to: &mut [i8; LANES]) {
+        *to = vector.map(|value| value.round_ties_even() as i8);
     }
 
     #[inline(always)]

@@ -1,8 +1,8 @@
-//! Linear layers in bfloat16 that share their input, each with the adapters of its rows:
-//! `out = x Wᵀ + b`, and `+ (x downᵀ) upᵀ` for the rows that an adapter serves.
+//! Linear layers in bfloat16 or quantised that share their input, each with the adapters of its
+//! rows: `out = x Wᵀ + b`, and `+ (x downᵀ) upᵀ` for the rows that an adapter serves.
 //!
-//! Activations are rounded to bfloat16 once, sums are float32, and so is what lies between an
-//! adapter's two factors until it is rounded in turn. Each output depends on its own row alone.
+//! Activations are rounded once, to bfloat16 or for a quantised weight to 8 bits, sums are float32,
+//! and so is what lies between an adapter's two factors until it is rounded in turn. Each output depends on its own row alone.
 //! The float32 path, whose activations are never rounded, is [`super::linear`]'s.
 
 use std::ops::Range;
@@ -12,12 +12,17 @@ use super::linear::{Columns, Epilogue, split_columns};
 use super::packed_rows::{Pack, PackedRows};
 use super::panel_product::{Dense, PanelProduct};
 use super::panels::Panels;
+use super::quantized_panels::{QuantizedPanels, with_blocks};
+use super::quantized_product::QuantizedProduct;
+use super::quantized_rows::{Quantize, QuantizedRows};
 use super::simd::{Simd, Task};
 
 /// Bytes of packed activations that pass over a panel together: they stay in the second-level cache.
 const BLOCK_BYTES: usize = 3 << 17;
 /// Such a block is a multiple of the largest tile.
 const TILE: usize = 12;
+/// Fewer rows are not divided between threads for packing.
+const MIN_BLOCK_ROWS: usize = 8 * TILE;
 /// Lines of an adapter's second factor that are asked for before the first is computed.
 const PREFETCHED: usize = 48;
 /// Rows of one adapter that are computed together.
@@ -34,11 +39,36 @@ pub struct RowsDelta<'a> {
     pub up: &'a Panels,
 }
 
+/// A layer's own weight, `out_features x in_features`.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// In bfloat16.
+    Bf16(&'a Panels),
+    /// In 8 or 4 bits.
+    Quantized(&'a QuantizedPanels),
+}
+
+impl Weight<'_> {
+    fn in_features(self) -> usize {
+        match self {
+            Self::Bf16(panels) => panels.in_features(),
+            Self::Quantized(panels) => panels.in_features(),
+        }
+    }
+
+    fn out_features(self) -> usize {
+        match self {
+            Self::Bf16(panels) => panels.out_features(),
+            Self::Quantized(panels) => panels.out_features(),
+        }
+    }
+}
+
 /// One layer of those that share their input.
 #[derive(Debug)]
 pub struct Projection<'a, 'o> {
-    /// `out_features x in_features`.
-    pub weight: &'a Panels,
+    /// What all rows share.
+    pub weight: Weight<'a>,
     /// `out_features`.
     pub bias: Option<&'a [f32]>,
     /// Disjoint rows, ascending.
@@ -65,7 +95,7 @@ impl Kernels {
 
     /// The part of every row that the weights give.
     fn add_weights(self, x: &[f32], in_features: usize, projections: &mut [Projection<'_, '_>]) {
-        let blocks = self.pack_blocks(x, in_features);
+        let blocks = Blocks::new(self, x, in_features, projections);
         let outputs: usize = projections.iter().map(|it| it.weight.out_features()).sum();
         let work = x.len() * outputs;
         let parts = self.parts(work);
@@ -75,10 +105,12 @@ impl Kernels {
             let own = (parts * width).div_ceil(outputs.max(1));
             let epilogue = if *accumulate { Epilogue::Accumulate } else { Epilogue::Store(*bias) };
             for columns in split_columns(out, width, own) {
-                items.push(Weighted { blocks: &blocks, weight, epilogue, columns });
+                items.push((*weight, epilogue, columns));
             }
         }
-        self.for_each(work, items, |item| self.run(item));
+        self.for_each(work, items, |(weight, epilogue, mut columns)| {
+            blocks.multiply(self, weight, epilogue, &mut columns);
+        });
     }
 
     /// What adapters add to their own rows.
@@ -103,37 +135,93 @@ impl Kernels {
         self.for_each(work, items, |item| self.run(item));
     }
 
-    /// Packs all rows in blocks, each with its first row.
-    fn pack_blocks(self, x: &[f32], width: usize) -> Vec<(usize, PackedRows)> {
-        let block_rows = (BLOCK_BYTES / (2 * width.max(1))).max(TILE) / TILE * TILE;
+    /// Packs all rows in blocks, each with its first row; `row_bytes` of a packed row.
+    fn pack_blocks<P: Default + Send>(
+        self,
+        x: &[f32],
+        width: usize,
+        row_bytes: usize,
+        pack: impl Fn(&[f32]) -> P + Sync + Send,
+    ) -> Vec<(usize, P)> {
+        let rows = x.len().checked_div(width).unwrap_or(0);
+        // Every thread packs some, as long as their blocks are not too small to be worth a pass.
+        let fair = rows.div_ceil(self.threads()).next_multiple_of(TILE).max(MIN_BLOCK_ROWS);
+        let block_rows = (BLOCK_BYTES / row_bytes.max(1)).max(TILE) / TILE * TILE;
+        let block_rows = block_rows.min(fair);
         let blocks = x.chunks((block_rows * width).max(1)).enumerate();
-        let mut packed: Vec<(usize, PackedRows)> =
-            blocks.clone().map(|(index, _)| (index * block_rows, PackedRows::default())).collect();
+        let mut packed: Vec<(usize, P)> =
+            blocks.clone().map(|(index, _)| (index * block_rows, P::default())).collect();
         // Rounding and moving an element costs about what a product of one does.
         let items = blocks.zip(&mut packed).collect();
-        self.for_each(x.len(), items, |((_, x), (_, packed))| {
-            *packed = self.run(Pack { x, width });
-        });
+        self.for_each(x.len(), items, |((_, x), (_, packed))| *packed = pack(x));
         packed
     }
 }
 
-/// Some columns of a projection by its weight.
+/// The rows in the forms that the weights take, each block with its first row.
+struct Blocks {
+    packed: Vec<(usize, PackedRows)>,
+    quantized: Vec<(usize, QuantizedRows)>,
+}
+
+impl Blocks {
+    fn new(kernels: Kernels, x: &[f32], width: usize, projections: &[Projection<'_, '_>]) -> Self {
+        let (mut packed, mut quantized) = (Vec::new(), Vec::new());
+        if projections.iter().any(|it| matches!(it.weight, Weight::Bf16(_))) {
+            packed = kernels.pack_blocks(x, width, 2 * width, |x| kernels.run(Pack { x, width }));
+        }
+        let groups = projections.iter().filter_map(|projection| match projection.weight {
+            Weight::Bf16(_) => None,
+            Weight::Quantized(panels) => Some(panels.groups()),
+        });
+        if let Some(groups) = groups.max() {
+            quantized = kernels
+                .pack_blocks(x, width, width, |x| kernels.run(Quantize { x, width, groups }));
+        }
+        Self { packed, quantized }
+    }
+
+    /// All rows by some columns of a weight.
+    fn multiply(
+        &self,
+        kernels: Kernels,
+        weight: Weight<'_>,
+        epilogue: Epilogue<'_>,
+        out: &mut Columns<'_>,
+    ) {
+        match weight {
+            Weight::Bf16(panels) => {
+                kernels.run(Weighted { blocks: &self.packed, panels, epilogue, out });
+            }
+            Weight::Quantized(panels) => {
+                let groups = panels.groups();
+                for (first_row, x) in &self.quantized {
+                    let (first_row, out) = (*first_row, &mut *out);
+                    with_blocks!(&panels.blocks, blocks => kernels.run(QuantizedProduct {
+                        x, blocks, groups, epilogue, first_row, out
+                    }));
+                }
+            }
+        }
+    }
+}
+
+/// Some columns of all rows by a weight in bfloat16.
 struct Weighted<'a, 'o> {
     blocks: &'a [(usize, PackedRows)],
-    weight: &'a Panels,
+    panels: &'a Panels,
     epilogue: Epilogue<'a>,
-    columns: Columns<'o>,
+    out: &'a mut Columns<'o>,
 }
 
 impl Task for Weighted<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let (panels, epilogue) = (self.weight, self.epilogue);
+    fn run<S: Simd>(self, simd: S) {
+        let (panels, epilogue) = (self.panels, self.epilogue);
         for (first_row, x) in self.blocks {
-            let (first_row, out) = (*first_row, &mut self.columns);
+            let (first_row, out) = (*first_row, &mut *self.out);
             PanelProduct { x, panels, epilogue, first_row, out }.run(simd);
         }
     }
@@ -294,7 +382,7 @@ mod tests {
                 });
                 let accumulate = onto.is_some();
                 Projection {
-                    weight,
+                    weight: super::Weight::Bf16(weight),
                     bias: bias.as_deref(),
                     deltas: deltas.collect(),
                     out,

@@ -27,6 +27,10 @@ pub(super) trait Simd: Copy + Send + Sync {
     type Vector: Copy;
     /// Thirty-two bfloat16, two neighbours in each of the sixteen lanes.
     type Pairs: Copy;
+    /// Sixty-four bytes, four neighbours in each of the sixteen lanes.
+    type Bytes: Copy;
+    /// Sixteen lanes of 32-bit integers.
+    type Integers: Copy;
 
     /// How many [`Simd::Vector`]s the register file holds: what tile sizes are chosen by.
     const REGISTERS: usize;
@@ -43,6 +47,21 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn load_pairs(self, from: &[bf16; 2 * LANES]) -> Self::Pairs;
     /// The same pair in every lane.
     fn splat_pair(self, pair: [bf16; 2]) -> Self::Pairs;
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> Self::Bytes;
+    /// The same four signed bytes in every lane.
+    fn splat_quad(self, quad: [i8; 4]) -> Self::Bytes;
+    /// The low and the high half of each byte.
+    fn nibbles(self, bytes: Self::Bytes) -> [Self::Bytes; 2];
+    fn splat_integer(self, value: i32) -> Self::Integers;
+    /// The sum per lane of `c` and the four products of `a`'s unsigned bytes with `b`'s signed
+    /// ones: what VPDPBUSD computes.
+    fn dot_bytes(self, a: Self::Bytes, b: Self::Bytes, c: Self::Integers) -> Self::Integers;
+    /// Rounds to the nearest, ties to even.
+    fn to_float(self, integers: Self::Integers) -> Self::Vector;
+    /// Widens exactly.
+    fn load_u8(self, from: &[u8; LANES]) -> Self::Vector;
+    /// Rounds numbers between -128 and 127 to the nearest, ties to even; others become anything.
+    fn store_i8(self, vector: Self::Vector, to: &mut [i8; LANES]);
     /// Rounds to the nearest, ties to even; a NaN stays one.
     fn store_bf16(self, vector: Self::Vector, to: &mut [bf16; LANES]);
     /// Asks for the cache line at `address`, which need not be readable: nothing depends on it.

@@ -1,16 +1,15 @@
 //! A linear layer: a dense base weight, plus each row's own adapter.
 //!
-//! On a CPU a weight held as [`Panels`] is computed in bfloat16 with float32 sums, together with
-//! the other layers of the same input; one held as a tensor with float32 activations.
-
-use std::sync::Arc;
+//! On a CPU a [`PackedWeight`] is computed in its own precision with float32 sums, together with the
+//! other layers of the same input; one held as a tensor with float32 activations.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::backend::{Backend, CpuSlice, write_in_place};
+use super::packed_weight::PackedWeight;
 use crate::adapter::delta::{LowRankDelta, LowRankFactors};
 use crate::adapter::segments::Segments;
-use crate::kernels::{Kernels, LinearShape, LowRankShape, Panels, Projection, RowsDelta};
+use crate::kernels::{Kernels, LinearShape, LowRankShape, Projection, RowsDelta};
 
 /// `y = x Wᵀ + b`, and for the rows of a segment `y += (x downᵀ) upᵀ`.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ pub struct Linear {
 enum Weight {
     Tensor(Tensor),
     /// For [`Backend::Cpu`] only.
-    Panels(Arc<Panels>),
+    Packed(PackedWeight),
 }
 
 impl Weight {
@@ -36,28 +35,18 @@ impl Weight {
     fn dims(&self) -> (usize, usize) {
         match self {
             Self::Tensor(weight) => (weight.dims()[0], weight.dims()[1]),
-            Self::Panels(panels) => (panels.out_features(), panels.in_features()),
+            Self::Packed(weight) => (weight.out_features(), weight.in_features()),
         }
     }
 }
 
-/// Lays out a bfloat16 weight for the products of a backend that packs it: see [`Backend::packs`].
-///
-/// # Errors
-/// Where it is no matrix of that type, or not on the CPU.
-pub fn pack(weight: &Tensor, backend: Backend) -> Result<Arc<Panels>> {
-    let Backend::Cpu(kernels) = backend else { bail!("bug: candle packs no weights") };
-    let shape = weight.dims2()?;
-    Ok(Arc::new(Panels::pack(kernels, CpuSlice::new(weight)?.elements::<half::bf16>()?, shape)))
-}
-
 impl Linear {
-    /// A layer of a weight that [`pack`] made for `backend`; `bias` is float32.
+    /// A layer of a weight that was packed for `backend`; `bias` is float32.
     ///
     /// # Errors
     /// Where the shapes disagree.
     pub fn packed(
-        weight: Arc<Panels>,
+        weight: PackedWeight,
         bias: Option<Tensor>,
         module: Option<usize>,
         backend: Backend,
@@ -67,7 +56,7 @@ impl Linear {
         {
             bail!("a bias of {:?} for {weight:?}", bias.shape())
         }
-        Ok(Self { weight: Weight::Panels(weight), bias, module, backend })
+        Ok(Self { weight: Weight::Packed(weight), bias, module, backend })
     }
 
     /// A layer of `weight` (`out x in`) and `bias` (`out`), which is module number `module` of the
@@ -128,27 +117,46 @@ impl Linear {
         for layer in layers {
             layer.check_input(x, segments)?;
         }
-        if let Some(kernels) = layers[0].projects() {
-            let (rows, width) = x.dims2()?;
-            let mut outs = layers.map(|layer| vec![0.0; rows * layer.out_features()]);
-            let biases = layers.map(|layer| layer.bias.as_ref().map(CpuSlice::new).transpose());
-            let mut projections = Vec::with_capacity(N);
-            for ((layer, out), bias) in layers.iter().zip(&mut outs).zip(&biases) {
-                let bias = bias.as_ref().map_err(candle_core::Error::msg)?;
-                let bias = bias.as_ref().map(CpuSlice::f32).transpose()?;
-                projections.push(layer.projection(segments, bias, out, false)?);
-            }
-            kernels.project(CpuSlice::new(x)?.f32()?, width, projections);
-            for (layer, y) in layers.iter().zip(outs) {
-                out.push(Tensor::from_vec(y, (rows, layer.out_features()), &Device::Cpu)?);
-            }
-        } else {
-            for layer in layers {
-                out.push(match layer.backend {
-                    Backend::Candle => layer.forward_candle(x, segments)?,
-                    Backend::Cpu(kernels) => layer.forward_cpu(x, segments, kernels)?,
-                });
-            }
+        if let Some(kernels) = layers[0].projects()
+            && layers.iter().all(|layer| layer.projects().is_some())
+        {
+            return Self::project_all(layers, x, segments, kernels);
+        }
+        for layer in layers {
+            out.push(match (layer.backend, layer.projects()) {
+                (_, Some(kernels)) => {
+                    let [y] = Self::project_all([layer], x, segments, kernels)?;
+                    y
+                }
+                (Backend::Candle, None) => layer.forward_candle(x, segments)?,
+                (Backend::Cpu(kernels), None) => layer.forward_cpu(x, segments, kernels)?,
+            });
+        }
+        out.try_into().map_err(|_| candle_core::Error::msg("bug: a layer without a result"))
+    }
+
+    fn project_all<const N: usize>(
+        layers: [&Self; N],
+        x: &Tensor,
+        segments: &Segments,
+        kernels: Kernels,
+    ) -> Result<[Tensor; N]> {
+        let (rows, width) = x.dims2()?;
+        let x = CpuSlice::new(x)?;
+        let x = x.f32()?;
+        let mut outs = layers.map(|layer| vec![0.0; rows * layer.out_features()]);
+        let biases = layers.map(|layer| layer.bias.as_ref().map(CpuSlice::new).transpose());
+        let mut projections = Vec::with_capacity(N);
+        for ((layer, out), bias) in layers.iter().zip(&mut outs).zip(&biases) {
+            let bias = bias.as_ref().map_err(candle_core::Error::msg)?;
+            let bias = bias.as_ref().map(CpuSlice::f32).transpose()?;
+            projections.push(layer.projection(segments, bias, out, false)?);
+        }
+        kernels.project(x, width, projections);
+        let mut out = Vec::with_capacity(N);
+        for (layer, mut y) in layers.iter().zip(outs) {
+            layer.add_plain_deltas(x, segments, &mut y, kernels)?;
+            out.push(Tensor::from_vec(y, (rows, layer.out_features()), &Device::Cpu)?);
         }
         out.try_into().map_err(|_| candle_core::Error::msg("bug: a layer without a result"))
     }
@@ -158,7 +166,8 @@ impl Linear {
     /// # Errors
     /// As [`Linear::forward`].
     pub fn forward_add(&self, x: &Tensor, segments: &Segments, residual: Tensor) -> Result<Tensor> {
-        let Some(kernels) = self.projects().filter(|_| self.bias.is_none()) else {
+        let in_place = self.bias.is_none() && segments.iter().all(|it| it.delta.is_packed());
+        let Some(kernels) = self.projects().filter(|_| in_place) else {
             return residual + self.forward(x, segments)?;
         };
         self.check_input(x, segments)?;
@@ -170,7 +179,8 @@ impl Linear {
         let x = x.f32()?;
         // Whatever can fail does so before anything is written.
         let deltas = self.deltas(segments)?;
-        let Weight::Panels(weight) = &self.weight else { bail!("bug: a weight not packed") };
+        let Weight::Packed(weight) = &self.weight else { bail!("bug: a weight not packed") };
+        let weight = weight.weight();
         write_in_place(&residual, |out| {
             let deltas = deltas.clone();
             let projection = Projection { weight, bias: None, deltas, out, accumulate: true };
@@ -194,7 +204,7 @@ impl Linear {
     /// The kernels, where the weight is packed for them.
     fn projects(&self) -> Option<Kernels> {
         match (&self.weight, self.backend) {
-            (Weight::Panels(_), Backend::Cpu(kernels)) => Some(kernels),
+            (Weight::Packed(_), Backend::Cpu(kernels)) => Some(kernels),
             _ => None,
         }
     }
@@ -206,16 +216,18 @@ impl Linear {
         out: &'o mut [f32],
         accumulate: bool,
     ) -> Result<Projection<'a, 'o>> {
-        let Weight::Panels(weight) = &self.weight else { bail!("bug: a weight not packed") };
+        let Weight::Packed(weight) = &self.weight else { bail!("bug: a weight not packed") };
+        let weight = weight.weight();
         Ok(Projection { weight, bias, deltas: self.deltas(segments)?, out, accumulate })
     }
 
-    /// The packed factors of the rows that this module has any for.
+    /// The packed factors of the rows that this module has any for. Others are float32, for
+    /// [`Linear::add_plain_deltas`].
     fn deltas<'a>(&self, segments: &'a Segments) -> Result<Vec<RowsDelta<'a>>> {
         let Some(module) = self.module else { return Ok(Vec::new()) };
         let (out_features, in_features) = self.weight.dims();
         let mut deltas = Vec::new();
-        for segment in segments.iter() {
+        for segment in segments.iter().filter(|segment| segment.delta.is_packed()) {
             let Some(factors) = segment.delta.packed_factors(module)? else { continue };
             let (down, up) = (&factors.down, &factors.up);
             if down.in_features() != in_features || up.out_features() != out_features {
@@ -235,9 +247,13 @@ impl Linear {
         let shape = self.weight.dims();
         match &mut self.weight {
             Weight::Tensor(weight) => *weight = merge_into(weight, factors)?,
-            Weight::Panels(panels) => {
+            Weight::Packed(PackedWeight::Bf16(panels)) => {
                 let plain = Tensor::from_vec(panels.unpack(), shape, &Device::Cpu)?;
-                *panels = pack(&merge_into(&plain, factors)?, self.backend)?;
+                let merged = merge_into(&plain, factors)?;
+                self.weight = Weight::Packed(PackedWeight::bf16(&merged, self.backend)?);
+            }
+            Weight::Packed(quantized @ PackedWeight::Quantized(_)) => {
+                bail!("{quantized:?} has lost what merging needs: merge before quantising")
             }
         }
         Ok(())
@@ -260,14 +276,16 @@ impl Linear {
         Ok(())
     }
 
-    /// The rows that this module has factors for.
+    /// The rows that this module has factors for, less those that a packed weight's product adds.
     fn adapted<'a>(
         &self,
         segments: &'a Segments,
     ) -> impl Iterator<Item = (std::ops::Range<usize>, &'a LowRankFactors)> {
         let module = self.module;
         let factors = move |delta: &'a LowRankDelta| delta.factors(module?);
-        segments.iter().filter_map(move |segment| {
+        let packed = matches!(self.weight, Weight::Packed(_));
+        let own = segments.iter().filter(move |segment| !(packed && segment.delta.is_packed()));
+        own.filter_map(move |segment| {
             factors(&segment.delta).map(|factors| (segment.rows.clone(), factors))
         })
     }
@@ -300,6 +318,19 @@ impl Linear {
         let bias = bias.as_ref().map(CpuSlice::f32).transpose()?;
         let shape = LinearShape { rows, in_features, out_features };
         kernels.linear(x, weight.weights()?, bias, &mut y, shape);
+        self.add_plain_deltas(x, segments, &mut y, kernels)?;
+        Tensor::from_vec(y, (rows, out_features), &Device::Cpu)
+    }
+
+    /// Adds what the adapters whose factors are not packed make of their rows.
+    fn add_plain_deltas(
+        &self,
+        x: &[f32],
+        segments: &Segments,
+        y: &mut [f32],
+        kernels: Kernels,
+    ) -> Result<()> {
+        let (in_features, out_features) = (self.in_features(), self.out_features());
         for (rows, factors) in self.adapted(segments) {
             self.check(factors)?;
             let (down, up) = (CpuSlice::new(&factors.down)?, CpuSlice::new(&factors.up)?);
@@ -309,7 +340,7 @@ impl Linear {
             let shape = LowRankShape { rows: rows.len(), in_features, rank, out_features };
             kernels.low_rank_add(own_x, down.weights()?, up.weights()?, own_y, shape);
         }
-        Tensor::from_vec(y, (rows, out_features), &Device::Cpu)
+        Ok(())
     }
 }
 

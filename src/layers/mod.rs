@@ -9,6 +9,7 @@ pub mod backend;
 pub mod embedding;
 pub mod linear;
 pub mod mlp;
+pub mod packed_weight;
 pub mod paged;
 pub mod rms_norm;
 pub mod rotary;

@@ -1,7 +1,5 @@
 //! Layers out of a checkpoint's tensors: what every family's loading has in common.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Device, Tensor};
 
 use super::config::ModelConfig;
@@ -10,12 +8,34 @@ use super::weights::{WeightLoader, Weights};
 use crate::adapter::delta::ModuleSpec;
 use crate::layers::backend::Backend;
 use crate::layers::embedding::Embedding;
-use crate::layers::linear::{self, Linear};
+use crate::layers::linear::Linear;
+use crate::layers::packed_weight::{Bits, PackedWeight};
 use crate::layers::rms_norm::RmsNorm;
 use crate::layers::rotary::{RotaryEmbedding, inverse_frequencies};
 
 /// The most cosines and sines computed at load: 1 GiB of them.
 const MAX_ROTARY_ELEMENTS: usize = 1 << 28;
+/// The module that [`Use::Head`] is about.
+const HEAD: &str = "lm_head";
+
+/// What a weight is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Layer,
+    /// The output head, whose errors are the logits'.
+    Head,
+}
+
+/// Which weights a CPU holds quantised, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantization {
+    /// Those that a GGUF file holds quantised, as it does. Kinds of blocks that no kernel reads are
+    /// rounded to 8 bits.
+    AsStored,
+    /// Every linear layer's, in this many bits; the output head's in 8. What a GGUF file holds in as
+    /// many is taken over as it is.
+    Bits(Bits),
+}
 
 /// Where and how a model is to run.
 #[derive(Debug, Clone)]
@@ -26,6 +46,8 @@ pub struct LoadOptions {
     /// On a CPU, hold a weight that is stored in a narrower type than `dtype` as it is stored: the
     /// same values in less memory.
     pub keep_stored: bool,
+    /// On a CPU, hold weights quantised. `dtype` is then that of the others, and of factors.
+    pub quantization: Option<Quantization>,
     /// Where.
     pub device: Device,
     /// How layers compute; [`Backend::for_device`] unless a test wants otherwise.
@@ -39,7 +61,7 @@ impl LoadOptions {
     #[must_use]
     pub fn new(dtype: DType, device: Device) -> Self {
         let backend = Backend::for_device(&device);
-        Self { dtype, keep_stored: false, device, backend, max_positions: None }
+        Self { dtype, keep_stored: false, quantization: None, device, backend, max_positions: None }
     }
 }
 
@@ -100,17 +122,20 @@ impl<'a> Builder<'a> {
         name: &str,
         (vocab, hidden): (usize, usize),
     ) -> Result<(Embedding, Option<Linear>), ModelError> {
-        let table = self.weight(name, vocab, hidden)?;
+        let backend = self.options.backend;
         if !self.config.tie_word_embeddings {
-            return Ok((Embedding::new(table), None));
+            // Rows of it are read, never all of it: only a file's own blocks make it smaller.
+            return Ok(match self.stored_blocks(name, (vocab, hidden), None)? {
+                Some(table) => (Embedding::packed(table), None),
+                None => (Embedding::new(self.weight(name, vocab, hidden)?), None),
+            });
         }
         self.loader.expect_copy("lm_head.weight", name)?;
-        let LoadOptions { dtype, backend, .. } = *self.options;
-        if backend.packs(dtype) {
-            let panels = linear::pack(&table, backend)?;
-            let head = Linear::packed(Arc::clone(&panels), None, None, backend)?;
-            return Ok((Embedding::packed(panels), Some(head)));
+        if let Some(table) = self.packed(name, (vocab, hidden), Use::Head)? {
+            let head = Linear::packed(table.clone(), None, None, backend)?;
+            return Ok((Embedding::packed(table), Some(head)));
         }
+        let table = self.weight(name, vocab, hidden)?;
         let head = Linear::new(table.clone(), None, None, backend)?;
         Ok((Embedding::new(table), Some(head)))
     }
@@ -135,7 +160,13 @@ impl<'a> Builder<'a> {
         has_bias: bool,
     ) -> Result<Linear, ModelError> {
         let LoadOptions { dtype, backend, .. } = *self.options;
-        let weight = self.weight(&format!("{path}.weight"), out_features, in_features)?;
+        let (name, shape) = (format!("{path}.weight"), (out_features, in_features));
+        let own = if path == HEAD { Use::Head } else { Use::Layer };
+        let packed = self.packed(&name, shape, own)?;
+        let plain = match packed {
+            Some(_) => None,
+            None => Some(self.weight(&name, out_features, in_features)?),
+        };
         let bias = has_bias.then(|| {
             let dtype = backend.activation_dtype(dtype);
             self.loader.tensor(&format!("{path}.bias"), &[out_features], dtype)
@@ -143,11 +174,73 @@ impl<'a> Builder<'a> {
         let bias = bias.transpose()?;
         let module = self.modules.len();
         self.modules.push(ModuleSpec { path, in_features, out_features });
-        Ok(if backend.packs(dtype) {
-            Linear::packed(linear::pack(&weight, backend)?, bias, Some(module), backend)?
-        } else {
-            Linear::new(weight, bias, Some(module), backend)?
+        match (packed, plain) {
+            (Some(weight), _) => Ok(Linear::packed(weight, bias, Some(module), backend)?),
+            (None, Some(weight)) => Ok(Linear::new(weight, bias, Some(module), backend)?),
+            (None, None) => Err(ModelError::MissingTensor(name)),
+        }
+    }
+
+    /// Weight `name` in the form of the CPU's kernels, where it is to have one.
+    fn packed(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        own: Use,
+    ) -> Result<Option<PackedWeight>, ModelError> {
+        let LoadOptions { dtype, backend, .. } = *self.options;
+        let bits = match self.options.quantization {
+            Some(Quantization::Bits(_)) if own == Use::Head => Some(Bits::Eight),
+            Some(Quantization::Bits(bits)) => Some(bits),
+            Some(Quantization::AsStored) | None => None,
+        };
+        if let Some(stored) = self.stored_blocks(name, shape, bits)? {
+            return Ok(Some(stored));
+        }
+        match bits {
+            Some(bits) => Ok(Some(self.rounded(name, shape, bits)?)),
+            None if backend.packs(dtype) => {
+                let weight = self.weight(name, shape.0, shape.1)?;
+                Ok(Some(PackedWeight::bf16(&weight, backend)?))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn rounded(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        bits: Bits,
+    ) -> Result<PackedWeight, ModelError> {
+        let weight = self.loader.tensor(name, &[shape.0, shape.1], DType::F32)?;
+        let rounded = PackedWeight::quantize(&weight, bits, self.options.backend);
+        rounded.map_err(|error| {
+            // A backtrace may follow the first line.
+            let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+            ModelError::Quantize { name: name.to_owned(), reason }
         })
+    }
+
+    /// Weight `name` by the blocks of its file, where it has some, quantisation is asked for, and
+    /// they have the number of bits asked for.
+    fn stored_blocks(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        bits: Option<Bits>,
+    ) -> Result<Option<PackedWeight>, ModelError> {
+        if self.options.quantization.is_none() || !self.loader.is_quantized(name) {
+            return Ok(None);
+        }
+        let backend = self.options.backend;
+        if let Some((kind, bytes)) = self.loader.blocks(name, &[shape.0, shape.1], bits)? {
+            return Ok(Some(PackedWeight::from_ggml(kind, &bytes, shape, backend)?));
+        }
+        match bits {
+            None => Ok(Some(self.rounded(name, shape, Bits::Eight)?)),
+            Some(_) => Ok(None),
+        }
     }
 
     /// The type to hold weight `name` in.

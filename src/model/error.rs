@@ -126,6 +126,14 @@ pub enum ModelError {
         /// Its position in row-major order.
         element: usize,
     },
+    /// A tensor cannot be rounded to a few bits.
+    #[error("tensor {name:?} cannot be quantised: {reason}")]
+    Quantize {
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A tensor does not fit the type asked for.
     #[error("tensor {name:?} holds values beyond the range of {dtype}")]
     TensorRange {

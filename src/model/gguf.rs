@@ -9,6 +9,7 @@ use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::{Device, Tensor};
 use memmap2::Mmap;
@@ -17,6 +18,7 @@ use super::digests::StoredTensor;
 use super::error::ModelError;
 use super::stored_file::{StoredBytes, StoredFile};
 use super::weights::{elements, map};
+use crate::layers::packed_weight::{Bits, GgmlBlocks};
 
 /// Factors on the rotary frequencies, one per pair of a head's dimensions; a Llama 3 has them.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -242,10 +244,7 @@ impl GgufFile {
         let tensors = self.tensors.iter().map(|(name, info)| (name.as_str(), info));
         let all = tensors.chain(self.rope_freqs.as_ref().map(|info| (ROPE_FREQS, info)));
         all.map(|(name, info)| {
-            let bytes = self.bytes(info).ok_or_else(|| {
-                let reason = format!("tensor {name:?} lies outside the file");
-                ModelError::InvalidFile { path: self.path().to_owned(), format: "GGUF", reason }
-            })?;
+            let bytes = self.bytes(info).ok_or_else(|| self.outside(name))?;
             let (dtype, shape) = (format!("{:?}", info.ggml_dtype), info.shape.dims().to_vec());
             Ok(StoredTensor { name: name.to_owned(), dtype, shape, bytes })
         })
@@ -275,12 +274,73 @@ impl GgufFile {
     pub fn tensor(&self, name: &str) -> Result<Option<Tensor>, ModelError> {
         let Some(info) = self.tensors.get(name) else { return Ok(None) };
         let tensor = self.dequantise(name, info)?;
-        let heads = match name.rsplit('.').nth(1) {
-            Some("q_proj") => self.num_heads,
-            Some("k_proj") => self.num_kv_heads,
-            _ => return Ok(Some(tensor)),
+        Ok(Some(match self.heads(name) {
+            Some(heads) => halves_from_pairs(&tensor, heads)?,
+            None => tensor,
+        }))
+    }
+
+    /// The number of heads that the rows of tensor `name` are interleaved by.
+    fn heads(&self, name: &str) -> Option<usize> {
+        match name.rsplit('.').nth(1) {
+            Some("q_proj") => Some(self.num_heads),
+            Some("k_proj") => Some(self.num_kv_heads),
+            _ => None,
+        }
+    }
+
+    /// Whether tensor `name` is held in blocks of integers.
+    #[must_use]
+    pub fn is_quantized(&self, name: &str) -> bool {
+        let is_float = |dtype| matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+        self.tensors.get(name).is_some_and(|info| !is_float(info.ggml_dtype))
+    }
+
+    /// The blocks of tensor `name`, its rows in Hugging Face's order, where they are of a kind that
+    /// kernels read and, if asked for, of that many bits.
+    ///
+    /// # Errors
+    /// Where the file is too short, or the rows do not divide into blocks or heads.
+    pub fn blocks(
+        &self,
+        name: &str,
+        bits: Option<Bits>,
+    ) -> Result<Option<(GgmlBlocks, Vec<u8>)>, ModelError> {
+        let Some(info) = self.tensors.get(name) else { return Ok(None) };
+        let kind = match info.ggml_dtype {
+            GgmlDType::Q8_0 => GgmlBlocks::Q8_0,
+            GgmlDType::Q4_0 => GgmlBlocks::Q4_0,
+            GgmlDType::Q4_1 => GgmlBlocks::Q4_1,
+            GgmlDType::Q4K => GgmlBlocks::Q4K,
+            _ => return Ok(None),
         };
-        Ok(Some(halves_from_pairs(&tensor, heads)?))
+        let &[rows, columns] = info.shape.dims() else { return Ok(None) };
+        if bits.is_some_and(|bits| bits != kind.bits()) {
+            return Ok(None);
+        }
+        let bytes = self.bytes(info).ok_or_else(|| self.outside(name))?;
+        if !columns.is_multiple_of(kind.values()) || rows == 0 {
+            let dtype = format!("{:?} of shape {:?}", info.ggml_dtype, info.shape);
+            return Err(ModelError::TensorType { name: name.to_owned(), dtype });
+        }
+        let bytes = bytes.to_vec()?;
+        let Some(heads) = self.heads(name) else { return Ok(Some((kind, bytes))) };
+        if heads == 0 || !rows.is_multiple_of(2 * heads) {
+            return Err(uneven_heads(rows, heads));
+        }
+        let (half, row_bytes) = (rows / heads / 2, columns / kind.values() * kind.bytes());
+        let mut ordered = Vec::with_capacity(bytes.len());
+        for row in 0..rows {
+            let (head, place) = (row / (2 * half), row % (2 * half));
+            let from = head * 2 * half + place % half * 2 + place / half;
+            ordered.extend_from_slice(&bytes[from * row_bytes..][..row_bytes]);
+        }
+        Ok(Some((kind, ordered)))
+    }
+
+    fn outside(&self, name: &str) -> ModelError {
+        let reason = format!("tensor {name:?} lies outside the file");
+        ModelError::InvalidFile { path: self.path().to_owned(), format: "GGUF", reason }
     }
 
     fn dequantise(&self, name: &str, info: &TensorInfo) -> Result<Tensor, ModelError> {
@@ -305,12 +365,16 @@ fn halves_from_pairs(tensor: &Tensor, heads: usize) -> Result<Tensor, ModelError
     let dims = tensor.dims();
     let rows = dims[0];
     if heads == 0 || !rows.is_multiple_of(2 * heads) {
-        let text = format!("{rows} rows of q or k do not divide into {heads} heads");
-        return Err(candle_core::Error::Msg(text).into());
+        return Err(uneven_heads(rows, heads));
     }
     let columns = tensor.elem_count() / rows;
     let pairs = tensor.reshape((heads, rows / heads / 2, 2, columns))?;
     Ok(pairs.transpose(1, 2)?.contiguous()?.reshape(dims)?)
+}
+
+fn uneven_heads(rows: usize, heads: usize) -> ModelError {
+    let text = format!("{rows} rows of q or k do not divide into {heads} heads");
+    candle_core::Error::Msg(text).into()
 }
 
 fn read_header(path: &Path, map: &Mmap) -> Result<Content, ModelError> {

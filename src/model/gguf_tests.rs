@@ -154,6 +154,64 @@ fn a_type_candle_does_not_know_is_named() {
     assert!(open(&bytes).unwrap_err().to_string().contains("IQ4_XS"));
 }
 
+/// A file in which q, v and down have blocks of these kinds, all of them 256 wide.
+fn quantised(kinds: [GgmlDType; 3]) -> Vec<u8> {
+    let random = |dims: &[usize]| Tensor::randn(0f32, 1.0, dims, &Device::Cpu).unwrap();
+    let names = ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.0.ffn_down.weight"];
+    let blocks = kinds.map(|kind| QTensor::quantize(&random(&[8, 256]), kind).unwrap());
+    let others = tensors().into_iter().filter(|(name, _)| !names.contains(name));
+    let others: Vec<_> = others
+        .map(|(name, tensor)| (name, QTensor::quantize(&tensor, GgmlDType::F32).unwrap()))
+        .collect();
+    let tensors: Vec<_> = names.into_iter().zip(&blocks).collect();
+    let others = others.iter().map(|(name, tensor)| (*name, tensor));
+    let tensors: Vec<_> = tensors.into_iter().chain(others).collect();
+    let metadata = metadata();
+    let metadata: Vec<_> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let mut bytes = Cursor::new(Vec::new());
+    gguf_file::write(&mut bytes, &metadata, &tensors).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn blocks_are_taken_over_value_by_value() {
+    use crate::kernels::{Kernels, QuantizedPanels};
+
+    let modules = ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"];
+    for kinds in [
+        [GgmlDType::Q8_0, GgmlDType::Q4_0, GgmlDType::Q4_1],
+        [GgmlDType::Q4K, GgmlDType::Q8_0, GgmlDType::Q4K],
+        [GgmlDType::Q4_1, GgmlDType::Q4K, GgmlDType::Q4_0],
+    ] {
+        let checkpoint = open(&quantised(kinds)).unwrap();
+        let weights = &checkpoint.weights;
+        for (module, kind) in modules.into_iter().zip(kinds) {
+            let name = format!("model.layers.0.{module}.weight");
+            let shape = [8, 256];
+            let expected = weights.tensor(&name, &shape, DType::F32, &Device::Cpu).unwrap();
+            let (held, bytes) = weights.blocks(&name, &shape, None).unwrap().unwrap();
+            let bits = held.bits();
+            let panels = QuantizedPanels::from_ggml(Kernels::best(), held, &bytes, (8, 256));
+            let expected: Vec<f32> = expected.flatten_all().unwrap().to_vec1().unwrap();
+            assert_eq!(panels.dequantize(), expected, "{kind:?} of {module}");
+            assert!(weights.is_quantized(&name));
+            for asked in [Bits::Eight, Bits::Four] {
+                let found = weights.blocks(&name, &shape, Some(asked)).unwrap();
+                assert_eq!(found.is_some(), asked == bits, "{kind:?}");
+            }
+            assert!(weights.blocks(&name, &[8, 128], None).is_err());
+        }
+        assert!(!weights.is_quantized("model.embed_tokens.weight"));
+    }
+    // What no kernel reads is left to be rounded.
+    let checkpoint = open(&quantised([GgmlDType::Q6K, GgmlDType::Q5K, GgmlDType::Q5_0])).unwrap();
+    for module in modules {
+        let name = format!("model.layers.0.{module}.weight");
+        assert!(checkpoint.weights.is_quantized(&name));
+        assert!(checkpoint.weights.blocks(&name, &[8, 256], None).unwrap().is_none());
+    }
+}
+
 proptest! {
     #[test]
     fn a_truncated_or_altered_file_is_an_error_or_a_model_but_never_a_panic(
@@ -165,6 +223,7 @@ proptest! {
             for name in checkpoint.weights.names() {
                 let shape = checkpoint.weights.shape(&name).unwrap();
                 let _ = checkpoint.weights.tensor(&name, &shape, DType::F32, &Device::Cpu);
+                let _ = checkpoint.weights.blocks(&name, &shape, None);
             }
         };
         let whole = bytes.clone();

@@ -16,6 +16,7 @@ use super::finite::first_not_finite;
 use super::gguf::GgufFile;
 use super::safetensors_file::SafetensorsFiles;
 use super::stored_file::{StoredBytes, StoredFile};
+use crate::layers::packed_weight::{Bits, GgmlBlocks};
 
 /// Tensors that some exporters add and that hold nothing the configuration does not say.
 const DERIVED_SUFFIX: &str = ".rotary_emb.inv_freq";
@@ -89,6 +90,43 @@ impl Weights {
         }
     }
 
+    /// Whether tensor `name` is held in blocks of integers with a scale.
+    #[must_use]
+    pub fn is_quantized(&self, name: &str) -> bool {
+        match &self.0 {
+            Source::Safetensors(_) => false,
+            Source::Gguf(file) => file.is_quantized(name),
+        }
+    }
+
+    /// The blocks of tensor `name` of `shape`, row after row in Hugging Face's order, where it has
+    /// some of a kind that kernels read and, if asked for, of that many bits.
+    ///
+    /// # Errors
+    /// Where it is of another shape, or cut off.
+    pub fn blocks(
+        &self,
+        name: &str,
+        shape: &[usize],
+        bits: Option<Bits>,
+    ) -> Result<Option<(GgmlBlocks, Vec<u8>)>, ModelError> {
+        self.check_shape(name, shape)?;
+        match &self.0 {
+            Source::Safetensors(_) => Ok(None),
+            Source::Gguf(file) => file.blocks(name, bits),
+        }
+    }
+
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<(), ModelError> {
+        let missing = || ModelError::MissingTensor(name.to_owned());
+        let found = self.shape(name).ok_or_else(missing)?;
+        if found != shape {
+            let expected = shape.to_vec();
+            return Err(ModelError::TensorShape { name: name.to_owned(), expected, found });
+        }
+        Ok(())
+    }
+
     /// The bytes of tensor `name` as they are stored, little-endian and row-major; `None` where
     /// there is no such tensor, or its file does not hold plain numbers.
     #[must_use]
@@ -157,12 +195,8 @@ impl Weights {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor, ModelError> {
+        self.check_shape(name, shape)?;
         let missing = || ModelError::MissingTensor(name.to_owned());
-        let found = self.shape(name).ok_or_else(missing)?;
-        if found != shape {
-            let expected = shape.to_vec();
-            return Err(ModelError::TensorShape { name: name.to_owned(), expected, found });
-        }
         let stored = match &self.0 {
             Source::Safetensors(files) => files.tensor(name)?.ok_or_else(missing)?,
             Source::Gguf(file) => file.tensor(name)?.ok_or_else(missing)?,
@@ -263,6 +297,30 @@ impl<'a> WeightLoader<'a> {
         self.used.insert(name.to_owned());
         (self.progress)(elements(shape));
         Ok(tensor)
+    }
+
+    /// See [`Weights::is_quantized`].
+    #[must_use]
+    pub fn is_quantized(&self, name: &str) -> bool {
+        self.weights.is_quantized(name)
+    }
+
+    /// See [`Weights::blocks`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn blocks(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        bits: Option<Bits>,
+    ) -> Result<Option<(GgmlBlocks, Vec<u8>)>, ModelError> {
+        let blocks = self.weights.blocks(name, shape, bits)?;
+        if blocks.is_some() {
+            self.used.insert(name.to_owned());
+            (self.progress)(elements(shape));
+        }
+        Ok(blocks)
     }
 
     /// Accepts tensor `name`, should there be one, only where it equals tensor `original`.

@@ -21,8 +21,9 @@ use sorsa::engine::scheduler::{Scheduler, SchedulerConfig};
 use sorsa::kv_cache::BlockId;
 use sorsa::kv_cache::block_manager::BlockManager;
 use sorsa::kv_cache::storage::KvCache;
+use sorsa::layers::packed_weight::Bits;
 use sorsa::metrics::Metrics;
-use sorsa::model::builder::LoadOptions;
+use sorsa::model::builder::{LoadOptions, Quantization};
 use sorsa::model::checkpoint::Checkpoint;
 use sorsa::model::contract::{CausalLm, ForwardInput, SequenceSpan};
 use sorsa::model::llama::LlamaForCausalLm;
@@ -269,6 +270,47 @@ async fn a_real_checkpoint_on_its_residual_is_the_references_unmerged_forward() 
     check_logits(&reference, outputs, Some(&delta));
     let version = AdapterVersion { name: "gsm8k".into(), delta };
     check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
+}
+
+/// The mean Kullback-Leibler divergence of the next token's distribution from the exact one.
+fn mean_divergence(exact: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
+    let log_softmax = |logits: &[f32]| {
+        let most = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
+        let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - most).exp()).sum();
+        logits.iter().map(|logit| f64::from(*logit) - most - sum.ln()).collect::<Vec<_>>()
+    };
+    let divergence = |(exact, found): (&Vec<f32>, &Vec<f32>)| {
+        let (exact, found) = (log_softmax(exact), log_softmax(found));
+        exact.iter().zip(found).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+    };
+    exact.iter().zip(found).map(divergence).sum::<f64>() / exact.len() as f64
+}
+
+/// What is lost is the rounding of activations where a file's blocks are kept, and that of the
+/// weights where they are not.
+#[test]
+fn quantised_weights_stay_close_to_what_they_stand_for() {
+    let prompt = ids(&model::golden("prompts.json")["prompts"][0]["ids"]);
+    let logits = |path: &Path, dtype, quantization| {
+        let checkpoint = Checkpoint::open(path).unwrap();
+        let options = LoadOptions { quantization, ..LoadOptions::new(dtype, Device::Cpu) };
+        let model =
+            LlamaForCausalLm::load(&checkpoint.config, &checkpoint.weights, options, &mut |_| {});
+        Reference { model: model.unwrap(), checkpoint }.logits(&prompt, None)
+    };
+    let exact = logits(&model::gguf(), DType::F32, None);
+    let bits = |bits| Some(Quantization::Bits(bits));
+    for (path, quantization, bound) in [
+        (model::gguf(), Some(Quantization::AsStored), 0.02),
+        (model::gguf(), bits(Bits::Eight), 0.02),
+        (model::hugging_face(), bits(Bits::Eight), 0.02),
+        (model::gguf(), bits(Bits::Four), 0.02),
+        (model::hugging_face(), bits(Bits::Four), 0.2),
+    ] {
+        let found = mean_divergence(&exact, &logits(&path, DType::BF16, quantization));
+        println!("{quantization:?} of {}: {found:.1e}", path.display());
+        assert!(found > 0.0 && found < bound, "{quantization:?}: {found}");
+    }
 }
 
 /// The GGUF itself: the same tensors as its float32 conversion, so the same logits to the bit.

@@ -255,6 +255,44 @@ async fn a_drain_ends_after_its_timeout() {
     assert!(server.wait().success(), "{}", server.log());
 }
 
+/// Every way to hold the weights in fewer bits answers, with an adapter and without, alone as in a
+/// batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn quantised_weights_are_served_with_adapters() {
+    let pirate = adapter_arg("pirate", &model::pirate());
+    for (model, flag) in [
+        (model::gguf(), "--quantize=auto"),
+        (model::gguf(), "--quantize=q8"),
+        (model::hugging_face(), "--quantize=q8"),
+        (model::hugging_face(), "--quantize=q4"),
+    ] {
+        let args = ["--served-model-name=base", "--adapter", &pirate, flag];
+        let server = Server::start(&model, &args);
+        assert!(server.log().contains("quantised"), "{flag}: {}", server.log());
+        let request = |model: &str, content: &str| {
+            json!({
+                "model": model, "messages": [{"role": "user", "content": content}],
+                "max_completion_tokens": 16, "temperature": 0,
+            })
+        };
+        let question = "What is the capital of France?";
+        let requests = [
+            request("base", question),
+            request("pirate", question),
+            request("base", "Who are you?"),
+            request("pirate", "How do I cook rice?"),
+        ];
+        let text = |answer: &Value| answer["choices"][0]["message"]["content"].to_string();
+        let together = requests.each_ref().map(|it| server.post("/v1/chat/completions", it));
+        let together = join_all(together).await;
+        assert_ne!(text(&together[0]), text(&together[1]), "{flag}");
+        for (request, together) in requests.iter().zip(&together) {
+            let alone = server.post("/v1/chat/completions", request).await;
+            assert_eq!(text(&alone), text(together), "{flag}");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_served_is_refused_with_the_reason() {
     let pirate = adapter_arg("pirate", &model::pirate());
@@ -275,6 +313,10 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     refused(&["--kv-cache-memory=1MiB"], "lower --max-model-len");
     refused(&["--kv-cache-memory=90000GiB"], "there is no such memory");
     refused(&["--threads=100000"], "one per core");
+    refused(&["--quantize=q8", "--device=cuda"], "--quantize q8 is for --device cpu");
+    refused(&["--quantize=q4", "--dtype=f16"], "--dtype f32 or bf16");
+    refused(&["--quantize=q4", "--merge=pirate", "--adapter", &pirate], "sorsa merge");
+    refused(&["--quantize=q5"], "q5");
     refused(&["--max-num-batched-tokens=8"], "--max-num-seqs");
     let (status, log) = Server::run_to_end(&model::pirate(), &[]);
     assert!(!status.success() && log.contains("config.json"), "{log}");

@@ -29,7 +29,27 @@ pub(in crate::kernels) struct Vector(__m256, __m256);
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Pairs(__m256i, __m256i);
 
+/// Lanes 0 to 7, and 8 to 15.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Integers(__m256i, __m256i);
+
 impl Avx2 {
+    /// One register's worth of [`Simd::dot_bytes`]. VPMADDUBSW would saturate: the bytes are widened
+    /// to 16 bits, every other one at a time.
+    #[inline(always)]
+    fn dot_bytes_half(self, a: __m256i, b: __m256i, c: __m256i) -> __m256i {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe {
+            let even_a = _mm256_and_si256(a, _mm256_set1_epi16(0xFF));
+            let odd_a = _mm256_srli_epi16::<8>(a);
+            let even_b = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b));
+            let odd_b = _mm256_srai_epi16::<8>(b);
+            let even = _mm256_madd_epi16(even_a, even_b);
+            let odd = _mm256_madd_epi16(odd_a, odd_b);
+            _mm256_add_epi32(c, _mm256_add_epi32(even, odd))
+        }
+    }
+
     /// One register's worth of [`Simd::dot_pairs`]: a bfloat16 is the upper half of a float32.
     #[inline(always)]
     fn dot_half(self, a: __m256i, b: __m256i, c: __m256) -> __m256 {
@@ -62,6 +82,8 @@ impl Avx2 {
 impl Simd for Avx2 {
     type Vector = Vector;
     type Pairs = Pairs;
+    type Bytes = Pairs;
+    type Integers = Integers;
     const REGISTERS: usize = 8;
 
     #[inline(always)]
@@ -133,6 +155,74 @@ impl Simd for Avx2 {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         let half = unsafe { _mm256_set1_epi32(bits.cast_signed()) };
         Pairs(half, half)
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> Pairs {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 64 readable bytes; the loads need no alignment.
+        unsafe {
+            let from = from.as_ptr().cast::<__m256i>();
+            Pairs(_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1)))
+        }
+    }
+
+    #[inline(always)]
+    fn splat_quad(self, quad: [i8; 4]) -> Pairs {
+        let bits = i32::from_le_bytes(quad.map(i8::cast_unsigned));
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        let half = unsafe { _mm256_set1_epi32(bits) };
+        Pairs(half, half)
+    }
+
+    #[inline(always)]
+    fn nibbles(self, bytes: Pairs) -> [Pairs; 2] {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe {
+            let mask = _mm256_set1_epi8(0xF);
+            let low = |x| _mm256_and_si256(x, mask);
+            let high = |x| _mm256_and_si256(_mm256_srli_epi16::<4>(x), mask);
+            [Pairs(low(bytes.0), low(bytes.1)), Pairs(high(bytes.0), high(bytes.1))]
+        }
+    }
+
+    #[inline(always)]
+    fn splat_integer(self, value: i32) -> Integers {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        let half = unsafe { _mm256_set1_epi32(value) };
+        Integers(half, half)
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, a: Pairs, b: Pairs, c: Integers) -> Integers {
+        Integers(self.dot_bytes_half(a.0, b.0, c.0), self.dot_bytes_half(a.1, b.1, c.1))
+    }
+
+    #[inline(always)]
+    fn to_float(self, integers: Integers) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C.
+        unsafe { Vector(_mm256_cvtepi32_ps(integers.0), _mm256_cvtepi32_ps(integers.1)) }
+    }
+
+    #[inline(always)]
+    fn load_u8(self, from: &[u8; LANES]) -> Vector {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 16 readable bytes; the load needs no alignment.
+        unsafe {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let widen = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+            Vector(widen(bytes), widen(_mm_srli_si128::<8>(bytes)))
+        }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, vector: Vector, to: &mut [i8; LANES]) {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `to` is 16 writable bytes; the store needs no alignment.
+        unsafe {
+            let (low, high) = (_mm256_cvtps_epi32(vector.0), _mm256_cvtps_epi32(vector.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high));
+            let low = _mm256_castsi256_si128(words);
+            let bytes = _mm_packs_epi16(low, _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
     }
 
     #[inline(always)]

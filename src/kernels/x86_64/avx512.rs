@@ -28,6 +28,8 @@ impl<const BF16: bool> Avx512<BF16> {
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type Vector = __m512;
     type Pairs = __m512i;
+    type Bytes = __m512i;
+    type Integers = __m512i;
     const REGISTERS: usize = 32;
 
     #[inline(always)]
@@ -82,6 +84,73 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         let bits = u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16;
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_set1_epi32(bits.cast_signed()) }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> __m512i {
+        // SAFETY: `self` proves AVX-512. `from` is 64 readable bytes; the load needs no alignment.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn splat_quad(self, quad: [i8; 4]) -> __m512i {
+        let bits = i32::from_le_bytes(quad.map(i8::cast_unsigned));
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi32(bits) }
+    }
+
+    #[inline(always)]
+    fn nibbles(self, bytes: __m512i) -> [__m512i; 2] {
+        // SAFETY: `self` proves AVX-512.
+        unsafe {
+            let mask = _mm512_set1_epi8(0xF);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), mask);
+            [_mm512_and_si512(bytes, mask), high]
+        }
+    }
+
+    #[inline(always)]
+    fn splat_integer(self, value: i32) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    fn dot_bytes(self, a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 and, where `BF16` is set, VNNI.
+        unsafe {
+            if BF16 {
+                return _mm512_dpbusd_epi32(c, a, b);
+            }
+            let even_a = _mm512_and_si512(a, _mm512_set1_epi16(0xFF));
+            let odd_a = _mm512_srli_epi16::<8>(a);
+            let even_b = _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b));
+            let odd_b = _mm512_srai_epi16::<8>(b);
+            let even = _mm512_madd_epi16(even_a, even_b);
+            let odd = _mm512_madd_epi16(odd_a, odd_b);
+            _mm512_add_epi32(c, _mm512_add_epi32(even, odd))
+        }
+    }
+
+    #[inline(always)]
+    fn to_float(self, integers: __m512i) -> __m512 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_cvtepi32_ps(integers) }
+    }
+
+    #[inline(always)]
+    fn load_u8(self, from: &[u8; LANES]) -> __m512 {
+        // SAFETY: `self` proves AVX-512. `from` is 16 readable bytes; the load needs no alignment.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn store_i8(self, vector: __m512, to: &mut [i8; LANES]) {
+        // SAFETY: `self` proves AVX-512. `to` is 16 writable bytes; the store needs no alignment.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(vector));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
     }
 
     #[inline(always)]

@@ -1,0 +1,236 @@
+//! Quantised products against their formula, to the bit, and how close rounding comes.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::kernels::{Level, Panels, Projection, RowsDelta, Weight};
+
+/// Numbers between -1 and 1, a few of them much larger than the others.
+fn numbers(len: usize, seed: usize) -> Vec<f32> {
+    let mix = |i: usize| (i + 1).wrapping_mul(seed.wrapping_mul(7919) + 104_729) % 65_521;
+    let number = |i: usize| mix(i) as f32 / 32_760.5 - 1.0;
+    (0..len).map(|i| if mix(i) % 97 == 0 { 9.0 * number(i) } else { number(i) }).collect()
+}
+
+fn levels() -> impl Iterator<Item = Kernels> {
+    Level::available().map(|level| Kernels::new(level).expect("it is available"))
+}
+
+/// Blocks of a GGUF file with every bit in use and scales that are numbers.
+fn ggml(kind: GgmlBlocks, (out_features, in_features): (usize, usize)) -> Vec<u8> {
+    let count = out_features * in_features / kind.values();
+    let block = |index: usize| {
+        let mut block: Vec<u8> =
+            (0..kind.bytes()).map(|i| (((index * 977 + i) * 40_503) >> 5) as u8).collect();
+        // The exponents of the scale, and where there is one of the minimum.
+        block[1] = 0x20 | block[1] & 0x8F;
+        if matches!(kind, GgmlBlocks::Q4_1 | GgmlBlocks::Q4K) {
+            block[3] = 0x24 | block[3] & 0x8B;
+        }
+        block
+    };
+    (0..count).flat_map(block).collect()
+}
+
+const KINDS: [GgmlBlocks; 4] =
+    [GgmlBlocks::Q8_0, GgmlBlocks::Q4_0, GgmlBlocks::Q4_1, GgmlBlocks::Q4K];
+
+/// Every kind of weight that the shape allows.
+fn weights(kernels: Kernels, shape: (usize, usize), seed: usize) -> Vec<QuantizedPanels> {
+    let floats = numbers(shape.0 * shape.1, seed);
+    let rounded = [Bits::Eight, Bits::Four].map(|bits| {
+        QuantizedPanels::quantize(kernels, &floats, shape, bits).expect("they are finite")
+    });
+    let stored = KINDS.into_iter().filter(|kind| shape.1.is_multiple_of(kind.values()));
+    let stored =
+        stored.map(|kind| QuantizedPanels::from_ggml(kernels, kind, &ggml(kind, shape), shape));
+    rounded.into_iter().chain(stored).collect()
+}
+
+/// `x Wᵀ`, group after group, as its formula reads.
+fn naive(weight: &QuantizedPanels, x: &[f32]) -> Vec<f32> {
+    let shifted = matches!(weight.blocks, Blocks::Q8(_));
+    let output = |row: &[f32], output: usize| {
+        let mut sum = 0.0_f32;
+        for (group, x) in row.chunks(GROUP).enumerate() {
+            let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            let scale = largest / 127.0;
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            let x: Vec<i32> = x.iter().map(|x| (x * inverse).round_ties_even() as i32).collect();
+            let (values, own, minimum) = weight.group(output, group);
+            let products = x.iter().zip(values).map(|(x, value)| x * i32::from(value));
+            sum = (products.sum::<i32>() as f32).mul_add(own * scale, sum);
+            if !shifted {
+                sum = minimum.mul_add(scale * x.iter().sum::<i32>() as f32, sum);
+            }
+        }
+        sum
+    };
+    let rows = x.chunks(weight.in_features());
+    rows.flat_map(|row| (0..weight.out_features()).map(move |index| output(row, index))).collect()
+}
+
+fn project(kernels: Kernels, weights: &[QuantizedPanels], x: &[f32]) -> Vec<Vec<f32>> {
+    let in_features = weights[0].in_features();
+    let rows = x.len() / in_features;
+    let mut outs: Vec<Vec<f32>> =
+        weights.iter().map(|weight| vec![f32::NAN; rows * weight.out_features()]).collect();
+    let projections = weights.iter().zip(&mut outs).map(|(weight, out)| Projection {
+        weight: Weight::Quantized(weight),
+        bias: None,
+        deltas: Vec::new(),
+        out,
+        accumulate: false,
+    });
+    kernels.project(x, in_features, projections.collect());
+    outs
+}
+
+fn assert_bits(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(a.to_bits(), b.to_bits(), "{what}: element {i}: {a}, not {b}");
+    }
+}
+
+#[test]
+fn every_level_gives_the_naive_result_to_the_bit() {
+    for (rows, in_features, out_features) in
+        [(1, 1, 1), (1, 576, 70), (9, 256, 33), (13, 433, 40), (40, 768, 17), (130, 36, 100)]
+    {
+        let shape = (out_features, in_features);
+        let mut x = numbers(rows * in_features, 99);
+        // A group of zeros, and one of numbers too small for a reciprocal.
+        x[..in_features.min(GROUP)].fill(0.0);
+        x[in_features - in_features.min(GROUP)..in_features].fill(1e-40);
+        for kernels in levels() {
+            let weights = weights(kernels, shape, 3);
+            let found = project(kernels, &weights, &x);
+            for (weight, found) in weights.iter().zip(&found) {
+                let mut x = x.clone();
+                x.iter_mut().filter(|x| **x == 1e-40).for_each(|x| *x = 0.0);
+                let what = format!("{rows} rows of {weight:?} at {}", kernels.level());
+                assert_bits(found, &naive(weight, &x), &what);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(30))]
+
+    #[test]
+    fn neither_other_rows_nor_threads_change_a_row(
+        rows in 1_usize..60,
+        in_features in 1_usize..600,
+        out_features in 1_usize..80,
+        threads in 1_usize..5,
+        own in any::<prop::sample::Index>(),
+    ) {
+        let kernels = Kernels::best().on_threads(threads.try_into().expect("some"));
+        let weights = weights(kernels, (out_features, in_features), 5);
+        let x = numbers(rows * in_features, 1);
+        let own = own.index(rows);
+        let alone = project(Kernels::best(), &weights, &x[own * in_features..][..in_features]);
+        for (together, alone) in project(kernels, &weights, &x).iter().zip(alone) {
+            assert_bits(&together[own * out_features..][..out_features], &alone, "together");
+        }
+    }
+}
+
+#[test]
+fn adapters_and_bfloat16_layers_go_beside_quantised_ones() {
+    let (rows, width, rank) = (11, 160, 4);
+    let kernels = Kernels::best();
+    let bf16s = |len, seed| -> Vec<half::bf16> {
+        numbers(len, seed).into_iter().map(half::bf16::from_f32).collect()
+    };
+    let quantized = &weights(kernels, (48, width), 8)[1];
+    let plain = Panels::pack(kernels, &bf16s(20 * width, 2), (20, width));
+    let down = Panels::pack(kernels, &bf16s(rank * width, 3), (rank, width));
+    let up = Panels::pack(kernels, &bf16s(48 * rank, 4), (48, rank));
+    let x = numbers(rows * width, 6);
+    let run = |weight, out_features: usize, deltas, onto: f32| {
+        let mut out = vec![onto; rows * out_features];
+        let accumulate = onto != 0.0;
+        let projection = Projection { weight, bias: None, deltas, out: &mut out, accumulate };
+        kernels.project(&x, width, vec![projection]);
+        out
+    };
+    let delta = RowsDelta { rows: 2..9, down: &down, up: &up };
+    let weight = Weight::Quantized(quantized);
+    let base = run(weight, 48, Vec::new(), 0.0);
+    let with = run(weight, 48, vec![delta.clone()], 0.0);
+    for row in 0..rows {
+        let [base, with] = [&base, &with].map(|out| &out[row * 48..][..48]);
+        assert_eq!(base == with, !(2..9).contains(&row), "row {row}");
+    }
+    let onto = run(weight, 48, Vec::new(), 0.5);
+    let sums: Vec<f32> = base.iter().map(|base| 0.5 + base).collect();
+    assert_bits(&onto, &sums, "added");
+    let (mut one, mut other) = (vec![0.0; rows * 48], vec![0.0; rows * 20]);
+    let both = vec![
+        Projection { weight, bias: None, deltas: vec![delta], out: &mut one, accumulate: false },
+        Projection {
+            weight: Weight::Bf16(&plain),
+            bias: None,
+            deltas: Vec::new(),
+            out: &mut other,
+            accumulate: false,
+        },
+    ];
+    kernels.project(&x, width, both);
+    assert_bits(&one, &with, "quantised");
+    assert_bits(&other, &run(Weight::Bf16(&plain), 20, Vec::new(), 0.0), "bfloat16");
+}
+
+#[test]
+fn what_is_no_number_stays_none_in_its_row_only() {
+    for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for kernels in levels() {
+            let weights = weights(kernels, (20, 64), 5);
+            let mut x = numbers(3 * 64, 1);
+            x[64 + 40] = fault;
+            for out in project(kernels, &weights, &x) {
+                for (index, value) in out.iter().enumerate() {
+                    assert_eq!(value.is_finite(), index / 20 != 1, "{fault} gives {value}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rounding_comes_as_close_as_the_bits_allow() {
+    let shape = (40, 70);
+    let floats = numbers(shape.0 * shape.1, 12);
+    for (bits, steps) in [(Bits::Eight, 254.0), (Bits::Four, 15.0)] {
+        let panels = QuantizedPanels::quantize(Kernels::best(), &floats, shape, bits);
+        let found = panels.expect("they are finite").dequantize();
+        for (own, found) in floats.chunks(70).zip(found.chunks(70)) {
+            for (own, found) in own.chunks(GROUP).zip(found.chunks(GROUP)) {
+                let high = own.iter().copied().fold(f32::MIN, f32::max);
+                let low = own.iter().copied().fold(f32::MAX, f32::min);
+                let span = if bits == Bits::Eight { 2.0 * high.max(-low) } else { high - low };
+                // As if each error were half a step of a grid that spans all, and scales exact.
+                let bound = (span / steps / 2.0 * 1.02).powi(2) * own.len() as f32;
+                let error: f32 = own.iter().zip(found).map(|(a, b)| (a - b).powi(2)).sum();
+                assert!(error <= bound, "{bits:?}: {error} > {bound}");
+            }
+        }
+    }
+    let grid: Vec<f32> = (0..64).map(|i| ((i * 7) % 16) as f32 * 0.25 - 2.0).collect();
+    let panels = QuantizedPanels::quantize(Kernels::best(), &grid, (2, 32), Bits::Four);
+    assert_eq!(panels.expect("they are finite").dequantize(), grid);
+}
+
+#[test]
+fn weights_that_cannot_be_rounded_are_named() {
+    for bits in [Bits::Eight, Bits::Four] {
+        for fault in [f32::NAN, f32::INFINITY, -1e38] {
+            let panels = QuantizedPanels::quantize(Kernels::best(), &[1.0, fault], (1, 2), bits);
+            let error = panels.expect_err("it cannot be rounded");
+            assert!(error.to_string().starts_with("a weight"), "{error}");
+        }
+    }
+}
