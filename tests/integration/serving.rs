@@ -177,7 +177,7 @@ async fn merged_and_batched_answer_alike() {
 /// The GGUF file itself tokenises, renders and answers as the model of record does.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gguf_tokenises_and_chats_like_the_model_of_record() {
-    let server = Server::start(&model::gguf(), &["--served-model-name=base"]);
+    let server = Server::start(&model::gguf(), &["--served-model-name=base", "--dtype=f32"]);
     for prompt in model::golden("prompts.json")["prompts"].as_array().unwrap() {
         let request = json!({"model": "base", "prompt": prompt["text"]});
         let answer = server.post("/tokenize", &request).await;
