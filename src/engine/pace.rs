@@ -1,17 +1,16 @@
 //! How much prompt a step may compute while other sequences wait for their next token.
 //!
 //! A step takes as long as everything in it, and whoever is being answered feels it. So a step that
-//! also computes prompts may take [`STRETCH`] times what it would take without. What that is, is
-//! learned from the steps themselves: the time of steps without prompts, by their rows, and what a
+//! also computes prompts shares its time fairly: those being answered, together, get as much of it as
+//! each prompt that waits. Beside one long prompt a step takes twice what it would take without; a
+//! crowd of prompts fills it, for then most of those served are waiting. What a step takes is learned
+//! from the steps themselves: the time of steps without prompts, by their rows, and what a
 //! row of a prompt adds. Both are moving averages of the times handed in; no clock is read here.
 //!
 //! It decides when rows run, never what they compute.
 
 use std::time::Duration;
 
-/// How many times as long as without prompts a step may take with them. Prompts get the rest of the
-/// time: half of it.
-const STRETCH: f64 = 2.0;
 /// Rows of prompts that a step computes in any case, so that prompts get on. Each chunk of a long
 /// prompt reads all keys before it, so that fewer rows would take hardly less time.
 pub const MIN_PROMPT_ROWS: usize = 8;
@@ -81,16 +80,16 @@ impl Pace {
         }
     }
 
-    /// Rows of prompts that fit into a step beside `decode` rows; at least [`MIN_PROMPT_ROWS`],
-    /// and without limit where nobody waits.
+    /// Rows of prompts that fit into a step beside `decode` rows where `prompts` of them wait; at
+    /// least [`MIN_PROMPT_ROWS`], and without limit where nobody is being answered.
     #[must_use]
-    pub fn prompt_rows(&self, decode: usize) -> usize {
+    pub fn prompt_rows(&self, decode: usize, prompts: usize) -> usize {
         if decode == 0 {
             return usize::MAX;
         }
         let Some(without) = self.decode_seconds(decode) else { return MIN_PROMPT_ROWS };
         let Some(row) = self.prompt_row.0 else { return MIN_PROMPT_ROWS };
-        let rows = ((STRETCH - 1.0) * without / row) as usize;
+        let rows = (prompts.max(1) as f64 * without / row) as usize;
         rows.max(MIN_PROMPT_ROWS)
     }
 
@@ -154,7 +153,7 @@ mod tests {
             }
             let without = machine.time(StepRows { decode, prompt: 0 });
             for (step, noise) in noise[50..].iter().enumerate() {
-                let prompt = pace.prompt_rows(decode).min(4096);
+                let prompt = pace.prompt_rows(decode, 1).min(4096);
                 prop_assert!(prompt >= MIN_PROMPT_ROWS);
                 let took = machine.run(&mut pace, StepRows { decode, prompt }, *noise);
                 if step >= 50 && prompt > MIN_PROMPT_ROWS {
@@ -172,7 +171,7 @@ mod tests {
                 for (decode, prompt, micros) in &times {
                     pace.learn(StepRows { decode: *decode, prompt: *prompt }, Duration::from_micros(*micros));
                 }
-                (1..40).map(|decode| pace.prompt_rows(decode)).collect::<Vec<_>>()
+                (1..40).map(|decode| pace.prompt_rows(decode, 1)).collect::<Vec<_>>()
             };
             prop_assert_eq!(learned(), learned());
             prop_assert!(learned().iter().all(|&rows| rows >= MIN_PROMPT_ROWS));
@@ -187,18 +186,19 @@ mod tests {
         for rows in [alone, both].iter().cycle().take(100) {
             machine.run(&mut pace, *rows, 1.0);
         }
-        let before = pace.prompt_rows(8);
+        let before = pace.prompt_rows(8, 1);
+        assert!(pace.prompt_rows(8, 10).abs_diff(10 * before) <= 10, "each prompt gets its share");
         pace.learn(alone, Duration::from_secs(60));
         pace.learn(both, Duration::from_secs(60));
         for rows in [alone, both].iter().cycle().take(40) {
             machine.run(&mut pace, *rows, 1.0);
         }
-        assert!(pace.prompt_rows(8).abs_diff(before) <= 1 + before / 20);
+        assert!(pace.prompt_rows(8, 1).abs_diff(before) <= 1 + before / 20);
     }
 
     #[test]
     fn where_nobody_waits_there_is_no_limit() {
-        assert_eq!(Pace::default().prompt_rows(0), usize::MAX);
-        assert_eq!(Pace::default().prompt_rows(8), MIN_PROMPT_ROWS);
+        assert_eq!(Pace::default().prompt_rows(0, 3), usize::MAX);
+        assert_eq!(Pace::default().prompt_rows(8, 3), MIN_PROMPT_ROWS);
     }
 }

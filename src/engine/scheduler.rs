@@ -246,8 +246,15 @@ impl Scheduler {
         match self.config.long_prefill_token_threshold {
             Some(threshold) if decode > 0 => threshold.max(1),
             Some(_) => usize::MAX,
-            None => self.pace.prompt_rows(decode),
+            None => self.pace.prompt_rows(decode, self.num_prompts()),
         }
+    }
+
+    /// Prompts that run, and those that wait and have a place.
+    fn num_prompts(&self) -> usize {
+        let running = self.running.iter().filter(|sequence| sequence.num_uncomputed() > 1).count();
+        let places = self.config.max_num_seqs.saturating_sub(self.running.len());
+        running + self.waiting.len().min(places)
     }
 
     /// Gives a running sequence its share, preempting younger ones (or itself) for blocks.
