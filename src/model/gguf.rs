@@ -346,10 +346,12 @@ impl GgufFile {
     fn dequantise(&self, name: &str, info: &TensorInfo) -> Result<Tensor, ModelError> {
         // A wrapped product of dimensions would pass the reader's own length check.
         let count = elements(info.shape.dims());
-        if count != info.shape.elem_count() as u64 || count == 0 {
+        if count == 0 || count != info.shape.elem_count() as u64 {
             let dtype = format!("{:?} of shape {:?}", info.ggml_dtype, info.shape);
             return Err(ModelError::TensorType { name: name.to_owned(), dtype });
         }
+        // So would a wrapped number of bytes, and what it then reads lies behind its buffer.
+        self.bytes(info).ok_or_else(|| self.outside(name))?;
         let mut reader = self.file.reader(0..self.file.len());
         let quantised = info.read(&mut reader, self.data_start, &Device::Cpu);
         quantised.and_then(|tensor| tensor.dequantize(&Device::Cpu)).map_err(|error| {

@@ -142,6 +142,26 @@ fn what_is_not_read_is_refused_by_name() {
 }
 
 #[test]
+fn a_shape_whose_bytes_wrap_around_is_refused() {
+    let (gguf, name) = ("blk.0.attn_output.weight", "model.layers.0.self_attn.o_proj.weight");
+    let bytes = encode(&metadata(), &tensors());
+    let start = bytes.windows(gguf.len()).position(|window| window == gguf.as_bytes()).unwrap();
+    // Behind the name: the number of dimensions, then each of them.
+    let dims = start + gguf.len() + 4;
+    for wrapping in [[4, 1_u64 << 60], [1 << 40, 1 << 40], [1, 1 << 62]] {
+        let mut bytes = bytes.clone();
+        for (index, dim) in wrapping.into_iter().enumerate() {
+            bytes[dims + 8 * index..][..8].copy_from_slice(&dim.to_le_bytes());
+        }
+        let tensor = open(&bytes).and_then(|checkpoint| {
+            let shape = checkpoint.weights.shape(name).unwrap();
+            checkpoint.weights.tensor(name, &shape, DType::F32, &Device::Cpu)
+        });
+        tensor.expect_err("there are not so many bytes");
+    }
+}
+
+#[test]
 fn a_type_candle_does_not_know_is_named() {
     let metadata = metadata();
     let mut bytes = encode(&metadata, &tensors());
