@@ -1,0 +1,20 @@
+//! Values of the command line that cannot be used.
+
+/// A value of the command line that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// An adapter without a name or a path.
+    #[error("{0:?} is not NAME=PATH")]
+    Adapter(String),
+    /// A name that cannot stand in a URL or a metric.
+    #[error(
+        "{0:?} is no name for a model: use 1 to 128 letters, digits, '.', '_', '-', ':' or '/'"
+    )]
+    Name(String),
+    /// An unknown device.
+    #[error("{0:?} is no device: use cpu, cuda or cuda:N")]
+    Device(String),
+    /// A size that is no number of bytes.
+    #[error("{0:?} is no size: use bytes, or a number with KiB, MiB, GiB, KB, MB or GB")]
+    Size(String),
+}
