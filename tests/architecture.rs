@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kernels",
         ],
     ),
-    ("adapter", &["kernels"]),
+    ("adapter", &["kernels", "metrics"]),
     ("kernels", &[]),
     ("metrics", &[]),
 ];

@@ -7,7 +7,7 @@ pub mod base;
 pub mod compact;
 mod config;
 pub mod delta;
-mod directory;
+pub mod directory;
 pub mod error;
 mod factors;
 pub mod file;

@@ -116,9 +116,9 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let held = held_as(&options);
     let progress = progress_bar(source.weights().total_elements());
     let mut model =
-        LlamaForCausalLm::load(config, source.weights(), options, &mut |n| progress.inc(n))?;
+        LlamaForCausalLm::load(config, source.weights(), options.clone(), &mut |n| progress.inc(n))?;
     progress.finish_and_clear();
-    let registry = names::registry(args, &source, &mut model)?;
+    let registry = names::registry(args, &source, &mut model, &options, &state.metrics)?;
     let kv_dtype = args.engine.kv_cache_dtype.resolve(&model.kv_cache_dtypes())?;
 
     let cache = CacheSize::new(args, config.max_position_embeddings, |tokens| {
@@ -147,7 +147,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         config.vocab_size,
         held,
         if device.is_cpu() { "cpu" } else { "cuda" },
-        registry.adapters().count(),
+        registry.num_adapters(),
         cache.max_model_len,
         cache.num_blocks * BLOCK_SIZE,
         kv_dtype.as_str(),

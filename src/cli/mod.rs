@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod adapter_loader;
 mod base_check;
 pub mod bench;
 mod bench_server;
