@@ -111,7 +111,10 @@ pub fn load(
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_from(mut dir: AdapterDir, modules: &[ModuleSpec]) -> Result<LoadedAdapter, AdapterError> {
+pub fn load_from(
+    mut dir: AdapterDir,
+    modules: &[ModuleSpec],
+) -> Result<LoadedAdapter, AdapterError> {
     let loaded = if dir.has(CONFIG_FILE) || !dir.has("config.json") {
         let config = AdapterConfig::parse(&dir.read(CONFIG_FILE, MAX_CONFIG_BYTES)?)?;
         let weights = dir.read_weights(WEIGHTS_FILE)?;

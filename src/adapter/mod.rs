@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod compact;
+pub mod compacted_cache;
 mod config;
 pub mod delta;
 pub mod directory;

@@ -10,9 +10,11 @@ use candle_core::{DType, Device};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::model_source::{AdapterReader, ServedAdapter};
-use crate::adapter::compact::{Tolerance, compact};
+use crate::adapter::compact::{Tolerance, compact, compacted_id};
+use crate::adapter::compacted_cache::CompactedCache;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::registry::{LoadError, LoadErrorKind, Loader, ReadAdapter, Source};
+use crate::config::user_cache;
 use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
 
@@ -25,6 +27,9 @@ const FILES: [&str; 5] = [
     "init.safetensors",
 ];
 
+/// What compacted adapters may take on disk.
+const CACHE_BYTES: u64 = 4 << 30;
+
 /// Loads for one model.
 #[derive(Debug)]
 pub struct ModelAdapters {
@@ -36,6 +41,7 @@ pub struct ModelAdapters {
     dtype: DType,
     backend: Backend,
     device: Device,
+    cache: Option<CompactedCache>,
     /// One thread: the others belong to the engine.
     pool: ThreadPool,
 }
@@ -55,7 +61,9 @@ impl ModelAdapters {
     ) -> anyhow::Result<Self> {
         let pool = ThreadPoolBuilder::new().num_threads(1).build()?;
         let LoadOptions { dtype, backend, ref device, .. } = *options;
-        Ok(Self { reader, modules, tolerance, roots, dtype, backend, device: device.clone(), pool })
+        let cache = user_cache().map(|dir| CompactedCache::new(dir.join("adapters"), CACHE_BYTES));
+        let device = device.clone();
+        Ok(Self { reader, modules, tolerance, roots, dtype, backend, device, cache, pool })
     }
 
     fn read_delta(&self, source: &Source) -> anyhow::Result<ReadAdapter> {
@@ -64,9 +72,7 @@ impl ModelAdapters {
         let content = delta.id();
         let tolerance = self.tolerance.or(is_difference.then(Tolerance::default));
         let delta = match tolerance {
-            Some(tolerance) => {
-                self.pool.install(|| compact(&delta, &self.modules, tolerance))?.0
-            }
+            Some(tolerance) => self.pool.install(|| compact(&delta, &self.modules, tolerance))?.0,
             None => delta,
         };
         Ok(ReadAdapter { delta: Arc::new(delta), content, kind, rank })

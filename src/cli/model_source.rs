@@ -153,7 +153,7 @@ impl ModelSource {
     /// # Errors
     /// Where they cannot be used.
     pub fn own_delta(&self, modules: &[ModuleSpec]) -> anyhow::Result<Option<LowRankDelta>> {
-        let delta = |residual: &Residual| residual.checkpoint.delta(modules);
+        let delta = |residual: &Arc<Residual>| residual.checkpoint.delta(modules);
         Ok(self.residual.as_ref().map(delta).transpose()?)
     }
 

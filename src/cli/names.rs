@@ -32,7 +32,13 @@ pub fn registry(
     if let Some(name) = &args.merge {
         let names = merge(args, name, source, own, model)?;
         let loader = Arc::new(NoAdapters);
-        return Ok(Registry::open(names, None, open_options(args, options), loader, Arc::clone(metrics))?);
+        return Ok(Registry::open(
+            names,
+            None,
+            open_options(args, options),
+            loader,
+            Arc::clone(metrics),
+        )?);
     }
     let own = own.map(|delta| model.prepare(&delta)).transpose()?.map(Arc::new);
     let loader = ModelAdapters::new(
@@ -98,7 +104,8 @@ pub fn roots(args: &ServeArgs) -> anyhow::Result<Vec<PathBuf>> {
     let given = args.adapters.adapter_root.iter().map(|root| ("--adapter-root", root));
     let dir = args.adapters.adapter_dir.iter().map(|root| ("--adapter-dir", root));
     let canonical = |(flag, root): (&str, &PathBuf)| {
-        let root_path = root.canonicalize().with_context(|| format!("{flag} {}", root.display()))?;
+        let root_path =
+            root.canonicalize().with_context(|| format!("{flag} {}", root.display()))?;
         anyhow::ensure!(root_path.is_dir(), "{flag} {}: not a directory", root.display());
         Ok(root_path)
     };

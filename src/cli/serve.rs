@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::load;
+use super::{load, names};
 use crate::config::ServeArgs;
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
@@ -56,6 +56,8 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
         escape_special_tokens: args.escape_special_tokens,
+        runtime_adapters: args.adapters.allow_runtime_adapters,
+        adapter_roots: names::roots(&args)?,
         ..ServerConfig::default()
     };
     let state = AppState::new(config, Metrics::new());

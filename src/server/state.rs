@@ -1,5 +1,6 @@
 //! What handlers share: the limits, the counters, and the model once it is loaded.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -40,6 +41,10 @@ pub struct ServerConfig {
     /// Reads special tokens in chat messages as text. Otherwise they are tokens, as transformers
     /// reads a rendered chat, and a message can pretend to be several.
     pub escape_special_tokens: bool,
+    /// Whether adapters may be registered and changed through HTTP.
+    pub runtime_adapters: bool,
+    /// Directories beneath which callers may name adapters.
+    pub adapter_roots: Vec<PathBuf>,
 }
 
 impl Default for ServerConfig {
@@ -55,6 +60,8 @@ impl Default for ServerConfig {
             text_workers: 2,
             keep_alive: Duration::from_secs(15),
             escape_special_tokens: false,
+            runtime_adapters: false,
+            adapter_roots: Vec::new(),
         }
     }
 }
@@ -79,6 +86,8 @@ pub struct Serving {
     pub engine: EngineHandle,
     /// Names of the base model and the adapters.
     pub registry: Arc<Registry>,
+    /// How long a request waits for its adapter.
+    pub adapter_load_timeout: Duration,
     /// The model's tokenizer.
     pub tokenizer: Tokenizer,
     /// The model's chat template, where it has one.

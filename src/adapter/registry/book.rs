@@ -66,7 +66,14 @@ pub(super) struct Version {
 impl Adapter {
     /// An adapter without versions.
     pub fn new(origin: Origin) -> Self {
-        Self { origin, revision: 0, next: 1, versions: Vec::new(), split: Vec::new(), pinned: false }
+        Self {
+            origin,
+            revision: 0,
+            next: 1,
+            versions: Vec::new(),
+            split: Vec::new(),
+            pinned: false,
+        }
     }
 
     /// Adds a version that from now on answers alone; its number.
@@ -80,7 +87,6 @@ impl Adapter {
     pub fn push(&mut self, slot: Arc<Slot>) -> u64 {
         let number = self.next;
         self.next += 1;
-        slot.pin(self.pinned);
         self.versions.push(Version { number, slot, created: now() });
         number
     }
@@ -170,7 +176,14 @@ impl Entry {
                     Version { number: stored.number, slot, created: stored.created }
                 };
                 let versions = versions.into_iter().map(version).collect();
-                Self::Adapter(Adapter { origin: Origin::Api, revision, next, pinned, split, versions })
+                Self::Adapter(Adapter {
+                    origin: Origin::Api,
+                    revision,
+                    next,
+                    pinned,
+                    split,
+                    versions,
+                })
             }
         }
     }
@@ -208,6 +221,15 @@ impl Book {
             Entry::Alias { .. } => None,
         });
         adapters.flat_map(|adapter| adapter.versions.iter().map(|version| &version.slot))
+    }
+
+    /// Every version that answers.
+    pub fn slots_answering(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        let adapters = self.entries.values().filter_map(|entry| match entry {
+            Entry::Adapter(adapter) => Some(adapter),
+            Entry::Alias { .. } => None,
+        });
+        adapters.flat_map(|adapter| adapter.answering().map(|(version, _)| &version.slot))
     }
 
     /// Every version of one adapter.

@@ -218,9 +218,9 @@ impl Registry {
             let mut adapter = adapter_of_api(name, entry.ok_or_else(|| not_found(name))?)?.clone();
             let changed = adapter.pinned != pinned;
             adapter.pinned = pinned;
-            adapter.versions.iter().for_each(|version| version.slot.pin(pinned));
             Ok(edited(adapter, changed))
         })?;
+        self.warm_up();
         Ok(changed)
     }
 
@@ -266,7 +266,8 @@ impl Registry {
     ) -> Result<(), ChangeError> {
         let slots: Vec<Arc<Slot>> = {
             let book = self.book();
-            let adapter = adapter_of_api(name, book.entries.get(name).ok_or_else(|| not_found(name))?)?;
+            let adapter =
+                adapter_of_api(name, book.entries.get(name).ok_or_else(|| not_found(name))?)?;
             let slot = |number| {
                 let found = adapter.version(number).map(|version| Arc::clone(&version.slot));
                 found.ok_or_else(|| ChangeError::NoVersion { name: name.to_owned(), number })
@@ -296,7 +297,9 @@ impl Registry {
             edits.extend(book.aliases_of(name).into_iter().map(|alias| (alias, None)));
         }
         if let Some(store) = &self.store {
-            store.write(&edits, book.revision).map_err(|error| ChangeError::Store(error.to_string()))?;
+            store
+                .write(&edits, book.revision)
+                .map_err(|error| ChangeError::Store(error.to_string()))?;
         }
         self.apply(&mut book, edits);
         Ok(changed)
@@ -306,6 +309,9 @@ impl Registry {
     pub(super) fn apply(&self, book: &mut Book, edits: Vec<(String, Option<Entry>)>) {
         let mut before = Vec::new();
         for (name, entry) in edits {
+            if let Some(Entry::Adapter(adapter)) = &entry {
+                adapter.versions.iter().for_each(|version| version.slot.pin(adapter.pinned));
+            }
             let old = match entry {
                 Some(entry) => book.entries.insert(name, entry),
                 None => book.entries.remove(&name),
@@ -317,7 +323,8 @@ impl Registry {
         self.publish(book);
         let names = self.names.load();
         for slot in before {
-            let answers = names.find(&slot.name).is_some_and(|s| s.slots().any(|s| Arc::ptr_eq(s, &slot)));
+            let answers =
+                names.find(&slot.name).is_some_and(|s| s.slots().any(|s| Arc::ptr_eq(s, &slot)));
             if !book.slots_of(&slot.name).any(|kept| Arc::ptr_eq(kept, &slot)) {
                 self.memory.retire(&slot);
             } else if !answers {
@@ -337,13 +344,13 @@ fn registered(
     let same = |version: &&super::book::Version| version.slot.content() == slot.content();
     let alone = adapter.split.len() == 1;
     let pinned = put.pinned.unwrap_or(adapter.pinned);
-    if let Some(version) = adapter.main().filter(same).filter(|_| alone && pinned == adapter.pinned) {
+    if let Some(version) = adapter.main().filter(same).filter(|_| alone && pinned == adapter.pinned)
+    {
         let (revision, version) = (adapter.revision, version.number);
         let changed = Changed { revision, version, created: false, changed: false };
         return (Some(Entry::Adapter(adapter)), changed);
     }
     adapter.pinned = pinned;
-    adapter.versions.iter().for_each(|version| version.slot.pin(pinned));
     let slot = Arc::clone(slot);
     let version = if put.activate || created { adapter.add(slot) } else { adapter.push(slot) };
     adapter.trim();

@@ -15,6 +15,8 @@ use metrics::Gauge;
 pub(super) struct Ledger {
     limit: usize,
     used: AtomicUsize,
+    /// Given back since [`Ledger::take_freed`] was asked.
+    freed: AtomicUsize,
     gauge: Gauge,
     /// Woken when something is given back.
     loaders: OnceLock<Vec<Thread>>,
@@ -39,7 +41,8 @@ impl fmt::Debug for Ledger {
 impl Ledger {
     /// An empty one, which keeps `gauge` at what is used.
     pub fn new(limit: usize, gauge: Gauge) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), gauge, loaders: OnceLock::new() })
+        let (used, freed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { limit, used, freed, gauge, loaders: OnceLock::new() })
     }
 
     /// Says which threads may wait in [`Ledger::wait`]. Only the first call counts.
@@ -56,6 +59,11 @@ impl Ledger {
     /// Bytes that may be.
     pub fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Bytes that were given back since this was last asked.
+    pub fn take_freed(&self) -> usize {
+        self.freed.swap(0, Ordering::Relaxed)
     }
 
     /// Charges `bytes`, where they fit.
@@ -77,6 +85,7 @@ impl Ledger {
 impl Drop for Charge {
     fn drop(&mut self) {
         self.ledger.used.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.ledger.freed.fetch_add(self.bytes, Ordering::Relaxed);
         self.ledger.gauge.decrement(self.bytes as f64);
         self.ledger.loaders.get().into_iter().flatten().for_each(Thread::unpark);
     }

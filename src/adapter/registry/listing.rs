@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use super::Registry;
 use super::book::{Adapter, Entry, Version};
 use super::names::Meaning;
 use super::slot::{Facts, Residency, Slot};
 use super::source::Origin;
-use super::Registry;
 use crate::adapter::delta::AdapterId;
 
 /// One name and what answers for it.

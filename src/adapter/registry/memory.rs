@@ -55,7 +55,9 @@ impl Memory {
     pub fn new(budget: Budget, metrics: Arc<Metrics>) -> Self {
         let ledger = Ledger::new(budget.max_bytes, metrics.adapters.bytes.clone());
         let Budget { max_resident, level, .. } = budget;
-        Self { ledger, max_resident, level, metrics, table: Mutex::default() }
+        let memory = Self { ledger, max_resident, level, metrics, table: Mutex::default() };
+        memory.publish(&memory.table());
+        memory
     }
 
     /// Says that an adapter is being loaded, or no longer.
@@ -178,7 +180,8 @@ impl Memory {
         table: &mut Table,
         keep: Option<&Arc<Slot>>,
     ) -> Option<Arc<AdapterVersion>> {
-        let may = |slot: &Slot| !slot.is_pinned() && keep.is_none_or(|keep| !std::ptr::eq(&**keep, slot));
+        let may =
+            |slot: &Slot| !slot.is_pinned() && keep.is_none_or(|keep| !std::ptr::eq(&**keep, slot));
         let index = oldest(&table.resident, |slot| may(slot) && !slot.is_in_use())
             .or_else(|| oldest(&table.resident, may))?;
         let version = table.resident.swap_remove(index).evict();

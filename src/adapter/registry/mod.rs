@@ -208,4 +208,6 @@ impl Registry {
 }
 
 #[cfg(test)]
+pub(crate) mod made_up;
+#[cfg(test)]
 mod tests;

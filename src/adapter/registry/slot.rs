@@ -117,7 +117,12 @@ pub(super) enum Start {
 
 impl Slot {
     /// A version that nobody has read yet; `expected` is the content it had.
-    pub fn new(name: &str, source: Source, follows: bool, expected: Option<AdapterId>) -> Arc<Self> {
+    pub fn new(
+        name: &str,
+        source: Source,
+        follows: bool,
+        expected: Option<AdapterId>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: name.to_owned(),
             source,

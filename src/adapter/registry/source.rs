@@ -129,10 +129,23 @@ mod tests {
     fn paths_stay_beneath_a_root() {
         let roots = [PathBuf::from("/srv/one"), PathBuf::from("/srv/two")];
         let of = |path: &str| Source::beneath(&roots, Path::new(path));
-        let beneath = |root: &str, path: &str| Source::Beneath { root: root.into(), path: path.into() };
+        let beneath =
+            |root: &str, path: &str| Source::Beneath { root: root.into(), path: path.into() };
         assert_eq!(of("/srv/two/acme/v1"), Ok(beneath("/srv/two", "acme/v1")));
         assert_eq!(of("acme"), Ok(beneath("/srv/one", "acme")));
-        for bad in ["", ".", "..", "/", "/srv", "/srv/one", "/srv/one/../x", "a/../../b", "/etc/passwd", "../one/a", "/srv/onepath/a"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "/",
+            "/srv",
+            "/srv/one",
+            "/srv/one/../x",
+            "a/../../b",
+            "/etc/passwd",
+            "../one/a",
+            "/srv/onepath/a",
+        ] {
             assert_eq!(of(bad), Err(OutsideRoots), "{bad}");
         }
         assert_eq!(Source::beneath(&[], Path::new("a")), Err(OutsideRoots));

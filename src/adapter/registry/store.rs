@@ -63,7 +63,8 @@ impl Store {
 
     /// All that was registered.
     pub fn read(&self) -> Result<Book, StoreError> {
-        let reading = |error: &dyn fmt::Display| StoreError::new("reading the adapters' state", error);
+        let reading =
+            |error: &dyn fmt::Display| StoreError::new("reading the adapters' state", error);
         let mut book = Book::default();
         let (records, revision) = self.records().map_err(|error| reading(&error))?;
         book.revision = revision;
@@ -89,7 +90,11 @@ impl Store {
     }
 
     /// Writes entries, or their absence, and the revision they brought: all of it or nothing.
-    pub fn write(&self, edits: &[(String, Option<Entry>)], revision: u64) -> Result<(), StoreError> {
+    pub fn write(
+        &self,
+        edits: &[(String, Option<Entry>)],
+        revision: u64,
+    ) -> Result<(), StoreError> {
         self.commit(edits, revision)
             .map_err(|error| StoreError::new("writing the adapters' state", &error))
     }

@@ -82,15 +82,30 @@ impl Registry {
             self.check_free(&book, &names)?;
             entries_of(&mut book, declared)
         };
-        first.iter().try_for_each(|slot| self.load(slot).map(drop))?;
+        let loaded = first.iter().try_for_each(|slot| self.load(slot).map(drop));
         let mut book = self.book();
-        self.check_free(&book, &names)?;
+        let fits = loaded.map_err(ChangeError::from).and_then(|()| self.check_free(&book, &names));
+        if let Err(error) = fits {
+            let kept = |slot: &Arc<Slot>| book.slots().any(|other| Arc::ptr_eq(other, slot));
+            first.iter().filter(|slot| !kept(slot)).for_each(|slot| self.memory.retire(slot));
+            return Err(error);
+        }
         let gone = of_origin(&book, Origin::File).filter(|name| !entries.contains_key(*name));
         let mut edits: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
         edits.extend(entries.into_iter().map(|(name, entry)| (name, Some(entry))));
         edits.retain(|(name, entry)| differs(book.entries.get(name), entry.as_ref()));
         self.apply(&mut book, edits);
+        drop(book);
+        self.warm_up();
         Ok(())
+    }
+
+    /// Begins to load the adapters that stay in memory.
+    pub fn warm_up(&self) {
+        let pinned: Vec<Arc<Slot>> =
+            self.book().slots_answering().filter(|slot| slot.is_pinned()).map(Arc::clone).collect();
+        // Whoever asks for one that fails is told; so is the log.
+        pinned.iter().for_each(|slot| drop(self.workers.get(slot)));
     }
 
     /// Registers the adapters that lie in the directory `root` by the names of their own
@@ -150,10 +165,7 @@ impl Registry {
 
 /// The entries that a file means, made of the versions that are there already; and those versions
 /// that have to be loaded before: of names in service, and those that stay in memory.
-fn entries_of(
-    book: &mut Book,
-    declared: &[Declared],
-) -> (BTreeMap<String, Entry>, Vec<Arc<Slot>>) {
+fn entries_of(book: &mut Book, declared: &[Declared]) -> (BTreeMap<String, Entry>, Vec<Arc<Slot>>) {
     let (mut entries, mut first) = (BTreeMap::new(), Vec::new());
     for adapter in declared {
         let name = adapter.name.as_str();
@@ -191,9 +203,10 @@ fn of_origin(book: &Book, origin: Origin) -> impl Iterator<Item = &String> {
 fn differs(before: Option<&Entry>, after: Option<&Entry>) -> bool {
     match (before, after) {
         (None, None) => false,
-        (Some(Entry::Alias { target: a, origin: from, .. }), Some(Entry::Alias { target: b, origin: to, .. })) => {
-            a != b || from != to
-        }
+        (
+            Some(Entry::Alias { target: a, origin: from, .. }),
+            Some(Entry::Alias { target: b, origin: to, .. }),
+        ) => a != b || from != to,
         (Some(Entry::Adapter(a)), Some(Entry::Adapter(b))) => {
             let versions = |adapter: &Adapter| -> Vec<_> {
                 adapter.answering().map(|(v, weight)| (Arc::as_ptr(&v.slot), weight)).collect()

@@ -1,7 +1,7 @@
 //! The threads that load. Requests wait for them, the engine never does.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,14 @@ use super::memory::Memory;
 use super::pending::{Load, Outcome, Pending};
 use super::slot::{Slot, Start};
 use super::version::AdapterVersion;
+use crate::kernels::heap;
 use crate::metrics::Metrics;
 
 /// Loads that may wait for a thread.
 const MAX_QUEUED: usize = 4096;
+
+/// Without a load for so long, what was freed goes back to the system.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// One load to do.
 struct Job {
@@ -114,8 +118,15 @@ impl Workers {
 impl Shared {
     fn run(&self, jobs: &Mutex<Receiver<Job>>) {
         loop {
-            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Job { slot, pending }) = job else { return };
+            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(IDLE);
+            let Job { slot, pending } = match job {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tidy();
+                    continue;
+                }
+            };
             self.memory.loading(&slot.name, true);
             let started = Instant::now();
             let outcome = catch_unwind(AssertUnwindSafe(|| self.load(&slot)));
@@ -128,6 +139,14 @@ impl Shared {
             self.record(&slot, &outcome, started.elapsed());
             self.memory.loading(&slot.name, false);
             pending.finish(outcome);
+        }
+    }
+
+    /// Lets the system have the memory of what was unloaded. While adapters are loaded, it is used
+    /// for those.
+    fn tidy(&self) {
+        if self.memory.ledger.take_freed() > 0 {
+            heap::give_back();
         }
     }
 
