@@ -165,9 +165,9 @@ mod tests {
         LowRankDelta::new(AdapterId([byte; 32]), vec![factors(2), None, factors(1)])
     }
 
-    fn values(delta: &LowRankDelta) -> Vec<Option<(Vec<Vec<f32>>, Vec<Vec<f32>>)>> {
-        let values = |tensor: &Tensor| tensor.to_vec2::<f32>().unwrap();
-        (0..3).map(|i| delta.factors(i).map(|f| (values(&f.down), values(&f.up)))).collect()
+    fn values(delta: &LowRankDelta) -> Vec<Vec<Vec<f32>>> {
+        let factors = (0..3).filter_map(|index| delta.factors(index));
+        factors.flat_map(|f| [&f.down, &f.up]).map(|side| side.to_vec2().unwrap()).collect()
     }
 
     #[test]

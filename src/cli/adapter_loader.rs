@@ -72,10 +72,27 @@ impl ModelAdapters {
         let content = delta.id();
         let tolerance = self.tolerance.or(is_difference.then(Tolerance::default));
         let delta = match tolerance {
-            Some(tolerance) => self.pool.install(|| compact(&delta, &self.modules, tolerance))?.0,
+            Some(tolerance) => self.compacted(&delta, tolerance)?,
             None => delta,
         };
         Ok(ReadAdapter { delta: Arc::new(delta), content, kind, rank })
+    }
+
+    /// The delta in its numerical rank, from disk where that was found out before.
+    fn compacted(
+        &self,
+        delta: &LowRankDelta,
+        tolerance: Tolerance,
+    ) -> anyhow::Result<LowRankDelta> {
+        let id = compacted_id(delta.id(), tolerance);
+        if let Some(kept) = self.cache.as_ref().and_then(|cache| cache.get(id, &self.modules)) {
+            return Ok(kept);
+        }
+        let (compacted, _) = self.pool.install(|| compact(delta, &self.modules, tolerance))?;
+        if let Some(cache) = &self.cache {
+            cache.put(&compacted, &self.modules);
+        }
+        Ok(compacted)
     }
 }
 

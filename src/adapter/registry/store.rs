@@ -18,6 +18,9 @@ const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters"
 const REVISION: &str = "revision";
 const FILE: &str = "adapters.redb";
 
+/// Names and what is kept of them, and the newest revision.
+type Contents = (Vec<(String, Vec<u8>)>, u64);
+
 /// The database.
 pub(super) struct Store(Database);
 
@@ -78,7 +81,7 @@ impl Store {
     }
 
     #[allow(clippy::result_large_err)] // As above.
-    fn records(&self) -> Result<(Vec<(String, Vec<u8>)>, u64), redb::Error> {
+    fn records(&self) -> Result<Contents, redb::Error> {
         let transaction = self.0.begin_read()?;
         let revision = transaction.open_table(COUNTERS)?.get(REVISION)?.map_or(0, |r| r.value());
         let mut records = Vec::new();
