@@ -80,16 +80,16 @@ impl Registry {
     pub fn put(&self, put: Put<'_>) -> Result<Changed, ChangeError> {
         let name = put.name;
         self.check_name(name)?;
-        let present = {
+        {
             let book = self.book();
             book.check_room(name)?;
             let entry = book.entries.get(name);
             put.expect.check(name, entry)?;
             entry.map(|entry| adapter_of_api(name, entry)).transpose()?;
-            book.slot_at(name, &put.source).map(Arc::clone)
-        };
+        }
         let slot = Slot::new(name, put.source.clone(), false, None);
-        slot.pin(put.pinned.unwrap_or_else(|| present.is_some_and(|slot| slot.is_pinned())));
+        // Not evicted before it is registered.
+        slot.pin(true);
         self.load(&slot)?;
         let done = self.edit(name, put.expect, |book, entry| {
             book.check_room(name)?;

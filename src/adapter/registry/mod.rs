@@ -145,7 +145,7 @@ impl Registry {
         let Some(slot) = names.find(name).and_then(|shares| shares.pick(hash)) else {
             return Found::Unknown;
         };
-        slot.touch(self.now());
+        slot.hit(self.now());
         if let Some(version) = slot.resident() {
             return Found::Ready(Target::Adapter(version));
         }

@@ -141,9 +141,14 @@ impl Slot {
     }
 
     /// Notes a request at `now`, in any unit that grows.
+    pub fn hit(&self, now: u64) {
+        self.touch(now);
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that it is wanted, by whomever.
     pub fn touch(&self, now: u64) {
         self.last_used.fetch_max(now, Ordering::Relaxed);
-        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// When it was last asked for; 0 is never.
