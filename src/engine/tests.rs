@@ -267,6 +267,7 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         prompt_logprobs: None,
         adapter: None,
         cache_salt: String::new(),
+        grammar: None,
         num_speculative_tokens: 0,
     }
 }

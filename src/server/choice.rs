@@ -193,6 +193,7 @@ impl Choice {
             FinishReason::Stop(token) => {
                 Finish { reason: "stop", stop_reason: StopReason::Token(token) }
             }
+            FinishReason::Complete => Finish { reason: "stop", stop_reason: StopReason::Model },
             FinishReason::Length => Finish { reason: "length", stop_reason: StopReason::Model },
             FinishReason::Abort => {
                 self.end("abort");

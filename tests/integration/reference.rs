@@ -158,6 +158,7 @@ async fn check_greedy(
             prompt_logprobs: None,
             adapter: adapter.clone(),
             cache_salt: String::new(),
+            grammar: None,
             num_speculative_tokens: 0,
         };
         engine.submit(request).unwrap().remove(0)
