@@ -13,7 +13,7 @@ use super::error::GrammarError;
 use super::limits;
 use super::matcher::Grammar;
 use super::spec::{GrammarSpec, Source};
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{Vocabulary, Writable};
 
 /// The stack of a compilation: recursion over the largest specification takes a part of it.
 const STACK_BYTES: usize = 256 << 20;
@@ -23,6 +23,7 @@ const BYTES_PER_SOURCE_BYTE: usize = 64;
 /// Compiles grammars over one vocabulary, and remembers them.
 pub struct GrammarCompiler {
     factory: ParserFactory,
+    writable: Arc<Writable>,
     cache: Cache<[u8; 32], Arc<Grammar>>,
 }
 
@@ -49,7 +50,8 @@ impl GrammarCompiler {
         let weigh =
             |_: &_, grammar: &Arc<Grammar>| u32::try_from(grammar.num_bytes()).unwrap_or(u32::MAX);
         let cache = Cache::builder().weigher(weigh).max_capacity(cache_bytes).build();
-        Ok(Self { factory, cache })
+        let writable = Arc::new(Writable::new(env.tok_trie()));
+        Ok(Self { factory, writable, cache })
     }
 
     /// The grammar of a specification. Slow, if bounded, the first time: not for async threads. The
@@ -89,7 +91,7 @@ impl GrammarCompiler {
         })?;
         let automata = parser.parser.lexer_stats().num_bytes;
         let bytes = automata + BYTES_PER_SOURCE_BYTE * source_bytes;
-        Ok(Grammar::new(Parser::new(Ok(parser)), bytes))
+        Ok(Grammar::new(Parser::new(Ok(parser)), Arc::clone(&self.writable), bytes))
     }
 }
 

@@ -16,6 +16,9 @@ pub enum GrammarError {
     /// A choice among nothing.
     #[error("it must offer at least one string, none of them empty")]
     NoChoice,
+    /// A regular expression is malformed or too large.
+    #[error("a regular expression cannot be read: {0}")]
+    Regex(String),
     /// A part of a JSON schema that is understood, and not supported.
     #[error("{0}")]
     Unsupported(String),
@@ -37,8 +40,16 @@ impl GrammarError {
             tracing::warn!(error, "the grammar compiler failed");
             return Self::Failed;
         }
+        if error.contains("oneOf constraints") {
+            let message = "`oneOf` is supported where its alternatives evidently exclude each other, \
+                           by type or by a required constant";
+            return Self::Unsupported(message.to_owned());
+        }
         let message = error.split("\n<").next().unwrap_or(error).trim();
-        Self::Invalid(message.to_owned())
+        match message.strip_prefix("Unimplemented keys: ") {
+            Some(keys) => Self::Unsupported(format!("the keywords {keys} are not supported")),
+            None => Self::Invalid(message.to_owned()),
+        }
     }
 }
 

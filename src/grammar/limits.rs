@@ -58,15 +58,16 @@ pub(super) fn check_bytes(bytes: usize) -> Result<(), GrammarError> {
 pub(super) fn check_regex(text: &str) -> Result<(), GrammarError> {
     check_count("bytes", text.len(), MAX_REGEX_BYTES)?;
     let compiled = regex::RegexBuilder::new(text).size_limit(MAX_COMPILED_REGEX_BYTES).build();
-    match compiled {
-        // The parser knows forms that this crate does not; it has a limit on depth as well.
-        Ok(_) | Err(regex::Error::Syntax(_)) => Ok(()),
-        Err(_) => {
-            let message =
-                "the regular expression is too large once its repetitions are written out";
-            Err(GrammarError::Invalid(message.to_owned()))
+    let reason = match compiled {
+        Ok(_) => return Ok(()),
+        // Its last line is the reason; those above repeat the expression.
+        Err(regex::Error::Syntax(text)) => {
+            let last = text.lines().last().unwrap_or_default();
+            last.strip_prefix("error: ").unwrap_or(last).to_owned()
         }
-    }
+        Err(_) => "it is too large once its repetitions are written out".to_owned(),
+    };
+    Err(GrammarError::Regex(reason))
 }
 
 /// # Errors

@@ -1,17 +1,20 @@
 //! A compiled grammar, and one text on its way through it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use llguidance::Matcher as Parser;
 use llguidance::api::StopReason;
 use llguidance::toktrie::SimpleVob;
 
 use super::error::MatchError;
+use super::vocabulary::Writable;
 
 /// A compiled grammar. Texts are followed in copies of it, which share nothing: what one text costs,
 /// no other pays.
 pub struct Grammar {
     parser: Parser,
+    writable: Arc<Writable>,
     bytes: usize,
 }
 
@@ -23,8 +26,8 @@ impl fmt::Debug for Grammar {
 
 impl Grammar {
     /// A grammar whose beginning `parser` stands at; it takes about `bytes` of memory.
-    pub(super) fn new(parser: Parser, bytes: usize) -> Self {
-        Self { parser, bytes }
+    pub(super) fn new(parser: Parser, writable: Arc<Writable>, bytes: usize) -> Self {
+        Self { parser, writable, bytes }
     }
 
     /// Memory that it takes, about.
@@ -36,13 +39,14 @@ impl Grammar {
     /// A text that has not begun.
     #[must_use]
     pub fn matcher(&self) -> Matcher {
-        Matcher { parser: self.parser.deep_clone() }
+        Matcher { parser: self.parser.deep_clone(), writable: Arc::clone(&self.writable) }
     }
 }
 
 /// The state of one text. What it allows depends on the tokens it was given, and on nothing else.
 pub struct Matcher {
     parser: Parser,
+    writable: Arc<Writable>,
 }
 
 impl fmt::Debug for Matcher {
@@ -57,9 +61,11 @@ impl Matcher {
     /// # Errors
     /// Where that is too much to find out. Nothing can be asked of the text afterwards.
     pub fn allowed(&mut self) -> Result<Allowed, MatchError> {
-        let accepting = self.parser.is_accepting().map_err(|_| self.failure())?;
-        let tokens = self.parser.compute_mask().map_err(|_| self.failure())?;
-        Ok(Allowed { tokens, may_end: accepting })
+        let may_end = self.parser.is_accepting().map_err(|_| self.failure())?;
+        let mut tokens = self.parser.compute_mask().map_err(|_| self.failure())?;
+        let Writable { within, at_end } = &*self.writable;
+        tokens.and(if may_end { at_end } else { within });
+        if tokens.is_zero() { Err(MatchError::Stuck) } else { Ok(Allowed { tokens, may_end }) }
     }
 
     /// The text goes on with `token`, one of those that were allowed.

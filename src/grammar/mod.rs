@@ -20,3 +20,6 @@ pub use error::{GrammarError, MatchError};
 pub use matcher::{Allowed, Grammar, Matcher};
 pub use spec::GrammarSpec;
 pub use vocabulary::Vocabulary;
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,9 @@ pub(super) fn prepare(schema: Value) -> Result<Value, GrammarError> {
         Value::Bool(false) => return Err(GrammarError::Unsatisfiable),
         schema @ Value::Object(_) => schema,
         _ => {
-            return Err(GrammarError::Invalid("a schema must be an object or a boolean".to_owned()));
+            return Err(GrammarError::Invalid(
+                "a schema must be an object or a boolean".to_owned(),
+            ));
         }
     };
     let mut references = BTreeSet::new();
@@ -46,14 +48,24 @@ pub(super) fn prepare(schema: Value) -> Result<Value, GrammarError> {
     Ok(prepared)
 }
 
+/// Keywords whose value has schemas under names that are no keywords.
+fn names_schemas(keyword: &str) -> bool {
+    matches!(keyword, "properties" | "patternProperties" | "$defs" | "definitions")
+}
+
 /// Looks at every object that may be a schema, and collects references.
 fn check(value: &Value, references: &mut BTreeSet<String>) -> Result<(), GrammarError> {
     match value {
         Value::Array(items) => items.iter().try_for_each(|item| check(item, references)),
         Value::Object(map) => {
             check_object(map, references)?;
-            let keywords = map.iter().filter(|(name, _)| !is_data(name));
-            keywords.into_iter().try_for_each(|(_, value)| check(value, references))
+            map.iter().try_for_each(|(name, value)| match (&**name, value) {
+                (name, _) if is_data(name) => Ok(()),
+                (name, Value::Object(named)) if names_schemas(name) => {
+                    named.values().try_for_each(|schema| check(schema, references))
+                }
+                (_, value) => check(value, references),
+            })
         }
         _ => Ok(()),
     }
@@ -74,6 +86,12 @@ fn check_object(
             return Err(GrammarError::Unsupported(message.to_owned()));
         }
         references.insert(reference.clone());
+    }
+    if let Some(Value::String(pattern)) = map.get("pattern") {
+        limits::check_regex(pattern)?;
+    }
+    if let Some(Value::Object(patterns)) = map.get("patternProperties") {
+        patterns.keys().try_for_each(|pattern| limits::check_regex(pattern))?;
     }
     // Keys that nobody named could be the same one twice, which counts once.
     let required = map.get("required").and_then(Value::as_array).map_or(0, Vec::len);
@@ -106,6 +124,12 @@ impl<'a> Inliner<'a> {
                         (name, value) if is_data(name) => value.clone(),
                         ("oneOf", Value::Array(options)) => {
                             options.iter().map(|option| self.copy_option(option)).collect()
+                        }
+                        (name, Value::Object(named)) if names_schemas(name) => {
+                            let copy = |(name, schema): (&String, &'a Value)| {
+                                (name.clone(), self.copy(schema))
+                            };
+                            named.iter().map(copy).collect()
                         }
                         (_, value) => self.copy(value),
                     };

@@ -17,7 +17,7 @@ pub enum GrammarSpec {
     /// One of these strings.
     Choice(Vec<String>),
     /// A text of a grammar in llguidance's dialect of Lark. `@NAME` in it stands for a JSON value
-    /// that satisfies the schema of that name in `schemas`.
+    /// that satisfies the schema of that name in `schemas`, and `<[ID]>` for a special token.
     Lark {
         /// The grammar; it begins at `start`.
         text: String,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use llguidance::toktrie::{INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv};
+use llguidance::toktrie::{
+    INVALID_TOKEN, SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenId, TokenizerEnv,
+};
 
 /// Longest token that a text may be made of; a longer one is never allowed.
 const MAX_TOKEN_BYTES: usize = 512;
@@ -49,6 +51,30 @@ impl Vocabulary {
             trie = trie.with_eos_tokens(&self.eos_token_ids);
         }
         Arc::new(Tree(trie))
+    }
+}
+
+/// The tokens that a text may be made of, and with those that may end it. A grammar can name tokens
+/// by their numbers; it gets none beyond these.
+#[derive(Debug)]
+pub(super) struct Writable {
+    pub(super) within: SimpleVob,
+    pub(super) at_end: SimpleVob,
+}
+
+impl Writable {
+    /// The known tokens of a tree.
+    pub(super) fn new(trie: &TokTrie) -> Self {
+        let mut within = trie.alloc_token_set();
+        for id in (0..).take(trie.vocab_size()).filter(|id| !trie.token(*id).is_empty()) {
+            within.allow_token(id);
+        }
+        let mut at_end = within.clone();
+        for id in trie.eos_tokens().iter().filter(|id| (**id as usize) < trie.vocab_size()) {
+            within.disallow_token(*id);
+            at_end.allow_token(*id);
+        }
+        Self { within, at_end }
     }
 }
 

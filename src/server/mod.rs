@@ -11,6 +11,7 @@ pub mod call;
 pub mod choice;
 pub mod error;
 pub mod extract;
+pub mod form;
 pub mod generation;
 pub mod lifecycle;
 pub mod observe;

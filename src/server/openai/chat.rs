@@ -22,6 +22,7 @@ use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
+use crate::server::form::Form;
 use crate::server::generation::{Generation, Job, TokenCounts};
 use crate::server::state::{AppState, ServerConfig, Serving};
 use crate::server::stream::Chunks;
@@ -74,6 +75,10 @@ impl Endpoint for ChatRequest {
             add_special_tokens: fields.boolean("add_special_tokens", false)?,
             common,
         })
+    }
+
+    fn take_form(&mut self) -> Option<Form> {
+        self.common.form.take()
     }
 
     fn writer(&self, serving: &Arc<Serving>) -> (ChatWriter, Delivery) {

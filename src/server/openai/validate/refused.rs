@@ -5,7 +5,6 @@
 use serde_json::Value;
 
 use super::super::fields::Fields;
-use super::response_format::take_response_format;
 use crate::server::error::ApiError;
 
 /// Fields that change nothing here: accepted, checked by nobody.
@@ -31,7 +30,7 @@ const IGNORED: [&str; 18] = [
 ];
 
 /// Fields that ask for what this server does not do. Refused, unless they ask for nothing.
-const REFUSED: [&str; 30] = [
+const REFUSED: [&str; 25] = [
     "allowed_token_ids",
     "audio",
     "bad_words",
@@ -40,11 +39,7 @@ const REFUSED: [&str; 30] = [
     "documents",
     "function_call",
     "functions",
-    "guided_choice",
     "guided_decoding_backend",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
     "guided_whitespace_pattern",
     "include_stop_str_in_output",
     "kv_transfer_params",
@@ -52,7 +47,6 @@ const REFUSED: [&str; 30] = [
     "prompt_embeds",
     "return_token_ids",
     "return_tokens_as_token_ids",
-    "structured_outputs",
     "suffix",
     "thinking_token_budget",
     "tool_choice",
@@ -70,7 +64,6 @@ const REFUSED: [&str; 30] = [
 /// # Errors
 /// The first refused field, by name.
 pub fn take_rest(mut fields: Fields) -> Result<usize, ApiError> {
-    take_response_format(&mut fields)?;
     let modalities = fields.array("modalities")?.unwrap_or_default();
     if modalities.iter().any(|modality| modality != "text") {
         return Err(ApiError::unsupported("modalities"));
