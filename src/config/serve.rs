@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AdapterArg, ByteSize, DTypeArg, DeviceArg, EngineArgs, QuantizeArg};
+use super::{AdapterArg, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs, QuantizeArg};
 use crate::adapter::compact::Tolerance;
 
 /// `sorsa serve`.
@@ -67,10 +67,9 @@ pub struct ServeArgs {
     /// Seconds that running requests get to finish after SIGTERM
     #[arg(long, env = "SORSA_SHUTDOWN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
     pub shutdown_timeout: u64,
-    /// Read special tokens written in chat messages as text, so that no message can pretend to be
-    /// another; otherwise they are tokens, as transformers reads a rendered chat
-    #[arg(long, env = "SORSA_ESCAPE_SPECIAL_TOKENS")]
-    pub escape_special_tokens: bool,
+    /// Chat templates, function calls, thoughts
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Largest request body
     #[arg(long, env = "SORSA_MAX_BODY_SIZE", default_value = "8MiB", value_name = "BYTES")]
     pub max_body_size: ByteSize,

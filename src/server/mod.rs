@@ -8,6 +8,7 @@
 //! [`state::Serving`] later, and until then only probes succeed.
 
 pub mod call;
+pub mod chat_format;
 pub mod choice;
 pub mod error;
 pub mod extract;
@@ -20,6 +21,7 @@ pub mod router;
 mod serve;
 pub mod state;
 pub mod stream;
+mod token_places;
 pub mod tokenization;
 
 pub use serve::{Drained, serve};

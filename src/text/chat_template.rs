@@ -82,6 +82,7 @@ pub struct RenderOptions<'a> {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
+    source: Arc<str>,
     special_tokens: SpecialTokens,
     abilities: Abilities,
 }
@@ -110,7 +111,8 @@ impl ChatTemplate {
             .add_template_owned(NAME, plain_generation_tags(source))
             .map_err(compile_error)?;
         let environment = Arc::new(environment);
-        let mut template = Self { environment, special_tokens, abilities: Abilities::default() };
+        let abilities = Abilities::default();
+        let mut template = Self { environment, source: source.into(), special_tokens, abilities };
         template.abilities = Abilities::of(&template);
         Ok(template)
     }
@@ -124,7 +126,7 @@ impl ChatTemplate {
     /// The template's own text.
     #[must_use]
     pub fn source(&self) -> &str {
-        self.environment.get_template(NAME).map_or("", |template| template.source())
+        &self.source
     }
 
     /// Renders `messages`, a list of objects with `role` and `content`; `add_generation_prompt` ends

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod chat;
 pub mod completions;
+pub mod conversation;
 pub mod convert;
 pub mod endpoint;
 pub mod fields;
@@ -15,5 +16,6 @@ pub mod messages;
 pub mod model;
 pub mod models;
 pub mod render;
+pub mod tools;
 pub mod types;
 pub mod validate;

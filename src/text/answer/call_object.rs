@@ -48,12 +48,17 @@ enum State {
         is_key: bool,
         escaped: bool,
     },
-    Nested {
-        in_string: bool,
-        escaped: bool,
-    },
+    Nested(Inside),
     Word,
     Comma,
+}
+
+/// Where in an object or array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    Brackets,
+    Text,
+    Escape,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,9 +118,7 @@ impl CallObject {
                 self.text.push(c);
                 State::Text { is_key, escaped: c == '\\' }
             }
-            (State::Nested { in_string, escaped }, _) => {
-                self.nested(c, in_string, escaped, parsed)?
-            }
+            (State::Nested(inside), _) => self.nested(c, inside, parsed)?,
             (State::Word, 'a'..='z' | 'E' | '0'..='9' | '+' | '-' | '.') => {
                 self.text.push(c);
                 State::Word
@@ -163,7 +166,7 @@ impl CallObject {
                     self.argue(c, parsed);
                 }
                 self.due = vec![closing(c)];
-                Some(State::Nested { in_string: false, escaped: false })
+                Some(State::Nested(Inside::Brackets))
             }
             'a'..='z' | '0'..='9' | '-' if self.key != "name" => {
                 self.text.push(c);
@@ -174,31 +177,26 @@ impl CallObject {
     }
 
     /// A character within an object or array.
-    fn nested(
-        &mut self,
-        c: char,
-        in_string: bool,
-        escaped: bool,
-        parsed: &mut Parsed,
-    ) -> Option<State> {
-        let next = |in_string, escaped| State::Nested { in_string, escaped };
-        let state = match c {
-            _ if escaped => next(true, false),
-            '\\' if in_string => next(true, true),
-            '"' => next(!in_string, false),
-            _ if in_string => next(true, false),
-            '{' | '[' if self.due.len() < MAX_DEPTH => {
+    fn nested(&mut self, c: char, inside: Inside, parsed: &mut Parsed) -> Option<State> {
+        let state = match (inside, c) {
+            (Inside::Escape, _) => State::Nested(Inside::Text),
+            (Inside::Text, '\\') => State::Nested(Inside::Escape),
+            (Inside::Text, '"') => State::Nested(Inside::Brackets),
+            (Inside::Text, _) | (Inside::Brackets, '"') => State::Nested(Inside::Text),
+            (Inside::Brackets, '{' | '[') => {
+                if self.due.len() == MAX_DEPTH {
+                    return None;
+                }
                 self.due.push(closing(c));
-                next(false, false)
+                State::Nested(Inside::Brackets)
             }
-            '{' | '[' => return None,
-            '}' | ']' => {
+            (Inside::Brackets, '}' | ']') => {
                 if self.due.pop() != Some(c) {
                     return None;
                 }
-                if self.due.is_empty() { State::Comma } else { next(false, false) }
+                if self.due.is_empty() { State::Comma } else { State::Nested(Inside::Brackets) }
             }
-            _ => next(false, false),
+            (Inside::Brackets, _) => State::Nested(Inside::Brackets),
         };
         if self.is_arguments() {
             self.argue(c, parsed);

@@ -56,6 +56,12 @@ impl AnswerParser {
         }
     }
 
+    /// True where thoughts are told from what is said.
+    #[must_use]
+    pub fn tells_thoughts(&self) -> bool {
+        self.reasoning.is_some()
+    }
+
     /// The next piece of the text.
     pub fn push(&mut self, text: &str) -> Parsed {
         let mut parsed = Parsed::default();

@@ -1,5 +1,6 @@
 //! Hermes, Qwen, SmolLM: each call between tags of its own.
 
+use super::envelope::{Bit, Envelope};
 use crate::text::answer::Shape;
 
 const OPEN: &str = "<tool_call>";
@@ -18,8 +19,10 @@ pub(super) fn is_used_by(template: &str) -> bool {
     template.contains(OPEN) && !template.contains("<function=") && !template.contains("<arg_key>")
 }
 
-pub(super) fn write(objects: &[String]) -> String {
-    let calls: Vec<String> =
-        objects.iter().map(|object| format!("{OPEN}\n{object}\n{CLOSE}")).collect();
-    calls.join("\n")
-}
+pub(super) const ENVELOPE: Envelope = Envelope {
+    start: &[],
+    before_call: &[Bit::Mark(OPEN), Bit::Text("\n")],
+    after_call: &[Bit::Text("\n"), Bit::Mark(CLOSE)],
+    between: "\n",
+    end: &[],
+};

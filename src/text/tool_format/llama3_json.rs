@@ -1,6 +1,7 @@
 //! Llama 3: the whole answer is a call, or several with semicolons between them, with or without a
 //! token before them.
 
+use super::envelope::Envelope;
 use crate::text::answer::Shape;
 
 const OPEN: &str = "<|python_tag|>";
@@ -17,6 +18,5 @@ pub(super) fn is_used_by(template: &str) -> bool {
     template.contains(OPEN) || template.contains("\"parameters\": ")
 }
 
-pub(super) fn write(objects: &[String]) -> String {
-    objects.join("; ")
-}
+pub(super) const ENVELOPE: Envelope =
+    Envelope { start: &[], before_call: &[], after_call: &[], between: "; ", end: &[] };

@@ -1,5 +1,6 @@
 //! Mistral: an array of calls behind a token.
 
+use super::envelope::{Bit, Envelope};
 use crate::text::answer::Shape;
 
 const OPEN: &str = "[TOOL_CALLS]";
@@ -11,6 +12,10 @@ pub(super) fn is_used_by(template: &str) -> bool {
     template.contains(OPEN)
 }
 
-pub(super) fn write(objects: &[String]) -> String {
-    format!("{OPEN} [{}]", objects.join(", "))
-}
+pub(super) const ENVELOPE: Envelope = Envelope {
+    start: &[Bit::Mark(OPEN), Bit::Text(" [")],
+    before_call: &[],
+    after_call: &[],
+    between: ", ",
+    end: &[Bit::Text("]")],
+};

@@ -3,11 +3,15 @@
 //!
 //! Reading calls out of an answer is [`super::answer`]'s, from the format's [`Shape`].
 
+mod envelope;
 mod hermes;
 mod llama3_json;
 mod mistral;
+pub mod plain;
 
 use serde_json::Value;
+
+use envelope::Envelope;
 
 use super::answer::Shape;
 use super::json_dumps::{DumpOptions, json_dumps};
@@ -57,6 +61,12 @@ impl ToolFormat {
         }
     }
 
+    /// True where ids of calls must be nine letters and digits.
+    #[must_use]
+    pub fn has_short_ids(self) -> bool {
+        self == Self::Mistral
+    }
+
     /// The key under which a call's object has its arguments.
     #[must_use]
     pub fn arguments_key(self) -> &'static str {
@@ -66,14 +76,18 @@ impl ToolFormat {
         }
     }
 
+    fn envelope(self) -> Envelope {
+        match self {
+            Self::Hermes => hermes::ENVELOPE,
+            Self::Llama3Json => llama3_json::ENVELOPE,
+            Self::Mistral => mistral::ENVELOPE,
+        }
+    }
+
     /// Calls, objects already written as JSON, as the model itself would write them.
     #[must_use]
     pub fn write(self, objects: &[String]) -> String {
-        match self {
-            Self::Hermes => hermes::write(objects),
-            Self::Llama3Json => llama3_json::write(objects),
-            Self::Mistral => mistral::write(objects),
-        }
+        self.envelope().write(objects)
     }
 }
 
