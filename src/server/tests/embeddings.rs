@@ -27,7 +27,7 @@ async fn a_vector_for_each_input_in_order_and_of_length_one() {
         "object": "list",
         "data": [
             {"object": "embedding", "index": 0, "embedding": [0.6, 0.8]},
-            {"object": "embedding", "index": 1, "embedding": [0.38461538, 0.9230769]},
+            {"object": "embedding", "index": 1, "embedding": [0.3846154, 0.9230769]},
         ],
         "model": "tenant",
         "usage": {"prompt_tokens": 8, "total_tokens": 8},
