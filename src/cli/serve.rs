@@ -56,6 +56,7 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
         allow_special_tokens: args.chat.allow_special_tokens,
+        pooling: args.pooling.into(),
         ..ServerConfig::default()
     };
     let state = AppState::new(config, Metrics::new());

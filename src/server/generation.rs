@@ -276,6 +276,7 @@ impl Job {
             adapter: self.adapter.clone(),
             cache_salt: self.cache_salt.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
+            pooling: None,
         }
     }
 }

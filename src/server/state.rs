@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::lifecycle::{Lifecycle, Phase};
 use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
-use crate::engine::request::RequestId;
+use crate::engine::request::{Pooling, RequestId};
 use crate::metrics::Metrics;
 use crate::text::tokenizer::Tokenizer;
 
@@ -40,6 +40,8 @@ pub struct ServerConfig {
     /// Reads special tokens in chat messages as tokens, as transformers reads a rendered chat: a
     /// message can then pretend to be several. Otherwise they are text.
     pub allow_special_tokens: bool,
+    /// What becomes an embedding where a request does not say.
+    pub pooling: Pooling,
 }
 
 impl Default for ServerConfig {
@@ -55,6 +57,7 @@ impl Default for ServerConfig {
             text_workers: 2,
             keep_alive: Duration::from_secs(15),
             allow_special_tokens: false,
+            pooling: Pooling::Mean,
         }
     }
 }

@@ -19,6 +19,7 @@ fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
         adapter: None,
         cache_salt: String::new(),
         num_speculative_tokens: 0,
+        pooling: None,
     }
 }
 

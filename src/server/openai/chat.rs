@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 
 use super::answer::{Answer, finish_fields};
 use super::conversation::Conversation;
-use super::convert::{self, PromptInput, PromptRules};
+use super::convert::{self, PromptRules};
 use super::endpoint::{self, Delivery, Endpoint, Writer};
 use super::fields::Fields;
 use super::logprobs;
 use super::messages::take_messages;
 use super::model::Model;
+use super::prompts::PromptInput;
 use super::render::{self, Rendered, TemplateOptions};
 use super::tools::Tools;
 use super::types::{
