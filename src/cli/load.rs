@@ -116,6 +116,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let source = ModelSource::open(args)?;
     let (checkpoint, config) = (&source.model, source.config());
     let text = TextFiles::open(checkpoint)?;
+    let chat = text.chat(&args.chat)?;
     let options = source.load_options(args, &device)?;
     let held = held_as(&options);
     let progress = progress_bar(source.weights().total_elements());
@@ -165,7 +166,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         registry: Arc::new(registry),
         grammars,
         tokenizer: text.tokenizer,
-        chat_template: text.chat_template,
+        chat,
         max_model_len: cache.max_model_len,
         vocab_size: config.vocab_size,
         eos_token_ids,
