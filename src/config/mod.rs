@@ -6,6 +6,7 @@
 mod adapter;
 mod adapters;
 mod adapters_file;
+mod chat;
 mod device;
 mod engine;
 mod environment;
@@ -19,6 +20,7 @@ use clap::{Args, ValueEnum};
 pub use self::adapter::{AdapterArg, is_valid_name};
 pub use self::adapters::AdaptersArgs;
 pub use self::adapters_file::{AdaptersFileError, read_adapters};
+pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};
 pub use self::device::DeviceArg;
 pub use self::engine::{EngineArgs, KvCacheDTypeArg};
 pub use self::environment::{own_executable, user_cache};

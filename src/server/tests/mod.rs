@@ -2,7 +2,9 @@
 
 mod admin;
 mod answers;
+mod embeddings;
 mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod tools;
