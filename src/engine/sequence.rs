@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handle::{QueuePlace, Reply, Submission};
+use super::pooling::{Pool, PoolingError};
 use super::prompt_lookup::{self, DraftLength};
 use super::request::{Event, FinishReason, Request, TokenLogprobs};
 use super::sampler::Sampler;
@@ -59,6 +60,7 @@ pub struct Sequence {
     num_cached: Option<usize>,
     prompt_logprobs: Vec<Option<TokenLogprobs>>,
     prompt_scored: bool,
+    pool: Option<Pool>,
 }
 
 impl Sequence {
@@ -92,6 +94,7 @@ impl Sequence {
             num_cached: None,
             prompt_logprobs: vec![None; usize::from(request.prompt_logprobs.is_some())],
             prompt_scored: request.prompt_logprobs.is_none(),
+            pool: request.pooling.map(Pool::new),
             request: Arc::new(request),
         }
     }
@@ -117,6 +120,7 @@ impl Sequence {
             num_cached: self.num_cached,
             prompt_logprobs: Vec::new(),
             prompt_scored: true,
+            pool: None,
         })
     }
 
@@ -163,10 +167,10 @@ impl Sequence {
     }
 
     /// Tokens that may come next, as the text itself suggests. Greedy choices alone are guessed for,
-    /// once they are being answered, and never beyond the end that `max_model_len` or the request
-    /// sets.
+    /// once they are being answered, and never beyond the end that `max_model_len`, the request or
+    /// its grammar sets.
     #[must_use]
-    pub fn draft(&self, max_model_len: usize, limit: usize) -> Vec<u32> {
+    pub fn draft(&mut self, max_model_len: usize, limit: usize) -> Vec<u32> {
         let generated = self.num_generated();
         if !self.request.sampling.is_greedy() || generated == 0 || self.num_uncomputed() != 1 {
             return Vec::new();
@@ -175,7 +179,9 @@ impl Sequence {
         let left = to_generate.min(max_model_len.saturating_sub(self.tokens.len()));
         // Right guesses are followed by one more token.
         let count = self.draft_length.next().min(limit).min(left.saturating_sub(1));
-        prompt_lookup::propose(&self.tokens, count)
+        let mut drafts = prompt_lookup::propose(&self.tokens, count);
+        drafts.truncate(self.sampler.count_allowed(&drafts));
+        drafts
     }
 
     /// Sequences this one stands for: itself and the choices that will fork off it.
@@ -188,6 +194,12 @@ impl Sequence {
     #[must_use]
     pub fn wants_prompt_logprobs(&self) -> bool {
         !self.prompt_scored
+    }
+
+    /// True where rows of the prompt are wanted that the cache cannot give.
+    #[must_use]
+    pub fn needs_every_row(&self) -> bool {
+        self.wants_prompt_logprobs() || (self.pool.is_some() && self.request.needs_every_row())
     }
 
     /// True where every client of this sequence, and of the choices it carries, has gone.
@@ -206,7 +218,7 @@ impl Sequence {
     pub fn attach(&mut self, block_table: BlockTable, num_tokens: usize) {
         self.block_table = block_table;
         self.num_computed = num_tokens;
-        if self.chain.is_some() && self.request.prompt_logprobs.is_none() {
+        if self.chain.is_some() && !self.request.needs_every_row() {
             self.num_cached.get_or_insert(num_tokens);
         }
     }
@@ -223,6 +235,9 @@ impl Sequence {
         if !self.prompt_scored {
             self.prompt_logprobs.truncate(1);
         }
+        if let Some(pool) = &mut self.pool {
+            pool.clear();
+        }
     }
 
     /// Adds the log-probabilities of the next prompt token; the last one sends them all.
@@ -237,6 +252,24 @@ impl Sequence {
             self.prompt_scored = true;
             self.reply.send(Event::PromptLogprobs(std::mem::take(&mut self.prompt_logprobs)));
         }
+    }
+
+    /// Takes the hidden state of the next token of a prompt that becomes a vector.
+    pub fn push_hidden_state(&mut self, row: &[f32]) {
+        if let Some(pool) = &mut self.pool {
+            pool.push(row);
+        }
+    }
+
+    /// Sends the prompt's vector, where one was asked for: its last row has come.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn finish_pool(&mut self) -> Result<(), PoolingError> {
+        if let Some(pool) = self.pool.take() {
+            self.reply.send(Event::Pooled(pool.finish()?));
+        }
+        Ok(())
     }
 
     /// Tells the client that the prompt is computed.
@@ -265,6 +298,9 @@ impl Sequence {
             && sampling.stop_token_ids.contains(&last)
         {
             return Some(FinishReason::Stop(last));
+        }
+        if self.sampler.is_complete() {
+            return Some(FinishReason::Complete);
         }
         let full = generated >= sampling.max_tokens || self.tokens.len() >= max_model_len;
         full.then_some(FinishReason::Length)

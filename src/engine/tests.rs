@@ -1,6 +1,8 @@
 //! The engine over a model that reads nothing but its cache: whatever a sequence's next token is,
 //! it proves that every key of its context was there, in order, and of its own adapter.
 
+mod grammars;
+mod pooling;
 mod prefix;
 mod speculation;
 
@@ -21,7 +23,7 @@ use crate::adapter::delta::{AdapterId, LowRankDelta, ModuleSpec};
 use crate::adapter::registry::AdapterVersion;
 use crate::kv_cache::block_manager::BlockManager;
 use crate::kv_cache::storage::{KvCache, KvShape};
-use crate::model::contract::{CausalLm, ForwardInput};
+use crate::model::contract::{CausalLm, ForwardInput, ForwardOutput};
 
 const VOCAB: usize = 32;
 const MAX_MODEL_LEN: usize = 64;
@@ -48,7 +50,7 @@ impl CausalLm for FakeLm {
         &self,
         input: &ForwardInput<'_>,
         cache: &mut KvCache,
-    ) -> candle_core::Result<Tensor> {
+    ) -> candle_core::Result<ForwardOutput> {
         let adapter_of = |row: usize| {
             let mut segments = input.segments.iter();
             segments.find(|segment| segment.rows.contains(&row)).map(|segment| segment.delta.id())
@@ -84,8 +86,13 @@ impl CausalLm for FakeLm {
                 rows.insert(row as u32, logits(&seen, adapter_of(row)));
             }
         }
-        let wanted = input.logit_rows.iter().flat_map(|row| rows[row].clone());
-        Tensor::from_iter(wanted, &Device::Cpu)?.reshape((input.logit_rows.len(), VOCAB))
+        let of = |wanted: &[u32]| {
+            let values = wanted.iter().flat_map(|row| rows[row].clone());
+            Tensor::from_iter(values, &Device::Cpu)?.reshape((wanted.len(), VOCAB))
+        };
+        // A state as good as any: what it hashes to.
+        let (logits, hidden_states) = (of(input.logit_rows)?, of(input.hidden_rows)?);
+        Ok(ForwardOutput { logits, hidden_states })
     }
 
     fn modules(&self) -> &[ModuleSpec] {
@@ -135,6 +142,9 @@ fn oracle(request: &Request) -> (Vec<sampler::Sampled>, FinishReason) {
         output.push(sampled);
         if request.sampling.stop_token_ids.contains(&token) {
             return (output, FinishReason::Stop(token));
+        }
+        if sampler.is_complete() {
+            return (output, FinishReason::Complete);
         }
         if output.len() == request.sampling.max_tokens || tokens.len() == MAX_MODEL_LEN {
             return (output, FinishReason::Length);
@@ -267,7 +277,9 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         prompt_logprobs: None,
         adapter: None,
         cache_salt: String::new(),
+        grammar: None,
         num_speculative_tokens: 0,
+        pooling: None,
     }
 }
 
@@ -323,7 +335,8 @@ fn any_request() -> impl Strategy<Value = Request> {
         0..6_usize,
     );
     let rest = (0..4_usize, 0..2_usize, 0..9_usize, proptest::option::of(0..3_usize), 1..4_usize);
-    (prompt(), sampling, rest).prop_map(|(prompt, sampling, rest)| {
+    let grammar = proptest::option::weighted(0.4, prop::sample::select(grammars::all()));
+    (prompt(), sampling, rest, grammar).prop_map(|(prompt, sampling, rest, grammar)| {
         let (max_tokens, seed, penalty, min_tokens) = sampling;
         let (adapter, salt, num_speculative_tokens, logprobs, n) = rest;
         let mut request = request(prompt, max_tokens);
@@ -335,7 +348,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         request.sampling.min_tokens = min_tokens.min(max_tokens);
         let adapter = adapters()[adapter].clone();
         let cache_salt = ["", "salt"][salt].to_owned();
-        Request { n, adapter, cache_salt, num_speculative_tokens, logprobs, ..request }
+        Request { n, adapter, cache_salt, num_speculative_tokens, logprobs, grammar, ..request }
     })
 }
 

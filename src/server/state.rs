@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use super::chat_format::ChatFormat;
 use super::error::ApiError;
 use super::lifecycle::{Lifecycle, Phase};
 use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
-use crate::engine::request::RequestId;
+use crate::engine::request::{Pooling, RequestId};
+use crate::grammar::GrammarCompiler;
 use crate::metrics::Metrics;
-use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
 
 /// Limits of the HTTP side. Every one has a default that a small machine bears.
@@ -35,11 +36,15 @@ pub struct ServerConfig {
     pub max_request_tokens: usize,
     /// Requests whose text is rendered and tokenised at the same time.
     pub text_workers: usize,
+    /// Time for a schema, grammar or regular expression to compile; longer is 400.
+    pub grammar_timeout: Duration,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
-    /// Reads special tokens in chat messages as text. Otherwise they are tokens, as transformers
-    /// reads a rendered chat, and a message can pretend to be several.
-    pub escape_special_tokens: bool,
+    /// Reads special tokens in chat messages as tokens, as transformers reads a rendered chat: a
+    /// message can then pretend to be several. Otherwise they are text.
+    pub allow_special_tokens: bool,
+    /// What becomes an embedding where a request does not say.
+    pub pooling: Pooling,
 }
 
 impl Default for ServerConfig {
@@ -53,8 +58,10 @@ impl Default for ServerConfig {
             max_choices: 1024,
             max_request_tokens: 4 << 20,
             text_workers: 2,
+            grammar_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(15),
-            escape_special_tokens: false,
+            allow_special_tokens: false,
+            pooling: Pooling::Mean,
         }
     }
 }
@@ -81,8 +88,10 @@ pub struct Serving {
     pub registry: Arc<Registry>,
     /// The model's tokenizer.
     pub tokenizer: Tokenizer,
-    /// The model's chat template, where it has one.
-    pub chat_template: Option<ChatTemplate>,
+    /// Compiles what texts must obey.
+    pub grammars: Arc<GrammarCompiler>,
+    /// How it holds conversations, where it has a chat template.
+    pub chat: Option<ChatFormat>,
     /// Tokens of prompt and answer together.
     pub max_model_len: usize,
     /// Token ids the model knows: 0 to this, exclusive.
@@ -112,6 +121,8 @@ pub struct AppState {
     pub lifecycle: Lifecycle,
     /// Places for rendering and tokenising.
     pub(super) text_work: Arc<Semaphore>,
+    /// Places for compiling grammars, so that slow ones hold up no other text work.
+    pub(super) grammar_work: Arc<Semaphore>,
     serving: OnceLock<Arc<Serving>>,
     next_request: AtomicU64,
 }
@@ -122,6 +133,7 @@ impl AppState {
     pub fn new(config: ServerConfig, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
+            grammar_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             config,
             metrics,
             lifecycle: Lifecycle::default(),
