@@ -109,7 +109,7 @@ impl Comparison {
     }
 
     fn check(&self) {
-        println!("{self:?}");
+        eprintln!("{self:?}");
         let divergence = self.divergence / self.positions as f64;
         assert!(self.same as f64 >= AGREEMENT * self.positions as f64);
         assert!(self.widest < UNDECIDED, "another choice at a margin of {}", self.widest);

@@ -27,7 +27,7 @@ enum Part {
     Ends(Ends),
     /// An output head of its own.
     Head(Linear),
-    Layer(DecoderLayer),
+    Layer(Box<DecoderLayer>),
 }
 
 struct Ends {
@@ -50,7 +50,7 @@ pub(super) fn load(
         let first_module = layer.unwrap_or(config.num_hidden_layers) * LAYER_MODULES;
         let mut builder = Builder::new(config, weights, &options, first_module, progress);
         let part = match (index, layer) {
-            (_, Some(layer)) => Part::Layer(DecoderLayer::load(&mut builder, layer)?),
+            (_, Some(layer)) => Part::Layer(Box::new(DecoderLayer::load(&mut builder, layer)?)),
             (0, None) => Part::Ends(Ends::load(&mut builder)?),
             (_, None) => {
                 let shape = (config.vocab_size, config.hidden_size);
@@ -82,7 +82,7 @@ fn assemble(
                 head_modules = taken.modules;
             }
             Part::Layer(layer) => {
-                layers.push(layer);
+                layers.push(*layer);
                 modules.extend(taken.modules);
             }
         }
