@@ -8,6 +8,7 @@ mod support;
 
 mod adapter_files;
 mod adapters_live;
+mod agreement;
 mod bench;
 mod caching;
 mod conversion;
