@@ -2,26 +2,34 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use serde_json::Value;
 
 use super::answer::{Answer, finish_fields};
-use super::convert::{self, PromptInput, PromptRules};
+use super::conversation::Conversation;
+use super::convert::{self, PromptRules};
+use super::endpoint::{self, Delivery, Endpoint, Writer};
 use super::fields::Fields;
 use super::logprobs;
 use super::messages::take_messages;
-use super::render::{self, TemplateOptions};
-use super::types::{ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope};
-use super::validate::{self, Common, MAX_LOGPROBS};
-use crate::server::choice::Delta;
+use super::model::Model;
+use super::prompts::PromptInput;
+use super::render::{self, Rendered, TemplateOptions};
+use super::tools::Tools;
+use super::types::{
+    ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope, ToolCall,
+};
+use super::validate::length::take_max_tokens;
+use super::validate::{Common, MAX_LOGPROBS};
+use crate::server::call::Call;
+use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
 use crate::server::generation::{Generation, Job, TokenCounts};
-use crate::server::observe::Arrived;
-use crate::server::state::{AppState, ServerConfig, Serving, text_work};
-use crate::server::stream::{self, Chunks};
+use crate::server::state::{AppState, ServerConfig, Serving};
+use crate::server::stream::Chunks;
+use crate::text::answer::Place;
 
 const OBJECT: &str = "chat.completion";
 const CHUNK_OBJECT: &str = "chat.completion.chunk";
@@ -31,12 +39,12 @@ const ROLE: &str = "assistant";
 #[derive(Debug)]
 struct ChatRequest {
     common: Common,
-    messages: Value,
+    conversation: Conversation,
     max_tokens: Option<(&'static str, usize)>,
     /// Top tokens, where log-probabilities were asked for.
     logprobs: Option<usize>,
     template: TemplateOptions,
-    add_special_tokens: bool,
+    include_reasoning: bool,
 }
 
 /// Answers `POST /v1/chat/completions`.
@@ -45,78 +53,62 @@ struct ChatRequest {
 /// Every failure before the first byte.
 pub async fn chat_completions(
     State(state): State<Arc<AppState>>,
-    Extension(Arrived(arrived)): Extension<Arrived>,
+    call: Call,
     JsonObject(fields): JsonObject,
 ) -> Result<Response, ApiError> {
-    let running = state.lifecycle.admit()?;
-    let serving = state.serving()?;
-    let (request, unknown) = ChatRequest::take(fields, &serving, &state.config)?;
-    state.metrics.unknown_fields(unknown);
-    let common = &request.common;
-    let answer = Answer::new(
-        "chatcmpl",
-        common.model.clone(),
-        Arc::clone(&serving),
-        request.logprobs.is_some(),
-        common.stream,
-    );
-    let (n, streamed, top) = (common.n, common.stream.is_some(), common.prompt_logprobs);
-    let (task_state, task_serving) = (Arc::clone(&state), Arc::clone(&serving));
-    let job =
-        text_work(&state, move || request.into_job(&task_serving, &task_state.config)).await?;
-    let mut generation = Generation::start(&state, &serving, job, arrived, running).await?;
-    if streamed {
-        let chunks = ChatChunks { answer, n };
-        return Ok(stream::respond(generation, chunks, state.config.keep_alive));
-    }
-    let answers = generation.collect().await?;
-    let choices = answers.into_iter().map(|delta| choice(&answer, delta)).collect();
-    let prompt_logprobs = generation
-        .prompt_logprobs()
-        .first()
-        .and_then(|at| Some(logprobs::prompt(&serving.tokenizer, at.as_ref()?, top?)));
-    let usage = Some(Some(generation.counts().into()));
-    let body = Envelope { usage, prompt_logprobs, ..answer.envelope(OBJECT, choices) };
-    Ok(Json(body).into_response())
+    endpoint::answer::<ChatRequest>(&state, &call, fields).await
 }
 
-impl ChatRequest {
-    /// Reads a body; also returns how many of its fields nobody knows.
+impl Endpoint for ChatRequest {
+    type Writer = ChatWriter;
+
     fn take(
-        mut fields: Fields,
+        fields: &mut Fields,
+        model: Model,
         serving: &Serving,
         config: &ServerConfig,
-    ) -> Result<(Self, usize), ApiError> {
-        let common = Common::take(&mut fields, serving)?;
+    ) -> Result<Self, ApiError> {
+        let common = Common::take(fields, model, serving)?;
         convert::check_choices(config, 1, common.n)?;
-        let names = ["max_completion_tokens", "max_tokens"];
-        let request = Self {
-            messages: take_messages(&mut fields)?,
-            max_tokens: validate::take_max_tokens(&mut fields, &names, 1)?,
-            logprobs: take_logprobs(&mut fields)?,
-            template: TemplateOptions::take(&mut fields)?,
-            // The template writes them itself.
-            add_special_tokens: fields.boolean("add_special_tokens", false)?,
+        Ok(Self {
+            conversation: Conversation {
+                messages: take_messages(fields)?,
+                tools: Tools::take(fields)?,
+            },
+            max_tokens: take_max_tokens(fields, &["max_completion_tokens", "max_tokens"], 1)?,
+            logprobs: take_logprobs(fields)?,
+            template: TemplateOptions::take(fields)?,
+            include_reasoning: fields.boolean("include_reasoning", true)?,
             common,
-        };
-        Ok((request, validate::take_rest(fields)?))
+        })
+    }
+
+    fn writer(&self, serving: &Arc<Serving>) -> (ChatWriter, Delivery) {
+        let answer = Answer::new("chatcmpl", &self.common, serving, self.logprobs.is_some());
+        let delivery = answer.delivery();
+        let Common { n, prompt_logprobs, .. } = self.common;
+        (ChatWriter { answer, n, prompt_logprobs }, delivery)
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
-        let tokens =
-            render::chat(config, serving, self.messages, self.template, self.add_special_tokens)?;
+        let common = &self.common;
+        let Rendered { tokens, answer, marks } =
+            render::chat(config, serving, self.conversation, self.template)?;
         let rules = PromptRules {
             param: "messages",
             add_special_tokens: false,
             echo: false,
-            skip_special_tokens: self.common.skip_special_tokens,
+            skip_special_tokens: common.skip_special_tokens,
+            marks: &marks,
+            truncate: common.truncate_prompt,
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
-            default_max_tokens: (config.max_request_tokens / self.common.n).max(1),
+            default_max_tokens: (config.max_request_tokens / common.n).max(1),
         };
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
-        let prompt_logprobs = self.common.prompt_logprobs;
-        convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)
+        let job = convert::job(config, common, prompts, self.logprobs, common.prompt_logprobs)?;
+        let answer = AnswerRules { hide_reasoning: !self.include_reasoning, ..answer };
+        Ok(Job { answer, ..job })
     }
 }
 
@@ -136,59 +128,108 @@ fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 
 fn choice(answer: &Answer, delta: Delta) -> ChatChoice {
     let (finish_reason, stop_reason) = finish_fields(delta.finish);
+    // An answer that only calls says nothing, which is not the same as an empty text.
+    let content = (!delta.text.is_empty() || delta.calls.is_empty()).then_some(delta.text);
+    let logprobs = answer.logprobs.then(|| {
+        let logprobs = logprobs::chat(answer.tokens(), &delta.tokens);
+        ChatLogprobs { content: logprobs.content.filter(|_| content.is_some()), ..logprobs }
+    });
     ChatChoice {
         index: delta.index,
-        message: ChatMessage { role: ROLE, content: delta.text, refusal: None },
-        logprobs: answer.logprobs.then(|| logprobs::chat(&answer.serving.tokenizer, delta.tokens)),
+        logprobs,
+        message: ChatMessage {
+            role: ROLE,
+            content,
+            reasoning_content: Some(delta.reasoning).filter(|text| !text.is_empty()),
+            tool_calls: delta.calls.into_iter().map(|call| ToolCall::new(call, false)).collect(),
+            refusal: None,
+        },
         finish_reason,
         stop_reason,
+        token_ids: answer.token_ids(&delta.tokens),
     }
 }
 
+/// Writes a chat's answers.
 #[derive(Debug)]
-struct ChatChunks {
+struct ChatWriter {
     answer: Answer,
     n: usize,
+    prompt_logprobs: Option<usize>,
 }
 
-impl ChatChunks {
-    fn chunk(
-        &self,
-        index: usize,
-        delta: ChatDelta,
-        logprobs: Option<ChatLogprobs>,
-        counts: TokenCounts,
-    ) -> String {
-        let choice =
-            ChatChunkChoice { index, delta, logprobs, finish_reason: None, stop_reason: None };
+impl Writer for ChatWriter {
+    fn whole(self, answers: Vec<Delta>, generation: &Generation) -> Response {
+        let answer = &self.answer;
+        let choices = answers.into_iter().map(|delta| choice(answer, delta)).collect();
+        let prompt_logprobs = generation.prompt_logprobs().first().and_then(|at| {
+            Some(logprobs::prompt(answer.tokens(), at.as_ref()?, self.prompt_logprobs?))
+        });
+        let usage = Some(Some(generation.counts().into()));
+        let prompt_token_ids = answer.prompt_token_ids(generation, 0);
+        let body = Envelope {
+            usage,
+            prompt_logprobs,
+            prompt_token_ids,
+            ..answer.envelope(OBJECT, choices)
+        };
+        Json(body).into_response()
+    }
+}
+
+impl ChatWriter {
+    /// A chunk that adds `delta` to a choice.
+    fn chunk(&self, index: usize, delta: ChatDelta, counts: TokenCounts) -> String {
+        let choice = ChatChunkChoice { index, delta, ..ChatChunkChoice::default() };
         self.answer.chunk(CHUNK_OBJECT, choice, counts)
     }
 }
 
-impl Chunks for ChatChunks {
-    fn opening(&mut self, counts: TokenCounts) -> Vec<String> {
-        let delta = || ChatDelta { role: Some(ROLE), content: Some(String::new()) };
-        (0..self.n).map(|index| self.chunk(index, delta(), None, counts)).collect()
+impl Chunks for ChatWriter {
+    fn opening(&mut self, generation: &Generation) -> Vec<String> {
+        let counts = generation.counts();
+        let delta =
+            || ChatDelta { role: Some(ROLE), content: Some(String::new()), ..ChatDelta::default() };
+        let ids = self.answer.prompt_token_ids(generation, 0);
+        let chunk = |index| {
+            let choice = ChatChunkChoice { index, delta: delta(), ..ChatChunkChoice::default() };
+            self.answer.first_chunk(CHUNK_OBJECT, choice, counts, ids.clone())
+        };
+        (0..self.n).map(chunk).collect()
     }
 
     fn piece(&mut self, delta: Delta, counts: TokenCounts) -> Vec<String> {
         let mut chunks = Vec::new();
-        let logprobs = self.answer.logprobs && !delta.tokens.is_empty();
-        if logprobs || !delta.text.is_empty() {
-            let logprobs =
-                logprobs.then(|| logprobs::chat(&self.answer.serving.tokenizer, delta.tokens));
-            let content = ChatDelta { role: None, content: Some(delta.text) };
-            chunks.push(self.chunk(delta.index, content, logprobs, counts));
+        if !delta.reasoning.is_empty() {
+            let reasoning_content = Some(delta.reasoning);
+            let added = ChatDelta { reasoning_content, ..ChatDelta::default() };
+            chunks.push(self.chunk(delta.index, added, counts));
+        }
+        let said = delta.tokens.iter().any(|token| token.place == Place::Content);
+        let logprobs = (self.answer.logprobs && said)
+            .then(|| logprobs::chat(self.answer.tokens(), &delta.tokens));
+        let token_ids = self.answer.token_ids(&delta.tokens).filter(|ids| !ids.is_empty());
+        if logprobs.is_some() || token_ids.is_some() || !delta.text.is_empty() {
+            let content = (logprobs.is_some() || !delta.text.is_empty()).then_some(delta.text);
+            let choice = ChatChunkChoice {
+                index: delta.index,
+                delta: ChatDelta { content, ..ChatDelta::default() },
+                logprobs,
+                token_ids,
+                ..ChatChunkChoice::default()
+            };
+            chunks.push(self.answer.chunk(CHUNK_OBJECT, choice, counts));
+        }
+        for call in delta.calls.into_iter().flat_map(CallDelta::head_first) {
+            let tool_calls = vec![ToolCall::new(call, true)];
+            let added = ChatDelta { tool_calls, ..ChatDelta::default() };
+            chunks.push(self.chunk(delta.index, added, counts));
         }
         if delta.finish.is_some() {
             let (finish_reason, stop_reason) = finish_fields(delta.finish);
-            let choice = ChatChunkChoice {
-                index: delta.index,
-                delta: ChatDelta::default(),
-                logprobs: None,
-                finish_reason,
-                stop_reason,
-            };
+            let index = delta.index;
+            let choice =
+                ChatChunkChoice { index, finish_reason, stop_reason, ..ChatChunkChoice::default() };
             chunks.push(self.answer.chunk(CHUNK_OBJECT, choice, counts));
         }
         chunks

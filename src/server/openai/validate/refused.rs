@@ -1,0 +1,98 @@
+//! The fields that an endpoint leaves: those that change nothing, those that ask for what this server
+//! does not do, and those nobody knows. A field that becomes supported leaves its list here and is
+//! taken where it means something.
+
+use serde_json::Value;
+
+use super::super::fields::Fields;
+use super::accepted::take_accepted;
+use super::response_format::take_response_format;
+use crate::server::error::ApiError;
+
+/// Fields that change nothing here: accepted, checked by nobody.
+const IGNORED: [&str; 7] = [
+    "moderation",
+    "mm_processor_kwargs",
+    "priority",
+    "prompt_cache_options",
+    "request_id",
+    "spaces_between_special_tokens",
+    "length_penalty",
+];
+
+/// Fields that ask for what this server does not do. Refused, unless they ask for nothing.
+const REFUSED: [&str; 24] = [
+    "audio",
+    "bad_words",
+    "chat_template",
+    "documents",
+    "function_call",
+    "functions",
+    "guided_choice",
+    "guided_decoding_backend",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "guided_whitespace_pattern",
+    "kv_transfer_params",
+    "logits_processors",
+    "prompt_embeds",
+    "structured_outputs",
+    "suffix",
+    "thinking_token_budget",
+    "tool_choice",
+    "tools",
+    "use_beam_search",
+    "vllm_xargs",
+    "web_search_options",
+    "echo",
+];
+
+/// Looks at what is left: refuses what would change the answer's meaning, and counts what nobody
+/// knows.
+///
+/// # Errors
+/// The first refused field, by name.
+pub fn take_rest(mut fields: Fields) -> Result<usize, ApiError> {
+    take_accepted(&mut fields)?;
+    take_response_format(&mut fields)?;
+    let modalities = fields.array("modalities")?.unwrap_or_default();
+    if modalities.iter().any(|modality| modality != "text") {
+        return Err(ApiError::unsupported("modalities"));
+    }
+    refuse(&mut fields, &REFUSED)?;
+    Ok(count_unknown(&fields))
+}
+
+/// Takes the fields of these names, which must ask for nothing.
+///
+/// # Errors
+/// The first that asks for something, by name.
+pub fn refuse(fields: &mut Fields, names: &[&str]) -> Result<(), ApiError> {
+    for name in names {
+        if fields.take(name).is_some_and(|value| asks_for_something(name, &value)) {
+            return Err(ApiError::unsupported(name));
+        }
+    }
+    Ok(())
+}
+
+/// How many of the fields that are left nobody knows.
+#[must_use]
+pub fn count_unknown(fields: &Fields) -> usize {
+    fields.rest().filter(|name| !IGNORED.contains(name)).count()
+}
+
+/// False for values that ask for nothing: `false`, `""`, `[]`, `{}`, and a choice of no tool.
+fn asks_for_something(name: &str, value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) if matches!(name, "tool_choice" | "function_call") => {
+            text != "none" && text != "auto"
+        }
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::Bool(true) | Value::Number(_) => true,
+    }
+}
