@@ -102,6 +102,7 @@ fn time(
         segments: &segments,
         logit_rows: &logit_rows,
         logit_segments: &segments,
+        hidden_rows: &[],
     };
     let mut failed = None;
     let times = measure(|| failed = model.forward(&input, &mut cache).err());

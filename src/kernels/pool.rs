@@ -149,7 +149,8 @@ impl Pool {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return (0..parts).for_each(body),
         };
-        let Some(count) = u32::try_from(parts).ok().filter(|_| !self.workers.is_empty() && parts > 1)
+        let Some(count) =
+            u32::try_from(parts).ok().filter(|_| !self.workers.is_empty() && parts > 1)
         else {
             drop(running);
             return (0..parts).for_each(body);
