@@ -3,11 +3,12 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::adapter_watch::Followed;
 use super::model_source::ModelSource;
 use super::names::{self, base_names};
 use super::text_files::TextFiles;
@@ -16,6 +17,7 @@ use crate::engine::Engine;
 use crate::engine::handle::channel;
 use crate::engine::model_runner::ModelRunner;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
+use crate::grammar::GrammarCompiler;
 use crate::kv_cache::block_manager::BlockManager;
 use crate::kv_cache::storage::KvCache;
 use crate::layers::packed_weight::Bits;
@@ -23,6 +25,7 @@ use crate::model::builder::{LoadOptions, Quantization};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::generation_config::GenerationConfig;
 use crate::model::llama::LlamaForCausalLm;
+use crate::server::form;
 use crate::server::state::{AppState, SamplingDefaults, Serving};
 
 /// Tokens per cache block.
@@ -31,6 +34,8 @@ const BLOCK_SIZE: usize = 16;
 const MAX_THREADS: usize = 1024;
 /// Cache memory where none is given.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+/// Memory of the grammars that are remembered.
+const GRAMMAR_CACHE_BYTES: u64 = 64 << 20;
 
 /// A served model.
 pub struct Loaded {
@@ -60,10 +65,23 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
             "--threads {threads} is more than {MAX_THREADS}: one per core is the most that helps"
         );
     }
+    if let Some(threads) = args.load_parallelism {
+        ensure!(
+            threads.get() <= MAX_THREADS,
+            "--load-parallelism {threads} is more than {MAX_THREADS}: each thread holds a tensor"
+        );
+    }
     check_quantize(args)?;
     let names = if args.base.is_some() { base_names(args) } else { Vec::new() };
     if let Some(adapter) = args.adapter.iter().find(|adapter| names.contains(&adapter.name)) {
         bail!("--adapter {}: that is the checkpoint's own name already", adapter.name);
+    }
+    if let Some(flag) = args.adapters.runtime_flag() {
+        ensure!(
+            args.base.is_none() && args.merge.is_none(),
+            "{flag}: adapters that come while serving are relative to a base model's own weights; \
+             with --base and --merge others are served"
+        );
     }
     let Some(merge) = &args.merge else { return Ok(()) };
     let own = names.contains(merge);
@@ -116,10 +134,14 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let options = source.load_options(args, &device)?;
     let held = held_as(&options);
     let progress = progress_bar(source.weights().total_elements());
-    let mut model =
-        LlamaForCausalLm::load(config, source.weights(), options, &mut |n| progress.inc(n))?;
+    let mut model = LlamaForCausalLm::load(config, source.weights(), options.clone(), &mut |n| {
+        progress.inc(n)
+    })?;
     progress.finish_and_clear();
-    let registry = names::registry(args, &source, &mut model)?;
+    let registry = names::registry(args, &source, &mut model, &options, &state.metrics)?;
+    let registry = Arc::new(registry);
+    Followed::open(&args.adapters, Arc::clone(&registry))?.watch()?;
+    registry.warm_up();
     let kv_dtype = args.engine.kv_cache_dtype.resolve(&model.kv_cache_dtypes())?;
 
     let cache = CacheSize::new(args, config.max_position_embeddings, |tokens| {
@@ -136,6 +158,9 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         },
         block_manager(args, cache.num_blocks, source.digest.0),
     );
+    let eos_token_ids = eos_token_ids(checkpoint);
+    let vocabulary = form::vocabulary(&text.tokenizer, config.vocab_size, &eos_token_ids);
+    let grammars = Arc::new(GrammarCompiler::new(vocabulary, GRAMMAR_CACHE_BYTES)?);
     let (handle, submissions) = channel(args.engine.max_waiting_requests.get());
     let runner = ModelRunner::new(Box::new(model), kv_cache);
     let engine = Engine::new(submissions, scheduler, runner, Arc::clone(&state.metrics)).spawn()?;
@@ -148,7 +173,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         config.vocab_size,
         held,
         if device.is_cpu() { "cpu" } else { "cuda" },
-        registry.adapters().count(),
+        registry.num_adapters(),
         cache.max_model_len,
         cache.num_blocks * BLOCK_SIZE,
         kv_dtype.as_str(),
@@ -156,12 +181,14 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let root = source.digest.to_string();
     state.set_serving(Serving {
         engine: handle,
-        registry: Arc::new(registry),
+        adapter_load_timeout: Duration::from_secs(args.adapters.adapter_load_timeout),
+        registry,
+        grammars,
         tokenizer: text.tokenizer,
         chat,
         max_model_len: cache.max_model_len,
         vocab_size: config.vocab_size,
-        eos_token_ids: eos_token_ids(checkpoint),
+        eos_token_ids,
         speculative_lookup: args.engine.speculative_lookup.into(),
         sampling_defaults: sampling_defaults(&checkpoint.generation_config),
         root,

@@ -11,11 +11,13 @@ use futures_util::stream::{self, BoxStream, SelectAll};
 use super::call::Call;
 use super::choice::{AnswerRules, Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
+use super::form::Form;
 use super::lifecycle::Running;
 use super::state::{AppState, Serving};
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
+use crate::grammar::Grammar;
 use crate::text::answer::Place;
 use crate::text::detokenizer::Detokenizer;
 use crate::text::stop::StopMatcher;
@@ -68,6 +70,10 @@ pub struct Job {
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Cached prompts are shared among requests of one salt.
     pub cache_salt: String,
+    /// What each choice's text obeys.
+    pub grammar: Option<Arc<Grammar>>,
+    /// The same before it is compiled.
+    pub form: Option<Form>,
     /// Tokens to guess ahead at most.
     pub num_speculative_tokens: usize,
 }
@@ -275,6 +281,7 @@ impl Job {
             prompt_logprobs: self.prompt_logprobs,
             adapter: self.adapter.clone(),
             cache_salt: self.cache_salt.clone(),
+            grammar: self.grammar.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
             pooling: None,
         }

@@ -7,6 +7,8 @@
 mod support;
 
 mod adapter_files;
+mod adapters_live;
+mod agreement;
 mod bench;
 mod caching;
 mod conversion;
@@ -17,6 +19,7 @@ mod model_oracle;
 mod reference;
 mod serving;
 mod sorsa_checkpoint;
+mod structured;
 mod text_golden;
 mod tiny_llama;
 mod tools;

@@ -92,8 +92,8 @@ impl Endpoint for ChatRequest {
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
         let common = &self.common;
-        let Rendered { tokens, answer, marks } =
-            render::chat(config, serving, self.conversation, self.template)?;
+        let Rendered { tokens, answer, marks, form } =
+            render::chat(config, serving, self.conversation, self.template, common.form.clone())?;
         let rules = PromptRules {
             param: "messages",
             add_special_tokens: false,
@@ -108,7 +108,7 @@ impl Endpoint for ChatRequest {
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let job = convert::job(config, common, prompts, self.logprobs, common.prompt_logprobs)?;
         let answer = AnswerRules { hide_reasoning: !self.include_reasoning, ..answer };
-        Ok(Job { answer, ..job })
+        Ok(Job { answer, form, ..job })
     }
 }
 

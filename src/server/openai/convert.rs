@@ -165,6 +165,8 @@ pub fn job(
             Target::Adapter(version) => Some(Arc::clone(version)),
         },
         cache_salt: common.cache_salt.clone(),
+        grammar: None,
+        form: common.form.clone(),
         num_speculative_tokens: common.num_speculative_tokens,
     })
 }

@@ -28,6 +28,7 @@ use super::validate::refused;
 use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
+use crate::server::form;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::stream::{self, Chunks};
@@ -98,7 +99,10 @@ pub async fn answer<E: Endpoint>(
     state.metrics.unknown_fields(E::take_rest(fields)?);
     let (writer, delivery) = request.writer(&serving);
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
-    let job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
+    let mut job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
+    if let Some(form) = job.form.take() {
+        job.grammar = Some(form::compile(state, &serving, form).await?);
+    }
     let mut generation = Generation::start(state, &serving, job, call, running).await?;
     match delivery {
         Delivery::Streamed => Ok(stream::respond(generation, writer, state.config.keep_alive)),
