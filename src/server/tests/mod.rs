@@ -6,4 +6,5 @@ mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod responses;
 mod tools;
