@@ -22,7 +22,6 @@ use super::text::{Text, take_text};
 use super::tools::{TakenTools, take_tools};
 use super::writer::ResponseWriter;
 use crate::server::error::ApiError;
-use crate::server::form::Form;
 use crate::server::generation::Job;
 use crate::server::state::{ServerConfig, Serving};
 
@@ -98,10 +97,6 @@ impl Endpoint for ResponseRequest {
         })
     }
 
-    fn take_form(&mut self) -> Option<Form> {
-        self.common.form.take()
-    }
-
     fn writer(&self, serving: &Arc<Serving>) -> (ResponseWriter, Delivery) {
         let answer = Answer::new("resp", &self.common, serving, false);
         let delivery = answer.delivery();
@@ -111,8 +106,9 @@ impl Endpoint for ResponseRequest {
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
         let common = &self.common;
-        let Rendered { tokens, answer, marks } =
-            render::chat(config, serving, self.conversation, self.template)
+        let asked = common.form.clone();
+        let Rendered { tokens, answer, marks, form } =
+            render::chat(config, serving, self.conversation, self.template, asked)
                 .map_err(|error| error.renamed("messages", "input"))?;
         let rules = PromptRules {
             param: "input",
@@ -127,7 +123,7 @@ impl Endpoint for ResponseRequest {
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let job = convert::job(config, common, prompts, None, None)
             .map_err(|error| error.renamed("max_tokens", "max_output_tokens"))?;
-        Ok(Job { answer, ..job })
+        Ok(Job { answer, form, ..job })
     }
 }
 

@@ -51,9 +51,6 @@ pub fn take_tools(fields: &mut Fields) -> Result<TakenTools, ApiError> {
     let parallel = fields.boolean("parallel_tool_calls", true)?;
     let (repeated, choice) = take_choice(fields)?;
     check_choice(choice.as_ref(), &functions)?;
-    if matches!(choice, Some(ToolChoice::Required | ToolChoice::Named(_))) {
-        return Err(ApiError::unsupported("tool_choice"));
-    }
     let definitions = functions.iter().map(definition).collect();
     let offered = choice.filter(|_| !functions.is_empty());
     let tools = offered.map(|choice| Tools { functions, choice, parallel });
