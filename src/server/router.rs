@@ -8,7 +8,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::ApiError;
@@ -17,24 +17,32 @@ use super::openai::{chat, completions, models};
 use super::state::AppState;
 use super::{probes, tokenization};
 
+/// Every path with the methods it knows. What lies around all of them is [`router`]'s.
+pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
+    vec![
+        ("/v1/completions", post(completions::completions)),
+        ("/v1/chat/completions", post(chat::chat_completions)),
+        ("/v1/models", get(models::list_models)),
+        // A model's name may hold slashes.
+        ("/v1/models/{*id}", get(models::retrieve_model)),
+        ("/tokenize", post(tokenization::tokenize)),
+        ("/detokenize", post(tokenization::detokenize)),
+        ("/tokenizer_info", get(tokenization::tokenizer_info)),
+        ("/health", get(probes::health)),
+        ("/ready", get(probes::ready)),
+        ("/v1/health/live", get(probes::health)),
+        ("/v1/health/ready", get(probes::ready)),
+        ("/ping", get(probes::health).post(probes::health)),
+        ("/version", get(probes::version)),
+        ("/metrics", get(probes::metrics)),
+    ]
+}
+
 /// The whole service.
 pub fn router(state: Arc<AppState>) -> Router {
-    Router::new()
-        .route("/v1/completions", post(completions::completions))
-        .route("/v1/chat/completions", post(chat::chat_completions))
-        .route("/v1/models", get(models::list_models))
-        // A model's name may hold slashes.
-        .route("/v1/models/{*id}", get(models::retrieve_model))
-        .route("/tokenize", post(tokenization::tokenize))
-        .route("/detokenize", post(tokenization::detokenize))
-        .route("/tokenizer_info", get(tokenization::tokenizer_info))
-        .route("/health", get(probes::health))
-        .route("/ready", get(probes::ready))
-        .route("/v1/health/live", get(probes::health))
-        .route("/v1/health/ready", get(probes::ready))
-        .route("/ping", get(probes::health).post(probes::health))
-        .route("/version", get(probes::version))
-        .route("/metrics", get(probes::metrics))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
