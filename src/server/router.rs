@@ -15,7 +15,7 @@ use super::error::ApiError;
 use super::observe::observe;
 use super::openai::{chat, completions, models};
 use super::state::AppState;
-use super::{probes, tokenization};
+use super::{openapi, probes, tokenization};
 
 /// Every path with the methods it knows. What lies around all of them is [`router`]'s.
 pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
@@ -35,6 +35,8 @@ pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
         ("/ping", get(probes::health).post(probes::health)),
         ("/version", get(probes::version)),
         ("/metrics", get(probes::metrics)),
+        ("/openapi.json", get(openapi::openapi_json)),
+        ("/docs", get(openapi::docs)),
     ]
 }
 

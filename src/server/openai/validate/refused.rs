@@ -9,7 +9,7 @@ use super::response_format::take_response_format;
 use crate::server::error::ApiError;
 
 /// Fields that change nothing here: accepted, checked by nobody.
-const IGNORED: [&str; 18] = [
+pub const IGNORED: [&str; 18] = [
     "metadata",
     "moderation",
     "mm_processor_kwargs",
