@@ -55,7 +55,8 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
-        escape_special_tokens: args.escape_special_tokens,
+        allow_special_tokens: args.chat.allow_special_tokens,
+        pooling: args.pooling.into(),
         ..ServerConfig::default()
     };
     let state = AppState::new(config, Metrics::new());

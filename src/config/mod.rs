@@ -4,6 +4,7 @@
 //! `SORSA_MAX_MODEL_LEN`. A flag wins over its variable.
 
 mod adapter;
+mod chat;
 mod device;
 mod engine;
 mod environment;
@@ -15,6 +16,7 @@ mod weights;
 use clap::{Args, ValueEnum};
 
 pub use self::adapter::{AdapterArg, is_valid_name};
+pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};
 pub use self::device::DeviceArg;
 pub use self::engine::{EngineArgs, KvCacheDTypeArg};
 pub use self::environment::{own_executable, user_cache};

@@ -28,6 +28,9 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Added to the logits of these tokens; every id is below the vocabulary size.
     pub logit_bias: Vec<(u32, f32)>,
+    /// The only tokens that may be generated, where not all may; every id is below the vocabulary
+    /// size.
+    pub allowed_token_ids: Option<Vec<u32>>,
     /// Makes the text repeatable; `None` draws a seed.
     pub seed: Option<u64>,
     /// Tokens to generate at most. 0 only scores the prompt.
@@ -50,6 +53,7 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            allowed_token_ids: None,
             seed: None,
             max_tokens: 16,
             min_tokens: 0,
@@ -64,6 +68,15 @@ impl SamplingParams {
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0
     }
+}
+
+/// How a prompt's hidden states, after the final norm, become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean over all tokens of the prompt.
+    Mean,
+    /// That of the last token.
+    Last,
 }
 
 /// One prompt, answered `n` times.
@@ -90,6 +103,16 @@ pub struct Request {
     /// Tokens to guess ahead from what the text has already said, at most; 0 guesses none. Only
     /// greedy choices are guessed for, and no token of the answer depends on it.
     pub num_speculative_tokens: usize,
+    /// Answers with one vector instead of tokens: `n` is 1 then, and `max_tokens` 0.
+    pub pooling: Option<Pooling>,
+}
+
+impl Request {
+    /// True where every token of the prompt has to be computed, whatever the cache holds.
+    #[must_use]
+    pub fn needs_every_row(&self) -> bool {
+        self.prompt_logprobs.is_some() || self.pooling == Some(Pooling::Mean)
+    }
 }
 
 /// A token with its log-probability under the model's unmodified distribution.
@@ -122,8 +145,8 @@ pub enum FinishReason {
 }
 
 /// What happens to one choice, in order: [`Event::PromptLogprobs`] where asked for and
-/// [`Event::PromptComputed`] (first choice only), any number of [`Event::Token`], then exactly one
-/// of the other two.
+/// [`Event::PromptComputed`] (first choice only), any number of [`Event::Token`] or one
+/// [`Event::Pooled`], then exactly one of the other two.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// One entry per prompt token; the first has none, as nothing precedes it.
@@ -140,6 +163,8 @@ pub enum Event {
         /// Where the request asked for them.
         logprobs: Option<TokenLogprobs>,
     },
+    /// The vector that was asked for, not normalised.
+    Pooled(Vec<f32>),
     /// The choice is complete.
     Finished(FinishReason),
     /// The choice failed alone; the message is for the operator's log as much as for the client.

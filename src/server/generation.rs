@@ -9,13 +9,14 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
 
 use super::call::Call;
-use super::choice::{Choice, Delta, OutputToken, StopRules};
+use super::choice::{AnswerRules, Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
 use super::lifecycle::Running;
 use super::state::{AppState, Serving};
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
+use crate::text::answer::Place;
 use crate::text::detokenizer::Detokenizer;
 use crate::text::stop::StopMatcher;
 
@@ -59,6 +60,10 @@ pub struct Job {
     pub prompt_logprobs: Option<usize>,
     /// Strings that end a choice.
     pub stop: Vec<String>,
+    /// Whether what ends a choice's text is part of it.
+    pub include_stop: bool,
+    /// How a choice's text is taken apart.
+    pub answer: AnswerRules,
     /// The adapter; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Cached prompts are shared among requests of one salt.
@@ -76,6 +81,8 @@ pub struct TokenCounts {
     pub cached: usize,
     /// Of all choices, stop tokens included.
     pub completion: usize,
+    /// Of those, how many were thoughts, where thoughts are told apart.
+    pub reasoning: Option<usize>,
 }
 
 /// The running choices of one request.
@@ -84,6 +91,7 @@ pub struct Generation {
     choices: usize,
     counts: TokenCounts,
     prompt_logprobs: Vec<Option<PromptLogprobs>>,
+    prompt_tokens: Vec<Vec<u32>>,
     running: Running,
 }
 
@@ -115,6 +123,8 @@ impl Generation {
             token_ids: job.sampling.stop_token_ids.clone(),
             eos_token_ids: serving.eos_token_ids.clone(),
             min_tokens: job.sampling.min_tokens,
+            include_stop: job.include_stop,
+            answer: job.answer.clone(),
         });
         let submitted = job
             .prompts
@@ -128,8 +138,10 @@ impl Generation {
                 prompt: job.prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
                 cached: 0,
                 completion: 0,
+                reasoning: job.answer.tells_thoughts().then_some(0),
             },
             prompt_logprobs: Vec::with_capacity(job.prompts.len()),
+            prompt_tokens: Vec::with_capacity(job.prompts.len()),
             running,
         };
         for (number, (prompt, streams)) in job.prompts.into_iter().zip(submitted).enumerate() {
@@ -151,6 +163,7 @@ impl Generation {
                 generation.add(choice);
             }
             generation.prompt_logprobs.push(logprobs);
+            generation.prompt_tokens.push(prompt.tokens);
         }
         Ok(generation)
     }
@@ -196,6 +209,9 @@ impl Generation {
         match &piece {
             Some(Ok(delta)) => {
                 self.counts.completion += delta.generated;
+                if let Some(reasoning) = &mut self.counts.reasoning {
+                    *reasoning += delta.reasoning_tokens;
+                }
                 self.counts.cached += delta.cached;
             }
             Some(Err(_)) => self.pieces.clear(),
@@ -229,6 +245,12 @@ impl Generation {
         self.counts
     }
 
+    /// The tokens of each prompt.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> &[Vec<u32>] {
+        &self.prompt_tokens
+    }
+
     /// The log-probabilities of each prompt, where they were asked for.
     #[must_use]
     pub fn prompt_logprobs(&self) -> &[Option<PromptLogprobs>] {
@@ -254,6 +276,7 @@ impl Job {
             adapter: self.adapter.clone(),
             cache_salt: self.cache_salt.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
+            pooling: None,
         }
     }
 }
@@ -277,6 +300,7 @@ impl Echo {
                 id: *id,
                 logprobs: logprobs(place),
                 text_offset: *text_offset,
+                place: Place::Content,
             })
             .collect()
     }

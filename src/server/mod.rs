@@ -2,12 +2,14 @@
 //!
 //! [`serve`] owns connections and the drain, [`router`] says which path is whose, [`openai`] turns
 //! bodies into jobs, [`generation`] and [`choice`] turn the engine's events into text, [`stream`]
-//! writes them as they come. A whole answer is the same pieces, collected.
+//! writes them as they come. A whole answer is the same pieces, collected. [`vectors`] is the way of
+//! prompts that become vectors.
 //!
 //! The server starts before the model is loaded: [`state::AppState`] gets its
 //! [`state::Serving`] later, and until then only probes succeed.
 
 pub mod call;
+pub mod chat_format;
 pub mod choice;
 pub mod error;
 pub mod extract;
@@ -21,7 +23,9 @@ pub mod router;
 mod serve;
 pub mod state;
 pub mod stream;
+mod token_places;
 pub mod tokenization;
+pub mod vectors;
 
 pub use serve::{Drained, serve};
 

@@ -13,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::ApiError;
 use super::observe::observe;
-use super::openai::{chat, completions, models};
+use super::openai::{chat, completions, embeddings, models};
 use super::state::AppState;
 use super::{openapi, probes, tokenization};
 
@@ -22,6 +22,7 @@ pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
     vec![
         ("/v1/completions", post(completions::completions)),
         ("/v1/chat/completions", post(chat::chat_completions)),
+        ("/v1/embeddings", post(embeddings::embeddings)),
         ("/v1/models", get(models::list_models)),
         // A model's name may hold slashes.
         ("/v1/models/{*id}", get(models::retrieve_model)),

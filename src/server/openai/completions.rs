@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 
 use super::answer::{Answer, finish_fields};
-use super::convert::{self, PromptInput, PromptRules};
+use super::convert::{self, PromptRules};
 use super::endpoint::{self, Delivery, Endpoint, Writer};
-use super::fields::{Fields, to_token, token_ids};
+use super::fields::Fields;
 use super::logprobs;
 use super::model::Model;
+use super::prompts::{PromptInput, take_prompts};
 use super::types::{CompletionChoice, Envelope};
 use super::validate::length::take_max_tokens;
 use super::validate::{self, Common, MAX_LOGPROBS};
@@ -81,7 +81,7 @@ impl Endpoint for CompletionRequest {
         config: &ServerConfig,
     ) -> Result<Self, ApiError> {
         let common = Common::take(fields, model, serving)?;
-        let prompts = take_prompts(fields, serving.vocab_size, config.max_choices)?;
+        let prompts = take_prompts(fields, "prompt", serving.vocab_size, config.max_choices)?;
         convert::check_choices(config, prompts.len(), common.n)?;
         convert::check_prompts(serving, prompts.len())?;
         validate::take_best_of(fields, common.n)?;
@@ -100,7 +100,7 @@ impl Endpoint for CompletionRequest {
         let answer = Answer::new("cmpl", &self.common, serving, self.logprobs.is_some());
         let delivery = answer.delivery();
         let Common { n, prompt_logprobs, .. } = self.common;
-        (CompletionWriter { answer, n, prompt_logprobs }, delivery)
+        (CompletionWriter { answer, n, prompt_logprobs, opened: Vec::new() }, delivery)
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
@@ -109,6 +109,8 @@ impl Endpoint for CompletionRequest {
             add_special_tokens: self.add_special_tokens,
             echo: self.echo,
             skip_special_tokens: self.common.skip_special_tokens,
+            marks: &[],
+            truncate: self.common.truncate_prompt,
             max_tokens: self.max_tokens.map(|asked| ("max_tokens", asked)),
             default_max_tokens: DEFAULT_MAX_TOKENS,
         };
@@ -120,69 +122,20 @@ impl Endpoint for CompletionRequest {
     }
 }
 
-/// Takes `prompt`: a string, strings, token ids, or arrays of them.
-fn take_prompts(
-    fields: &mut Fields,
-    vocab_size: usize,
-    max_prompts: usize,
-) -> Result<Vec<PromptInput>, ApiError> {
-    let wrong = || {
-        let message = format!(
-            "`prompt` must be a string, an array of strings, an array of {}, or an array of \
-             such arrays",
-            token_ids(vocab_size)
-        );
-        ApiError::invalid("prompt", message)
-    };
-    let tokens = |values: &[Value]| {
-        values.iter().map(|value| to_token(value, vocab_size)).collect::<Option<Vec<u32>>>()
-    };
-    let values = match fields.take("prompt") {
-        None => return Err(fields.missing("prompt")),
-        Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
-        Some(Value::Array(values)) if !values.is_empty() => values,
-        Some(_) => return Err(wrong()),
-    };
-    if values[0].is_number() {
-        return Ok(vec![PromptInput::Tokens(tokens(&values).ok_or_else(wrong)?)]);
-    }
-    convert_many(values, max_prompts, |value| match value {
-        Value::String(text) => Some(PromptInput::Text(text)),
-        Value::Array(values) => Some(PromptInput::Tokens(tokens(&values)?)),
-        _ => None,
-    })?
-    .ok_or_else(wrong)
-}
-
-/// Converts every prompt of an array; all must be of the first one's kind.
-fn convert_many(
-    values: Vec<Value>,
-    max_prompts: usize,
-    convert: impl Fn(Value) -> Option<PromptInput>,
-) -> Result<Option<Vec<PromptInput>>, ApiError> {
-    if values.len() > max_prompts {
-        let message = format!("`prompt` must hold at most {max_prompts} prompts");
-        return Err(ApiError::invalid("prompt", message));
-    }
-    let strings = values[0].is_string();
-    if values.iter().any(|value| value.is_string() != strings) {
-        return Ok(None);
-    }
-    Ok(values.into_iter().map(convert).collect())
-}
-
 /// The wire's choice, of a whole answer and of a chunk alike.
 fn choice(answer: &Answer, delta: Delta) -> CompletionChoice {
     let (finish_reason, stop_reason) = finish_fields(delta.finish);
+    // What was generated stands behind what was echoed.
+    let echoed = delta.tokens.len().saturating_sub(delta.generated);
     CompletionChoice {
         index: delta.index,
         text: delta.text,
-        logprobs: answer
-            .logprobs
-            .then(|| logprobs::completion(&answer.serving.tokenizer, delta.tokens)),
+        token_ids: answer.token_ids(&delta.tokens[echoed..]),
+        logprobs: answer.logprobs.then(|| logprobs::completion(answer.tokens(), delta.tokens)),
         finish_reason,
         stop_reason,
         prompt_logprobs: None,
+        prompt_token_ids: None,
     }
 }
 
@@ -192,6 +145,8 @@ struct CompletionWriter {
     answer: Answer,
     n: usize,
     prompt_logprobs: Option<usize>,
+    /// For each choice of a stream, its prompt's tokens until its first chunk has them.
+    opened: Vec<Option<Vec<u32>>>,
 }
 
 impl Writer for CompletionWriter {
@@ -199,13 +154,15 @@ impl Writer for CompletionWriter {
         let answer = &self.answer;
         let prompt_logprobs = |index: usize| {
             let logprobs = generation.prompt_logprobs().get(index / self.n)?.as_ref()?;
-            Some(logprobs::prompt(&answer.serving.tokenizer, logprobs, self.prompt_logprobs?))
+            Some(logprobs::prompt(answer.tokens(), logprobs, self.prompt_logprobs?))
         };
         let choices = answers
             .into_iter()
             .map(|delta| {
                 let prompt_logprobs = prompt_logprobs(delta.index);
-                CompletionChoice { prompt_logprobs, ..choice(answer, delta) }
+                let prompt_token_ids = answer.prompt_token_ids(generation, delta.index / self.n);
+                let choice = choice(answer, delta);
+                CompletionChoice { prompt_logprobs, prompt_token_ids, ..choice }
             })
             .collect();
         let usage = Some(Some(generation.counts().into()));
@@ -215,12 +172,16 @@ impl Writer for CompletionWriter {
 }
 
 impl Chunks for CompletionWriter {
-    fn opening(&mut self, _counts: TokenCounts) -> Vec<String> {
+    fn opening(&mut self, generation: &Generation) -> Vec<String> {
+        let ids = |index| self.answer.prompt_token_ids(generation, index / self.n);
+        self.opened = (0..generation.choices()).map(ids).collect();
         Vec::new()
     }
 
     fn piece(&mut self, delta: Delta, counts: TokenCounts) -> Vec<String> {
-        vec![self.answer.chunk(OBJECT, choice(&self.answer, delta), counts)]
+        let prompt_token_ids = self.opened.get_mut(delta.index).and_then(Option::take);
+        let choice = CompletionChoice { prompt_token_ids, ..choice(&self.answer, delta) };
+        vec![self.answer.chunk(OBJECT, choice, counts)]
     }
 
     fn closing(&mut self, counts: TokenCounts) -> Vec<String> {

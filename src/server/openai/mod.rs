@@ -7,13 +7,17 @@
 pub mod answer;
 pub mod chat;
 pub mod completions;
+pub mod conversation;
 pub mod convert;
+pub mod embeddings;
 pub mod endpoint;
 pub mod fields;
 pub mod logprobs;
 pub mod messages;
 pub mod model;
 pub mod models;
+pub mod prompts;
 pub mod render;
+pub mod tools;
 pub mod types;
 pub mod validate;

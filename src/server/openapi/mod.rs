@@ -18,7 +18,7 @@ use utoipa::{OpenApi as _, ToSchema};
 
 use super::openai::types::{ChatChoice, ChatChunkChoice, CompletionChoice, Envelope};
 use super::openai::validate::refused::IGNORED;
-use super::openai::{chat, completions, models};
+use super::openai::{chat, completions, embeddings, models};
 use super::{probes, tokenization};
 
 /// Paths that answer as another does.
@@ -26,9 +26,10 @@ const ALIASES: [(&str, &str); 3] =
     [("/v1/health/live", "/health"), ("/v1/health/ready", "/ready"), ("/ping", "/health")];
 
 /// Bodies whose unknown fields are accepted, and some of them known to change nothing.
-const OPEN: [&str; 5] = [
+const OPEN: [&str; 6] = [
     "CompletionRequest",
     "ChatCompletionRequest",
+    "EmbeddingRequest",
     "TokenizePrompt",
     "TokenizeMessages",
     "DetokenizeRequest",
@@ -56,6 +57,7 @@ pub struct ChatCompletionChunk(#[schema(inline)] pub Envelope<'static, ChatChunk
     paths(
         completions::completions,
         chat::chat_completions,
+        embeddings::embeddings,
         models::list_models,
         models::retrieve_model,
         tokenization::tokenize,

@@ -1,8 +1,10 @@
 //! The HTTP surface over a real loopback connection, in front of a scripted engine.
 
 mod answers;
+mod embeddings;
 mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
 mod openapi;
+mod tools;

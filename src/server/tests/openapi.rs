@@ -9,9 +9,24 @@ use regex::Regex;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::harness::Server;
+use super::harness::{Server, say};
+use crate::engine::request::{Event, FinishReason};
 use crate::server::openapi::document;
 use crate::server::router::routes;
+
+/// A server that says hello, or makes a vector of ones.
+async fn server() -> Server {
+    let (server, engine) = Server::start().await;
+    engine.script(|request, choice| match request.pooling {
+        None => say(request, choice, "hello"),
+        Some(_) => vec![
+            Event::PromptComputed { num_cached_tokens: 0 },
+            Event::Pooled(vec![1.0; 4]),
+            Event::Finished(FinishReason::Length),
+        ],
+    });
+    server
+}
 
 /// The document, as a client reads it.
 static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(document()).unwrap());
@@ -93,7 +108,7 @@ fn merge(object: &mut Map<String, Value>, parts: Vec<Value>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_is_described_and_nothing_else() {
-    let server = Server::saying("hello").await;
+    let server = server().await;
     let mut served = BTreeSet::new();
     for (path, _) in routes() {
         let path = path.replace("{*", "{");
@@ -134,7 +149,7 @@ fn operations_have_names_of_their_own_and_say_what_they_do() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_for_without_a_body_is_described() {
-    let server = Server::saying("hello").await;
+    let server = server().await;
     let paths = [
         "/v1/models",
         "/v1/models/tenant",
@@ -197,6 +212,7 @@ fn cases() -> Vec<Case> {
     vec![
         case("/v1/completions", 0, json!({"model": "base", "prompt": "hi", "max_tokens": 16})),
         case("/v1/chat/completions", 0, json!({"model": "base", "messages": messages})),
+        case("/v1/embeddings", 0, json!({"model": "base", "input": "hi"})),
         case("/tokenize", 0, json!({"model": "base", "prompt": "hi"})),
         case("/tokenize", 1, json!({"model": "base", "messages": messages})),
         case("/detokenize", 0, json!({"model": "base", "tokens": [5]})),
@@ -241,13 +257,12 @@ impl Case {
         let of_field = param
             .strip_prefix(name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-        // What fits the model is not the description's to say.
-        let of_value = status == 400 && error["code"].is_null();
-        match (of_field, of_value) {
-            (true, true) if text.contains("is not supported by this server") => Taken::Unsupported,
-            (true, true) => Taken::Wrong,
-            (true, false) => Taken::Read,
-            (false, _) => Taken::Elsewhere,
+        match error["code"].is_null() {
+            // What fits the model, and which models there are, is not the description's to say.
+            false => Taken::Read,
+            true if !of_field => Taken::Elsewhere,
+            true if text.contains("not supported by this server") => Taken::Unsupported,
+            true => Taken::Wrong,
         }
     }
 
@@ -255,6 +270,10 @@ impl Case {
     fn company(&self, name: &str, value: &Value) -> Vec<(&'static str, Value)> {
         match (self.path, name, value) {
             (_, "stream_options", _) => vec![("stream", json!(true))],
+            (_, "continue_final_message", Value::Bool(true)) => vec![(
+                "messages",
+                json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
+            )],
             ("/v1/chat/completions", "top_logprobs", _) => vec![("logprobs", json!(true))],
             (_, "best_of", Value::Number(number)) => match number.as_i64() {
                 Some(1..=128) => vec![("n", value.clone())],
@@ -287,6 +306,8 @@ fn is_beyond_words(name: &str, value: &Value) -> bool {
     match (name, value) {
         // At most what is generated.
         ("min_tokens", Value::Number(number)) => number.as_f64() > Some(16.0),
+        // At most what the context holds.
+        ("truncate_prompt_tokens", Value::Number(number)) => number.as_f64() > Some(64.0),
         // It would have to be in company.
         ("best_of", Value::Number(number)) => number.as_i64().is_none(),
         // Keys are token ids.
@@ -297,7 +318,7 @@ fn is_beyond_words(name: &str, value: &Value) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reader_knows_the_fields_that_are_described_and_no_others() {
-    let server = Server::saying("hello").await;
+    let server = server().await;
     let words = words();
     assert!(words.len() > 100, "the source was not read");
     let mut wrong = Vec::new();
@@ -332,13 +353,44 @@ fn values() -> Vec<Value> {
         if number.fract() == 0.0 { json!(number as i64) } else { json!(number) }
     };
     let mut values: Vec<Value> = numbers.into_iter().map(number).collect();
-    let others = json!([
-        null, true, false, 5.0, "", "x", "text", "auto", "none",
-        [], ["x"], [""], ["x", "y", "z", "w"], ["x", "y", "z", "w", "v"], ["text"], ["audio"],
-        [1], [1.5], [-1], [true], [[1]], [[]], [[1], [2]], ["x", [1]], [null], [{}],
+    let plain = json!([
+        null,
+        true,
+        false,
+        5.0,
+        "",
+        "x",
+        "text",
+        "auto",
+        "none",
+        "float",
+        "base64",
+        "mean",
+        "last",
+        [],
+        ["x"],
+        [""],
+        ["x", "y", "z", "w"],
+        ["x", "y", "z", "w", "v"],
+        ["text"],
+        ["audio"],
+        [1],
+        [1.5],
+        [-1],
+        [true],
+        [[1]],
+        [[]],
+        [[1], [2]],
+        ["x", [1]],
+        [null],
+        [{}],
+    ]);
+    let objects = json!([
         {}, {"type": "text"}, {"type": "x"}, {"type": null}, {"1": 5}, {"1": 100.5}, {"1": "x"},
         {"include_usage": true}, {"include_usage": 1}, {"continuous_usage_stats": null},
         {"enable_thinking": true}, {"enable_thinking": "x"}, {"other": 1},
+    ]);
+    let messages = json!([
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": "c"}],
         [{"role": "user"}], [{"content": "a"}], [{"role": "robot", "content": "a"}],
         [{"role": "user", "content": 1}], [{"role": "user", "content": "a", "name": 1}],
@@ -347,14 +399,30 @@ fn values() -> Vec<Value> {
         [{"role": "user", "content": [{"type": "text"}]}],
         [{"role": "user", "content": [{"type": "image_url", "text": "a"}]}],
         [{"role": "user", "content": ["a"]}],
+        [{"role": "tool", "content": "a", "tool_call_id": "b"}], [{"role": "tool", "content": "a"}],
+        [{"role": "assistant", "content": [{"type": "refusal", "refusal": "a"}]}],
     ]);
-    values.extend(others.as_array().unwrap().iter().cloned());
+    let call = json!({"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let calls = json!([
+        [{"role": "assistant", "tool_calls": [call]}],
+        [{"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]}],
+    ]);
+    let tools = json!([
+        [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        [{"type": "function", "function": {"name": "f", "description": "a", "strict": true}}],
+        [{"type": "function", "function": {"name": "a b"}}], [{"type": "function"}],
+        [{"type": "function", "function": {"name": "f", "parameters": []}}],
+        [{"type": "custom", "function": {"name": "f"}}], [{"function": {"name": "f"}}],
+    ]);
+    for others in [plain, objects, messages, calls, tools] {
+        values.extend(others.as_array().unwrap().iter().cloned());
+    }
     values
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_reader_takes_the_values_that_are_described_and_no_others() {
-    let server = Server::saying("hello").await;
+    let server = server().await;
     let values = values();
     let mut wrong = Vec::new();
     for case in cases() {

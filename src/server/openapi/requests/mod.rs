@@ -1,13 +1,18 @@
 //! What requests may hold, for the document: names, types, bounds and defaults. Nothing reads a
-//! request through these types: [`super::super::openai`] does, strictly, and a test asks it about
+//! request through these types: [`crate::server::openai`] does, strictly, and a test asks it about
 //! every field here and every name there.
 //!
 //! A field that is `null` counts as absent; the fields that are accepted and ignored are added from
 //! the reader's own list.
 
+mod conversation;
+
 use std::collections::HashMap;
 
+use serde_json::Value;
 use utoipa::ToSchema;
+
+pub use conversation::{Message, TemplateFields};
 
 /// Fields that both inference endpoints take.
 #[derive(Debug, ToSchema)]
@@ -57,6 +62,20 @@ pub struct CommonFields {
     /// Leaves special tokens out of the text.
     #[schema(default = true)]
     pub skip_special_tokens: Option<bool>,
+    /// Keeps what ends the text in it.
+    #[schema(default = false)]
+    pub include_stop_str_in_output: Option<bool>,
+    /// Reads only the end of a prompt: so many tokens, or with -1 what the context holds.
+    pub truncate_prompt_tokens: Option<TruncatePrompt>,
+    /// Only these tokens are generated.
+    #[schema(min_items = 1)]
+    pub allowed_token_ids: Option<Vec<TokenId>>,
+    /// Answers with the ids of prompt and answer too.
+    #[schema(default = false)]
+    pub return_token_ids: Option<bool>,
+    /// Writes `token_id:` and the id in place of tokens' texts in log-probabilities.
+    #[schema(default = false)]
+    pub return_tokens_as_token_ids: Option<bool>,
     /// Log-probabilities of the prompt, with this many of the best tokens; not with `stream`.
     #[schema(minimum = 0, maximum = 20)]
     pub prompt_logprobs: Option<i64>,
@@ -71,19 +90,68 @@ pub struct CommonFields {
     pub stream: Option<bool>,
     /// Only with `stream`.
     pub stream_options: Option<StreamOptions>,
-    /// What kind of answer is wanted.
+    /// What kind of answer is wanted, and what changes nothing.
     #[serde(flatten)]
     pub answer: AnswerFields,
 }
 
-/// What kind of answer is wanted.
+/// How much of a prompt is read.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+pub enum TruncatePrompt {
+    /// What the context holds.
+    Context(WholeContext),
+    /// Tokens.
+    Tokens(PromptLength),
+}
+
+/// Stands for what the context holds.
+#[derive(Debug, ToSchema)]
+#[schema(minimum = -1, maximum = -1)]
+pub struct WholeContext(pub i64);
+
+/// Tokens of a prompt.
+#[derive(Debug, ToSchema)]
+#[schema(minimum = 1)]
+pub struct PromptLength(pub i64);
+
+/// What kind of answer is wanted, and fields that change nothing and are checked all the same.
 #[derive(Debug, ToSchema)]
 pub struct AnswerFields {
     /// Only `text` is generated.
     pub modalities: Option<Vec<Modality>>,
     /// What the answer must be.
     pub response_format: Option<ResponseFormat>,
+    /// In a chat, whether one answer may hold several calls. Elsewhere it changes nothing.
+    #[schema(default = true)]
+    pub parallel_tool_calls: Option<bool>,
+    /// Changes nothing: at most 16 strings of at most 512 characters, under keys of at most 64.
+    pub metadata: Option<HashMap<String, MetadataText>>,
+    /// Changes nothing.
+    #[schema(value_type = Option<Object>)]
+    pub prediction: Option<Value>,
+    /// Changes nothing.
+    pub prompt_cache_key: Option<String>,
+    /// Changes nothing.
+    pub prompt_cache_retention: Option<String>,
+    /// Changes nothing.
+    pub reasoning_effort: Option<String>,
+    /// Changes nothing.
+    pub safety_identifier: Option<String>,
+    /// Changes nothing.
+    pub service_tier: Option<String>,
+    /// Changes nothing: no answer is stored.
+    pub store: Option<bool>,
+    /// Changes nothing.
+    pub user: Option<String>,
+    /// Changes nothing.
+    pub verbosity: Option<String>,
 }
+
+/// A value of `metadata`.
+#[derive(Debug, ToSchema)]
+#[schema(max_length = 512)]
+pub struct MetadataText(pub String);
 
 /// A number added to a logit.
 #[derive(Debug, ToSchema)]
@@ -229,81 +297,55 @@ pub struct ChatCompletionRequest {
     /// This many of the best tokens at each place; only with `logprobs`.
     #[schema(minimum = 0, maximum = 20)]
     pub top_logprobs: Option<i64>,
+    /// Answers with what the model thought, where it does and says so.
+    #[schema(default = true)]
+    pub include_reasoning: Option<bool>,
     /// What is done with the conversation.
     #[serde(flatten)]
     pub template: TemplateFields,
 }
 
-/// How a conversation becomes a prompt.
+/// Body of `POST /v1/embeddings`.
 #[derive(Debug, ToSchema)]
-pub struct TemplateFields {
-    /// Ends the prompt where an answer begins.
+pub struct EmbeddingRequest {
+    /// A name from `/v1/models`.
+    pub model: String,
+    /// What becomes vectors.
+    pub input: Prompt,
+    /// How numbers are written: as they are, or all in one text.
+    #[schema(default = "float")]
+    pub encoding_format: Option<EmbeddingEncoding>,
+    /// Which of the hidden states become the vector. Default: the server's.
+    pub pooling: Option<EmbeddingPooling>,
+    /// Scales each vector to length 1.
     #[schema(default = true)]
-    pub add_generation_prompt: Option<bool>,
-    /// Lets the tokenizer add its own tokens. Chat templates write them themselves.
+    pub normalize: Option<bool>,
+    /// Lets the tokenizer add its own tokens, such as a first one.
+    #[schema(default = true)]
     pub add_special_tokens: Option<bool>,
-    /// Variables of the model's template.
-    pub chat_template_kwargs: Option<TemplateVariables>,
+    /// Cached prompts are shared only among requests of one salt.
+    #[schema(min_length = 1)]
+    pub cache_salt: Option<String>,
 }
 
-/// Variables of a chat template.
-#[derive(Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TemplateVariables {
-    /// Whether a model that can reason first does.
-    pub enable_thinking: Option<bool>,
-}
-
-/// A turn of a conversation.
-#[derive(Debug, ToSchema)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
-    pub content: Content,
-    /// A name of the speaker, for templates that know it.
-    pub name: Option<String>,
-}
-
-/// Who speaks; `developer` is the template's `system`.
+/// How a vector's numbers are written.
 #[derive(Debug, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// The operator.
-    System,
-    /// The operator, by its newer name.
-    Developer,
-    /// The user.
-    User,
-    /// The model.
-    Assistant,
+pub enum EmbeddingEncoding {
+    /// As an array of numbers.
+    Float,
+    /// As four bytes each, the lowest first, in Base64.
+    Base64,
 }
 
-/// A text, or parts whose texts are joined by line breaks.
+/// How a text's hidden states become one vector.
 #[derive(Debug, ToSchema)]
-#[serde(untagged)]
-pub enum Content {
-    /// A text.
-    Text(String),
-    /// Parts.
-    Parts(Vec<ContentPart>),
-}
-
-/// A part of a message.
-#[derive(Debug, ToSchema)]
-pub struct ContentPart {
-    /// The kind.
-    pub r#type: ContentPartType,
-    /// The text.
-    pub text: String,
-}
-
-/// A kind of part.
-#[derive(Debug, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ContentPartType {
-    /// Text.
-    Text,
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingPooling {
+    /// Their mean.
+    Mean,
+    /// The last one.
+    Last,
 }
 
 /// Body of `POST /tokenize`: `prompt` or `messages`.
