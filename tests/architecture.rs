@@ -15,9 +15,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bench", &[]),
     ("cli", &["*"]),
     ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "text"]),
-    ("server", &["engine::handle", "engine::request", "text", "adapter::registry", "metrics"]),
+    (
+        "server",
+        &["engine::handle", "engine::request", "grammar", "text", "adapter::registry", "metrics"],
+    ),
     ("text", &[]),
-    ("engine", &["kv_cache", "adapter", "model", "metrics"]),
+    ("grammar", &[]),
+    ("engine", &["grammar", "kv_cache", "adapter", "model", "metrics"]),
     ("kv_cache", &[]),
     ("model", &["layers", "adapter", "kv_cache"]),
     (
@@ -37,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Everything below the server: no HTTP, no wire type, no async.
 const BELOW_SERVER: &[&str] =
-    &["text", "engine", "kv_cache", "adapter", "model", "layers", "kernels", "metrics"];
+    &["text", "grammar", "engine", "kv_cache", "adapter", "model", "layers", "kernels", "metrics"];
 
 const MAX_LINES: usize = 500;
 const MAX_MEDIAN_LINES: usize = 150;

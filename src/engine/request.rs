@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::adapter::registry::AdapterVersion;
+use crate::grammar::Grammar;
 
 /// Names one request in logs and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,6 +101,8 @@ pub struct Request {
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Requests share cached prompts only with those of the same salt.
     pub cache_salt: String,
+    /// What each choice's text obeys.
+    pub grammar: Option<Arc<Grammar>>,
     /// Tokens to guess ahead from what the text has already said, at most; 0 guesses none. Only
     /// greedy choices are guessed for, and no token of the answer depends on it.
     pub num_speculative_tokens: usize,
@@ -138,6 +141,8 @@ pub struct TokenLogprobs {
 pub enum FinishReason {
     /// This stop token was generated (it is the last token event).
     Stop(u32),
+    /// Its text is complete: the grammar lets nothing follow.
+    Complete,
     /// `max_tokens` or the end of the context was reached.
     Length,
     /// The server shut down.

@@ -16,6 +16,7 @@ use super::state::{AppState, Serving};
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
+use crate::grammar::Grammar;
 use crate::text::answer::Place;
 use crate::text::detokenizer::Detokenizer;
 use crate::text::stop::StopMatcher;
@@ -68,6 +69,8 @@ pub struct Job {
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Cached prompts are shared among requests of one salt.
     pub cache_salt: String,
+    /// What each choice's text obeys.
+    pub grammar: Option<Arc<Grammar>>,
     /// Tokens to guess ahead at most.
     pub num_speculative_tokens: usize,
 }
@@ -275,6 +278,7 @@ impl Job {
             prompt_logprobs: self.prompt_logprobs,
             adapter: self.adapter.clone(),
             cache_salt: self.cache_salt.clone(),
+            grammar: self.grammar.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
             pooling: None,
         }

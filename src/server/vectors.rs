@@ -81,6 +81,7 @@ impl PoolJob {
             prompt_logprobs: None,
             adapter: self.adapter.clone(),
             cache_salt: self.cache_salt.clone(),
+            grammar: None,
             num_speculative_tokens: 0,
             pooling: Some(self.pooling),
         }

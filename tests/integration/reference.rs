@@ -159,6 +159,7 @@ async fn check_greedy(
             prompt_logprobs: None,
             adapter: adapter.clone(),
             cache_salt: String::new(),
+            grammar: None,
             num_speculative_tokens: 0,
             pooling: None,
         };

@@ -18,6 +18,7 @@ fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
         prompt_logprobs: None,
         adapter: None,
         cache_salt: String::new(),
+        grammar: None,
         num_speculative_tokens: 0,
         pooling: None,
     }
