@@ -308,6 +308,12 @@ fn is_beyond_words(name: &str, value: &Value) -> bool {
         ("min_tokens", Value::Number(number)) => number.as_f64() > Some(16.0),
         // At most what the context holds.
         ("truncate_prompt_tokens", Value::Number(number)) => number.as_f64() > Some(64.0),
+        // What schemas, expressions and grammars may say has a language of its own.
+        ("guided_json", Value::Object(map)) => !map.is_empty(),
+        ("guided_json" | "guided_grammar", Value::String(_) | Value::Bool(false)) => true,
+        ("guided_regex", Value::String(text)) => text.is_empty(),
+        ("guided_choice", Value::Array(choices)) => choices.iter().all(|choice| choice == ""),
+        ("structured_outputs", Value::Object(map)) => map.values().all(Value::is_null),
         // It would have to be in company.
         ("best_of", Value::Number(number)) => number.as_i64().is_none(),
         // Keys are token ids.
@@ -389,6 +395,10 @@ fn values() -> Vec<Value> {
         {}, {"type": "text"}, {"type": "x"}, {"type": null}, {"1": 5}, {"1": 100.5}, {"1": "x"},
         {"include_usage": true}, {"include_usage": 1}, {"continuous_usage_stats": null},
         {"enable_thinking": true}, {"enable_thinking": "x"}, {"other": 1},
+        {"type": "json_object"}, {"type": "json_schema"}, {"regex": "a"}, {"regex": 1},
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+        {"type": "json_schema", "json_schema": {"name": "a b", "schema": {"type": "object"}}},
+        {"type": "json_schema", "json_schema": {"name": "a"}},
     ]);
     let messages = json!([
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": "c"}],

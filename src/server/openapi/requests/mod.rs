@@ -6,6 +6,7 @@
 //! the reader's own list.
 
 mod conversation;
+mod form;
 
 use std::collections::HashMap;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub use conversation::{Message, TemplateFields};
+pub use form::FormFields;
 
 /// Fields that both inference endpoints take.
 #[derive(Debug, ToSchema)]
@@ -93,6 +95,9 @@ pub struct CommonFields {
     /// What kind of answer is wanted, and what changes nothing.
     #[serde(flatten)]
     pub answer: AnswerFields,
+    /// What the text must obey.
+    #[serde(flatten)]
+    pub form: FormFields,
 }
 
 /// How much of a prompt is read.
@@ -120,8 +125,6 @@ pub struct PromptLength(pub i64);
 pub struct AnswerFields {
     /// Only `text` is generated.
     pub modalities: Option<Vec<Modality>>,
-    /// What the answer must be.
-    pub response_format: Option<ResponseFormat>,
     /// In a chat, whether one answer may hold several calls. Elsewhere it changes nothing.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
@@ -199,21 +202,6 @@ pub struct StreamOptions {
 #[serde(rename_all = "lowercase")]
 pub enum Modality {
     /// Text.
-    Text,
-}
-
-/// What an answer must be.
-#[derive(Debug, ToSchema)]
-pub struct ResponseFormat {
-    /// The kind.
-    pub r#type: ResponseFormatType,
-}
-
-/// A kind of answer.
-#[derive(Debug, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ResponseFormatType {
-    /// Any text.
     Text,
 }
 
