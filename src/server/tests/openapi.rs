@@ -400,6 +400,15 @@ fn values() -> Vec<Value> {
         {"type": "json_schema", "json_schema": {"name": "a b", "schema": {"type": "object"}}},
         {"type": "json_schema", "json_schema": {"name": "a"}},
     ]);
+    for others in [plain, objects] {
+        values.extend(others.as_array().unwrap().iter().cloned());
+    }
+    values.extend(conversations());
+    values
+}
+
+/// Messages and tools, right and wrong.
+fn conversations() -> Vec<Value> {
     let messages = json!([
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": "c"}],
         [{"role": "user"}], [{"content": "a"}], [{"role": "robot", "content": "a"}],
@@ -424,10 +433,8 @@ fn values() -> Vec<Value> {
         [{"type": "function", "function": {"name": "f", "parameters": []}}],
         [{"type": "custom", "function": {"name": "f"}}], [{"function": {"name": "f"}}],
     ]);
-    for others in [plain, objects, messages, calls, tools] {
-        values.extend(others.as_array().unwrap().iter().cloned());
-    }
-    values
+    let all = [messages, calls, tools];
+    all.iter().flat_map(|values| values.as_array().unwrap().iter().cloned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
