@@ -64,6 +64,12 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
             "--threads {threads} is more than {MAX_THREADS}: one per core is the most that helps"
         );
     }
+    if let Some(threads) = args.load_parallelism {
+        ensure!(
+            threads.get() <= MAX_THREADS,
+            "--load-parallelism {threads} is more than {MAX_THREADS}: each thread holds a tensor"
+        );
+    }
     check_quantize(args)?;
     let names = if args.base.is_some() { base_names(args) } else { Vec::new() };
     if let Some(adapter) = args.adapter.iter().find(|adapter| names.contains(&adapter.name)) {

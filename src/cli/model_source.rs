@@ -111,7 +111,9 @@ impl ModelSource {
             ensure!(device.is_cpu(), "--cpu {level} says how a CPU computes");
             options.backend = Backend::Cpu(Kernels::new(level.parse()?)?);
         }
-        Ok(LoadOptions { keep_stored, quantization, ..options })
+        let parallelism = args.load_parallelism.or(args.engine.threads);
+        let parallelism = parallelism.unwrap_or(options.parallelism);
+        Ok(LoadOptions { keep_stored, quantization, parallelism, ..options })
     }
 
     /// Which weights are to be held quantised.

@@ -71,6 +71,10 @@ pub struct ServeArgs {
     /// floats
     #[arg(long, env = "SORSA_QUANTIZE", default_value = "auto", value_name = "BITS")]
     pub quantize: QuantizeArg,
+    /// Threads that read and pack the weights at start; more than there are cores help where the
+    /// files lie on slow storage [default: as many as compute]
+    #[arg(long, env = "SORSA_LOAD_PARALLELISM", value_name = "N")]
+    pub load_parallelism: Option<NonZeroUsize>,
     /// Longest sequence, prompt and answer together, in tokens [default: the model's own]
     #[arg(long, env = "SORSA_MAX_MODEL_LEN", value_name = "TOKENS")]
     pub max_model_len: Option<NonZeroUsize>,

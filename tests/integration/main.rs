@@ -7,6 +7,7 @@
 mod support;
 
 mod adapter_files;
+mod agreement;
 mod bench;
 mod caching;
 mod conversion;
