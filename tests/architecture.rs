@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kernels",
         ],
     ),
-    ("adapter", &["kernels"]),
+    ("adapter", &["kernels", "metrics"]),
     ("kernels", &[]),
     ("metrics", &[]),
 ];

@@ -1,5 +1,7 @@
 //! The command line: one file a command.
 
+mod adapter_loader;
+mod adapter_watch;
 mod base_check;
 pub mod bench;
 mod bench_server;

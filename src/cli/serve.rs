@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::load;
+use super::{load, names};
 use crate::config::ServeArgs;
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
@@ -55,6 +55,8 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
+        runtime_adapters: args.adapters.allow_runtime_adapters,
+        adapter_roots: names::roots(&args)?,
         allow_special_tokens: args.chat.allow_special_tokens,
         pooling: args.pooling.into(),
         ..ServerConfig::default()

@@ -4,6 +4,8 @@
 //! `SORSA_MAX_MODEL_LEN`. A flag wins over its variable.
 
 mod adapter;
+mod adapters;
+mod adapters_file;
 mod chat;
 mod device;
 mod engine;
@@ -16,6 +18,8 @@ mod weights;
 use clap::{Args, ValueEnum};
 
 pub use self::adapter::{AdapterArg, is_valid_name};
+pub use self::adapters::AdaptersArgs;
+pub use self::adapters_file::{AdaptersFileError, read_adapters};
 pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};
 pub use self::device::DeviceArg;
 pub use self::engine::{EngineArgs, KvCacheDTypeArg};

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{AdapterArg, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs, QuantizeArg};
+use super::{
+    AdapterArg, AdaptersArgs, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs, QuantizeArg,
+};
 use crate::adapter::compact::Tolerance;
 use crate::engine::request::Pooling;
 
@@ -51,9 +53,13 @@ pub struct ServeArgs {
     #[arg(long, env = "SORSA_ALLOW_BASE_MISMATCH")]
     pub allow_base_mismatch: bool,
     /// Drop an adapter's directions whose singular value is at most this times the largest one of
-    /// its module; 0 keeps all. A merged adapter is never cut
-    #[arg(long, env = "SORSA_ADAPTER_TOLERANCE", default_value = "1e-6", value_name = "T")]
-    pub adapter_tolerance: Tolerance,
+    /// its module; 0 keeps all. A merged adapter is never cut [default: 1e-6 for adapters that are a
+    /// difference of two parts, such as SORSA's; a LoRA is served as it was trained]
+    #[arg(long, env = "SORSA_ADAPTER_TOLERANCE", value_name = "T")]
+    pub adapter_tolerance: Option<Tolerance>,
+    /// Adapters beside those of --adapter
+    #[command(flatten)]
+    pub adapters: AdaptersArgs,
     /// Fold this adapter into the weights at start and serve only the result, under its name; with
     /// --base, the checkpoint's own name folds its own factors
     #[arg(long, env = "SORSA_MERGE", value_name = "NAME")]

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::adapter::registry::{ChangeError, LoadError, LoadErrorKind, OutsideRoots};
 use crate::engine::handle::SubmitError;
 
 /// The longest message, in characters.
@@ -30,6 +31,11 @@ enum Kind {
     Invalid,
     ContextLength,
     ModelNotFound,
+    AdapterNotFound,
+    Forbidden,
+    Outside,
+    Conflict,
+    RevisionMismatch,
     NotFound,
     MethodNotAllowed,
     Timeout,
@@ -37,6 +43,8 @@ enum Kind {
     MediaType,
     QueueFull,
     Unavailable,
+    AdapterLoading,
+    AdapterFailed,
     Draining,
     EngineDead,
     Internal,
@@ -46,15 +54,19 @@ impl Kind {
     fn status(self) -> StatusCode {
         match self {
             Self::Invalid | Self::ContextLength => StatusCode::BAD_REQUEST,
-            Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::ModelNotFound | Self::AdapterNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Forbidden | Self::Outside => StatusCode::FORBIDDEN,
+            Self::Conflict | Self::RevisionMismatch => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable | Self::Draining | Self::EngineDead => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Unavailable
+            | Self::AdapterLoading
+            | Self::AdapterFailed
+            | Self::Draining
+            | Self::EngineDead => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -62,9 +74,13 @@ impl Kind {
     fn type_name(self) -> &'static str {
         match self {
             Self::QueueFull => "rate_limit_error",
-            Self::Unavailable | Self::Draining | Self::EngineDead | Self::Internal => {
-                "server_error"
-            }
+            Self::Forbidden => "permission_error",
+            Self::Unavailable
+            | Self::AdapterLoading
+            | Self::AdapterFailed
+            | Self::Draining
+            | Self::EngineDead
+            | Self::Internal => "server_error",
             _ => "invalid_request_error",
         }
     }
@@ -73,8 +89,15 @@ impl Kind {
         match self {
             Self::ContextLength => Some("context_length_exceeded"),
             Self::ModelNotFound => Some("model_not_found"),
+            Self::AdapterNotFound => Some("adapter_not_found"),
+            Self::Forbidden => Some("insufficient_permissions"),
+            Self::Outside => Some("path_outside_roots"),
+            Self::Conflict => Some("adapter_conflict"),
+            Self::RevisionMismatch => Some("revision_mismatch"),
             Self::QueueFull => Some("rate_limit_exceeded"),
             Self::Unavailable => Some("model_not_ready"),
+            Self::AdapterLoading => Some("adapter_loading"),
+            Self::AdapterFailed => Some("adapter_failed"),
             Self::Draining => Some("shutting_down"),
             Self::EngineDead => Some("engine_dead"),
             _ => None,
@@ -84,8 +107,10 @@ impl Kind {
     /// Seconds after which another try may succeed.
     fn retry_after(self) -> Option<&'static str> {
         match self {
-            Self::QueueFull => Some("1"),
-            Self::Unavailable | Self::Draining | Self::EngineDead => Some("5"),
+            Self::QueueFull | Self::AdapterLoading => Some("1"),
+            Self::Unavailable | Self::AdapterFailed | Self::Draining | Self::EngineDead => {
+                Some("5")
+            }
             _ => None,
         }
     }
@@ -198,6 +223,43 @@ impl ApiError {
         Self::new(Kind::Unavailable, "the model is not loaded yet")
     }
 
+    /// 403: the caller may not do that.
+    #[must_use]
+    pub fn forbidden(message: &str) -> Self {
+        Self::new(Kind::Forbidden, message)
+    }
+
+    /// 403: `param` leads to where adapters are not loaded from.
+    #[must_use]
+    pub fn outside(param: &str, error: &OutsideRoots) -> Self {
+        Self { param: Some(param.to_owned()), ..Self::new(Kind::Outside, error.to_string()) }
+    }
+
+    /// 404: no adapter of that name is registered.
+    #[must_use]
+    pub fn adapter_not_found(name: &str) -> Self {
+        Self::new(Kind::AdapterNotFound, format!("there is no adapter {name:?}"))
+    }
+
+    /// 503: the adapter did not come into memory in time.
+    #[must_use]
+    pub fn adapter_loading(name: &str) -> Self {
+        let message = format!("the model `{name}` is still being loaded");
+        Self { param: Some("model".to_owned()), ..Self::new(Kind::AdapterLoading, message) }
+    }
+
+    /// The adapter cannot be had now; the registry and the log say why.
+    #[must_use]
+    pub fn adapter(name: &str, error: &LoadError) -> Self {
+        match error.kind() {
+            LoadErrorKind::NoRoom => Self::adapter_loading(name),
+            LoadErrorKind::Unusable | LoadErrorKind::Bug => {
+                let message = format!("the model `{name}` could not be loaded");
+                Self { param: Some("model".to_owned()), ..Self::new(Kind::AdapterFailed, message) }
+            }
+        }
+    }
+
     /// 503: the server shuts down.
     #[must_use]
     pub fn draining() -> Self {
@@ -247,6 +309,35 @@ impl From<SubmitError> for ApiError {
             SubmitError::QueueFull { .. } => Self::new(Kind::QueueFull, error.to_string()),
             SubmitError::Dead => Self::engine_dead(),
         }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        let message = error.to_string();
+        let kind = match &error {
+            ChangeError::Name { .. } => return Self::invalid("name", message),
+            ChangeError::Split => return Self::invalid("weights", message),
+            ChangeError::NotFound { .. } | ChangeError::NoVersion { .. } => Kind::AdapterNotFound,
+            ChangeError::Revision { .. } => Kind::RevisionMismatch,
+            ChangeError::Taken { .. }
+            | ChangeError::Elsewhere { .. }
+            | ChangeError::NoEarlier { .. }
+            | ChangeError::TooMany { .. } => Kind::Conflict,
+            ChangeError::Load(error) => match error.kind() {
+                LoadErrorKind::Unusable => return Self::invalid("path", message),
+                LoadErrorKind::NoRoom => Kind::AdapterLoading,
+                LoadErrorKind::Bug => Kind::Internal,
+            },
+            ChangeError::Store(reason) => {
+                tracing::error!(reason, "a change of adapters could not be stored");
+                return Self::new(
+                    Kind::Internal,
+                    "the change could not be stored, and was not made",
+                );
+            }
+        };
+        Self::new(kind, message)
     }
 }
 

@@ -8,18 +8,22 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::admin::{adapters, vllm};
 use super::error::ApiError;
 use super::observe::observe;
 use super::openai::{chat, completions, embeddings, models};
 use super::state::AppState;
 use super::{openapi, probes, tokenization};
 
-/// Every path with the methods it knows. What lies around all of them is [`router`]'s.
-pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
-    vec![
+/// A path with the methods it knows.
+type Route = (&'static str, MethodRouter<Arc<AppState>>);
+
+/// Every path. What lies around all of them is [`router`]'s.
+pub fn routes() -> Vec<Route> {
+    let mut routes = vec![
         ("/v1/completions", post(completions::completions)),
         ("/v1/chat/completions", post(chat::chat_completions)),
         ("/v1/embeddings", post(embeddings::embeddings)),
@@ -38,7 +42,9 @@ pub fn routes() -> Vec<(&'static str, MethodRouter<Arc<AppState>>)> {
         ("/metrics", get(probes::metrics)),
         ("/openapi.json", get(openapi::openapi_json)),
         ("/docs", get(openapi::docs)),
-    ]
+    ];
+    routes.extend(admin());
+    routes
 }
 
 /// The whole service.
@@ -52,6 +58,21 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)
+}
+
+/// What only those may call who manage the server.
+fn admin() -> Vec<Route> {
+    vec![
+        ("/admin/adapters", get(adapters::list)),
+        ("/admin/adapters/{name}", get(adapters::get).put(adapters::put).delete(adapters::delete)),
+        ("/admin/adapters/{name}/versions", get(adapters::versions)),
+        ("/admin/adapters/{name}/rollout", put(adapters::roll_out)),
+        ("/admin/adapters/{name}/rollback", post(adapters::roll_back)),
+        ("/admin/adapters/{name}/pin", put(adapters::pin)),
+        ("/admin/adapters/{name}/unload", post(adapters::unload)),
+        ("/v1/load_lora_adapter", post(vllm::load_lora_adapter)),
+        ("/v1/unload_lora_adapter", post(vllm::unload_lora_adapter)),
+    ]
 }
 
 async fn not_found(method: Method, uri: Uri) -> ApiError {

@@ -7,6 +7,7 @@
 mod support;
 
 mod adapter_files;
+mod adapters_live;
 mod agreement;
 mod bench;
 mod caching;

@@ -231,7 +231,7 @@ async fn a_real_adapter_as_a_delta_is_the_references() {
     check_logits(&reference, outputs, Some(&Arc::new(loaded.delta)));
     let delta = Arc::new(compacted);
     check_logits(&reference, outputs, Some(&delta));
-    let version = AdapterVersion { name: "gsm8k".into(), delta };
+    let version = AdapterVersion::new("gsm8k".into(), delta);
     check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
 }
 
@@ -277,7 +277,7 @@ async fn a_real_checkpoint_on_its_residual_is_the_references_unmerged_forward() 
     let delta = Arc::new(sorsa.delta(model.modules()).unwrap());
     let reference = Reference { model, checkpoint: base };
     check_logits(&reference, outputs, Some(&delta));
-    let version = AdapterVersion { name: "gsm8k".into(), delta };
+    let version = AdapterVersion::new("gsm8k".into(), delta);
     check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
 }
 

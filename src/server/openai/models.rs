@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::adapter::registry::Target;
+use crate::adapter::registry::{Found, NameInfo, Target};
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::openapi::errors;
 use crate::server::state::{AppState, Serving};
@@ -22,8 +22,9 @@ pub struct ModelCard {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// The content digest as a URI: says which weights without saying where they lie.
-    root: String,
+    /// The content digest as a URI: says which weights without saying where they lie. An adapter
+    /// that nobody has read yet, and one that is several versions at once, has none.
+    root: Option<String>,
     /// The base model of an adapter.
     #[schema(required = true)]
     parent: Option<String>,
@@ -70,9 +71,10 @@ pub struct ModelList {
 )]
 pub async fn list_models(State(state): State<Arc<AppState>>) -> ApiResult<ModelList> {
     let serving = state.serving()?;
-    let bases = serving.registry.base_names().iter().map(String::as_str);
-    let adapters = serving.registry.adapters().map(|version| version.name.as_str());
-    let data = bases.chain(adapters).filter_map(|name| card(&serving, name)).collect();
+    let bases = serving.registry.base_names().iter().filter_map(|name| card(&serving, name));
+    let adapters = serving.registry.names();
+    let adapters = adapters.into_iter().map(|adapter| adapter_card(&serving, adapter));
+    let data = bases.chain(adapters).collect();
     Ok(Json(ModelList { object: "list", data }))
 }
 
@@ -100,15 +102,30 @@ pub async fn retrieve_model(
 
 fn card(serving: &Serving, name: &str) -> Option<ModelCard> {
     let registry = &serving.registry;
-    let (root, parent) = match registry.resolve(name)? {
-        Target::Base => (serving.root.clone(), None),
-        Target::Adapter(version) => {
-            // Adapters on a residual have no parent here: what they are relative to is not served.
-            let parent = registry.serves_base().then(|| registry.base_name().to_owned());
-            (format!("blake3:{}", version.id()), parent)
-        }
+    if !registry.base_names().iter().any(|base| base == name) {
+        return registry.name(name).map(|adapter| adapter_card(serving, adapter));
+    }
+    let own = match registry.find(name, || 0) {
+        Found::Ready(Target::Adapter(version)) => Some(format!("blake3:{}", version.id())),
+        _ => None,
     };
-    Some(ModelCard {
+    Some(new_card(serving, name, Some(own.unwrap_or_else(|| serving.root.clone())), None))
+}
+
+fn adapter_card(serving: &Serving, adapter: NameInfo) -> ModelCard {
+    let registry = &serving.registry;
+    // Adapters on a residual have no parent here: what they are relative to is not served.
+    let parent = registry.serves_base().then(|| registry.base_name().to_owned());
+    new_card(serving, &adapter.name, adapter.id.map(|id| format!("blake3:{id}")), parent)
+}
+
+fn new_card(
+    serving: &Serving,
+    name: &str,
+    root: Option<String>,
+    parent: Option<String>,
+) -> ModelCard {
+    ModelCard {
         id: name.to_owned(),
         object: "model",
         created: serving.created,
@@ -130,5 +147,5 @@ fn card(serving: &Serving, name: &str) -> Option<ModelCard> {
             group: None,
             is_blocking: false,
         }],
-    })
+    }
 }

@@ -22,6 +22,14 @@ pub struct Reading;
 #[derive(Debug)]
 pub struct Loaded;
 
+/// Failures of an operation that tells those who manage the server something.
+#[derive(Debug)]
+pub struct Watching;
+
+/// Failures of an operation that changes adapters.
+#[derive(Debug)]
+pub struct Managing;
+
 /// Failures of an operation that names a model in its path.
 #[derive(Debug)]
 pub struct Named;
@@ -41,6 +49,18 @@ impl IntoResponses for Reading {
 impl IntoResponses for Loaded {
     fn responses() -> Responses {
         table(&[503])
+    }
+}
+
+impl IntoResponses for Watching {
+    fn responses() -> Responses {
+        table(&[403, 404, 503])
+    }
+}
+
+impl IntoResponses for Managing {
+    fn responses() -> Responses {
+        table(&[400, 403, 404, 408, 409, 413, 415, 429, 500, 503])
     }
 }
 
@@ -65,7 +85,9 @@ fn meaning(status: u16) -> &'static str {
         400 => {
             "The body is no JSON object, or a field is wrong, missing or refused: `param` names it"
         }
-        404 => "Nobody serves a model of that name",
+        403 => "The caller does not manage this server, or the path lies outside its roots",
+        404 => "There is no model or adapter of that name",
+        409 => "The adapter is not what the caller takes it for, or the change contradicts it",
         408 => "The body did not arrive in time",
         413 => "The body is too large",
         415 => "The body is not declared as JSON, or is compressed",

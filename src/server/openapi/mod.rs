@@ -16,6 +16,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema};
 use utoipa::openapi::{OpenApi, PathItem, RefOr};
 use utoipa::{OpenApi as _, ToSchema};
 
+use super::admin::{adapters, vllm};
 use super::openai::types::{ChatChoice, ChatChunkChoice, CompletionChoice, Envelope};
 use super::openai::validate::refused::IGNORED;
 use super::openai::{chat, completions, embeddings, models};
@@ -63,6 +64,17 @@ pub struct ChatCompletionChunk(#[schema(inline)] pub Envelope<'static, ChatChunk
         tokenization::tokenize,
         tokenization::detokenize,
         tokenization::tokenizer_info,
+        adapters::list,
+        adapters::get,
+        adapters::versions,
+        adapters::put,
+        adapters::delete,
+        adapters::roll_out,
+        adapters::roll_back,
+        adapters::pin,
+        adapters::unload,
+        vllm::load_lora_adapter,
+        vllm::unload_lora_adapter,
         probes::health,
         probes::ready,
         probes::version,
@@ -75,6 +87,7 @@ pub struct ChatCompletionChunk(#[schema(inline)] pub Envelope<'static, ChatChunk
         (name = "inference", description = "Text from a model or an adapter"),
         (name = "models", description = "What is served"),
         (name = "tokens", description = "The tokenizer"),
+        (name = "admin", description = "Adapters, changed while serving; for those who may"),
         (name = "probes", description = "For orchestrators and dashboards"),
         (name = "description", description = "This description"),
     ),

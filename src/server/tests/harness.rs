@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::openapi::assert_described;
-use crate::adapter::delta::{AdapterId, LowRankDelta};
-use crate::adapter::registry::{AdapterVersion, Registry};
+use crate::adapter::registry::Source;
+use crate::adapter::registry::made_up::{MadeUp, registry};
 use crate::engine::handle::{self, Received, Submission};
 use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprobs};
 use crate::grammar::GrammarCompiler;
@@ -117,13 +117,15 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
             }
         }
     });
-    let mut registry = Registry::new(vec!["base".to_owned(), "org/base".to_owned()]);
-    let delta = Arc::new(LowRankDelta::new(AdapterId([7; 32]), Vec::new()));
-    registry.insert(AdapterVersion { name: "tenant".to_owned(), delta }).unwrap();
+    let loader = Arc::new(MadeUp::default());
+    let registry = registry(loader, None);
+    let source = Source::Directory { path: "7".into() };
+    registry.declare("tenant", source).unwrap();
     let vocabulary = form::vocabulary(&TOKENIZER, VOCAB_SIZE, &[EOS]);
     let serving = Serving {
         engine: handle,
         registry: Arc::new(registry),
+        adapter_load_timeout: Duration::from_secs(20),
         tokenizer: TOKENIZER.clone(),
         grammars: Arc::new(GrammarCompiler::new(vocabulary, 1 << 20).unwrap()),
         chat: Some(chat_format()),

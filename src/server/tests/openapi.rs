@@ -9,14 +9,17 @@ use regex::Regex;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::harness::{Server, say};
+use super::harness::{Server, format_of, say};
 use crate::engine::request::{Event, FinishReason};
 use crate::server::openapi::document;
 use crate::server::router::routes;
+use crate::text::tool_format::ToolFormat;
 
 /// A server that says hello, or makes a vector of ones.
 async fn server() -> Server {
-    let (server, engine) = Server::start().await;
+    let template = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}\
+        {% if add_generation_prompt %}<s>assistant\n{% endif %}";
+    let (server, engine) = Server::chatting(format_of(template, ToolFormat::Hermes, false)).await;
     engine.script(|request, choice| match request.pooling {
         None => say(request, choice, "hello"),
         Some(_) => vec![
@@ -266,11 +269,15 @@ impl Case {
         }
     }
 
+    fn is_conversation(&self) -> bool {
+        self.body.get("messages").is_some()
+    }
+
     /// The fields without which another makes no sense.
     fn company(&self, name: &str, value: &Value) -> Vec<(&'static str, Value)> {
         match (self.path, name, value) {
             (_, "stream_options", _) => vec![("stream", json!(true))],
-            (_, "continue_final_message", Value::Bool(true)) => vec![(
+            (_, "continue_final_message", Value::Bool(true)) if self.is_conversation() => vec![(
                 "messages",
                 json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
             )],
@@ -306,8 +313,8 @@ fn is_beyond_words(name: &str, value: &Value) -> bool {
     match (name, value) {
         // At most what is generated.
         ("min_tokens", Value::Number(number)) => number.as_f64() > Some(16.0),
-        // At most what the context holds.
-        ("truncate_prompt_tokens", Value::Number(number)) => number.as_f64() > Some(64.0),
+        // Without them, `/tokenize` asks for a prompt.
+        ("messages", Value::Null) => true,
         // What schemas, expressions and grammars may say has a language of its own.
         ("guided_json", Value::Object(map)) => !map.is_empty(),
         ("guided_json" | "guided_grammar", Value::String(_) | Value::Bool(false)) => true,

@@ -5,6 +5,7 @@
 //! A field that is `null` counts as absent; the fields that are accepted and ignored are added from
 //! the reader's own list.
 
+mod admin;
 mod conversation;
 mod form;
 
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use admin::{LoadLoraAdapter, Pin, PutAdapter, RollOut, UnloadLoraAdapter};
 pub use conversation::{Message, TemplateFields};
 pub use form::FormFields;
 
