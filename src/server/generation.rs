@@ -11,6 +11,7 @@ use futures_util::stream::{self, BoxStream, SelectAll};
 use super::call::Call;
 use super::choice::{AnswerRules, Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
+use super::form::Form;
 use super::lifecycle::Running;
 use super::state::{AppState, Serving};
 use crate::adapter::registry::AdapterVersion;
@@ -71,6 +72,8 @@ pub struct Job {
     pub cache_salt: String,
     /// What each choice's text obeys.
     pub grammar: Option<Arc<Grammar>>,
+    /// The same before it is compiled.
+    pub form: Option<Form>,
     /// Tokens to guess ahead at most.
     pub num_speculative_tokens: usize,
 }

@@ -28,7 +28,7 @@ use super::validate::refused;
 use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
-use crate::server::form::{self, Form};
+use crate::server::form;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::stream::{self, Chunks};
@@ -57,9 +57,6 @@ pub trait Endpoint: Sized + Send + 'static {
     fn take_rest(fields: Fields) -> Result<usize, ApiError> {
         refused::take_rest(fields)
     }
-
-    /// Gives away what each text must obey; it is compiled before [`Self::into_job`].
-    fn take_form(&mut self) -> Option<Form>;
 
     /// What will write the answer, and whether it is streamed.
     fn writer(&self, serving: &Arc<Serving>) -> (Self::Writer, Delivery);
@@ -98,16 +95,14 @@ pub async fn answer<E: Endpoint>(
     let running = state.lifecycle.admit()?;
     let serving = state.serving()?;
     let model = take_model(&mut fields, call, &serving).await?;
-    let mut request = E::take(&mut fields, model, &serving, &state.config)?;
+    let request = E::take(&mut fields, model, &serving, &state.config)?;
     state.metrics.unknown_fields(E::take_rest(fields)?);
     let (writer, delivery) = request.writer(&serving);
-    let grammar = match request.take_form() {
-        Some(form) => Some(form::compile(state, &serving, form).await?),
-        None => None,
-    };
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
-    let job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
-    let job = Job { grammar, ..job };
+    let mut job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
+    if let Some(form) = job.form.take() {
+        job.grammar = Some(form::compile(state, &serving, form).await?);
+    }
     let mut generation = Generation::start(state, &serving, job, call, running).await?;
     match delivery {
         Delivery::Streamed => Ok(stream::respond(generation, writer, state.config.keep_alive)),

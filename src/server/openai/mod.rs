@@ -9,6 +9,7 @@ pub mod chat;
 pub mod completions;
 pub mod conversation;
 pub mod convert;
+pub mod demand;
 pub mod embeddings;
 pub mod endpoint;
 pub mod fields;

@@ -183,9 +183,6 @@ fn take_choice(
         Some(_) => return Err(wrong()),
     };
     check_choice(choice.as_ref(), functions)?;
-    if matches!(choice, Some(ToolChoice::Required | ToolChoice::Named(_))) {
-        return Err(ApiError::unsupported("tool_choice"));
-    }
     Ok(choice)
 }
 
