@@ -66,12 +66,40 @@ pub struct FunctionDefinition {
 
 /// Whether functions are called.
 #[derive(Debug, ToSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(untagged)]
 pub enum ToolChoice {
+    /// Any or none.
+    Mode(ToolChoiceMode),
+    /// This one.
+    Named(NamedTool),
+}
+
+/// Whether functions are called.
+#[derive(Debug, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolChoiceMode {
     /// Never.
     None,
     /// As the model likes.
     Auto,
+    /// At least one.
+    Required,
+}
+
+/// A function that must be called.
+#[derive(Debug, ToSchema)]
+pub struct NamedTool {
+    /// The kind.
+    pub r#type: ToolType,
+    /// The function.
+    pub function: FunctionName,
+}
+
+/// A function on offer.
+#[derive(Debug, ToSchema)]
+pub struct FunctionName {
+    /// Its name.
+    pub name: String,
 }
 
 /// A turn of a conversation.
