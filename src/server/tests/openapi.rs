@@ -281,6 +281,9 @@ impl Case {
                 "messages",
                 json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
             )],
+            (_, "tool_choice", value) if self.is_conversation() && !value.is_null() => {
+                vec![("tools", json!([{"type": "function", "function": {"name": "f"}}]))]
+            }
             ("/v1/chat/completions", "top_logprobs", _) => vec![("logprobs", json!(true))],
             (_, "best_of", Value::Number(number)) => match number.as_i64() {
                 Some(1..=128) => vec![("n", value.clone())],
@@ -366,48 +369,22 @@ fn values() -> Vec<Value> {
         if number.fract() == 0.0 { json!(number as i64) } else { json!(number) }
     };
     let mut values: Vec<Value> = numbers.into_iter().map(number).collect();
-    let plain = json!([
-        null,
-        true,
-        false,
-        5.0,
-        "",
-        "x",
-        "text",
-        "auto",
-        "none",
-        "float",
-        "base64",
-        "mean",
-        "last",
-        [],
-        ["x"],
-        [""],
-        ["x", "y", "z", "w"],
-        ["x", "y", "z", "w", "v"],
-        ["text"],
-        ["audio"],
-        [1],
-        [1.5],
-        [-1],
-        [true],
-        [[1]],
-        [[]],
-        [[1], [2]],
-        ["x", [1]],
-        [null],
-        [{}],
-    ]);
+    let plain = r#"[
+        null, true, false, 5.0, "", "x", "text", "auto", "none", "required", "float", "base64", "mean",
+        "last", [], ["x"], [""], ["x", "y", "z", "w"], ["x", "y", "z", "w", "v"], ["text"], ["audio"],
+        [1], [1.5], [-1], [true], [[1]], [[]], [[1], [2]], ["x", [1]], [null], [{}]
+    ]"#;
     let objects = json!([
         {}, {"type": "text"}, {"type": "x"}, {"type": null}, {"1": 5}, {"1": 100.5}, {"1": "x"},
         {"include_usage": true}, {"include_usage": 1}, {"continuous_usage_stats": null},
         {"enable_thinking": true}, {"enable_thinking": "x"}, {"other": 1},
+        {"type": "function", "function": {"name": "f"}}, {"type": "function"},
         {"type": "json_object"}, {"type": "json_schema"}, {"regex": "a"}, {"regex": 1},
         {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
         {"type": "json_schema", "json_schema": {"name": "a b", "schema": {"type": "object"}}},
         {"type": "json_schema", "json_schema": {"name": "a"}},
     ]);
-    for others in [plain, objects] {
+    for others in [serde_json::from_str(plain).unwrap(), objects] {
         values.extend(others.as_array().unwrap().iter().cloned());
     }
     values.extend(conversations());
