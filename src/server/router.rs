@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::admin::{adapters, vllm};
 use super::error::ApiError;
 use super::observe::observe;
-use super::openai::{chat, completions, embeddings, models};
+use super::openai::{chat, completions, embeddings, models, responses};
 use super::state::AppState;
 use super::{openapi, probes, tokenization};
 
@@ -26,6 +26,8 @@ pub fn routes() -> Vec<Route> {
     let mut routes = vec![
         ("/v1/completions", post(completions::completions)),
         ("/v1/chat/completions", post(chat::chat_completions)),
+        ("/v1/responses", post(responses::create_response)),
+        ("/v1/responses/{id}", get(responses::no_response).delete(responses::delete_no_response)),
         ("/v1/embeddings", post(embeddings::embeddings)),
         ("/v1/models", get(models::list_models)),
         // A model's name may hold slashes.

@@ -22,6 +22,10 @@ pub struct Reading;
 #[derive(Debug)]
 pub struct Loaded;
 
+/// The one failure of an operation on what is never there.
+#[derive(Debug)]
+pub struct Absent;
+
 /// Failures of an operation that tells those who manage the server something.
 #[derive(Debug)]
 pub struct Watching;
@@ -49,6 +53,12 @@ impl IntoResponses for Reading {
 impl IntoResponses for Loaded {
     fn responses() -> Responses {
         table(&[503])
+    }
+}
+
+impl IntoResponses for Absent {
+    fn responses() -> Responses {
+        table(&[404])
     }
 }
 
@@ -86,7 +96,7 @@ fn meaning(status: u16) -> &'static str {
             "The body is no JSON object, or a field is wrong, missing or refused: `param` names it"
         }
         403 => "The caller does not manage this server, or the path lies outside its roots",
-        404 => "There is no model or adapter of that name",
+        404 => "There is no model, adapter or response of that name",
         409 => "The adapter is not what the caller takes it for, or the change contradicts it",
         408 => "The body did not arrive in time",
         413 => "The body is too large",

@@ -19,7 +19,7 @@ use utoipa::{OpenApi as _, ToSchema};
 use super::admin::{adapters, vllm};
 use super::openai::types::{ChatChoice, ChatChunkChoice, CompletionChoice, Envelope};
 use super::openai::validate::refused::IGNORED;
-use super::openai::{chat, completions, embeddings, models};
+use super::openai::{chat, completions, embeddings, models, responses};
 use super::{probes, tokenization};
 
 /// Paths that answer as another does.
@@ -27,7 +27,8 @@ const ALIASES: [(&str, &str); 3] =
     [("/v1/health/live", "/health"), ("/v1/health/ready", "/ready"), ("/ping", "/health")];
 
 /// Bodies whose unknown fields are accepted, and some of them known to change nothing.
-const OPEN: [&str; 6] = [
+const OPEN: [&str; 7] = [
+    "ResponseRequest",
     "CompletionRequest",
     "ChatCompletionRequest",
     "EmbeddingRequest",
@@ -58,6 +59,9 @@ pub struct ChatCompletionChunk(#[schema(inline)] pub Envelope<'static, ChatChunk
     paths(
         completions::completions,
         chat::chat_completions,
+        responses::create_response,
+        responses::no_response,
+        responses::delete_no_response,
         embeddings::embeddings,
         models::list_models,
         models::retrieve_model,

@@ -8,4 +8,5 @@ mod errors;
 mod harness;
 mod lifecycle;
 mod openapi;
+mod responses;
 mod tools;

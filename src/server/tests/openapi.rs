@@ -40,7 +40,11 @@ const MAX_DEPTH: usize = 40;
 /// Panics unless `path` describes an answer of that status and media type that `body` fits, without a
 /// key that is not described.
 pub fn assert_described(path: &str, method: &str, status: u16, media_type: &str, body: &Value) {
-    let path = if path.starts_with("/v1/models/") { "/v1/models/{id}" } else { path };
+    let path = match path {
+        path if path.starts_with("/v1/models/") => "/v1/models/{id}",
+        path if path.starts_with("/v1/responses/") => "/v1/responses/{id}",
+        path => path,
+    };
     let operation = &DOCUMENT["paths"][path][method];
     let content = &operation["responses"][status.to_string()]["content"][media_type];
     assert!(content.is_object(), "{method} {path} describes no {status} of {media_type}: {body}");
@@ -215,6 +219,7 @@ fn cases() -> Vec<Case> {
     vec![
         case("/v1/completions", 0, json!({"model": "base", "prompt": "hi", "max_tokens": 16})),
         case("/v1/chat/completions", 0, json!({"model": "base", "messages": messages})),
+        case("/v1/responses", 0, json!({"model": "base", "input": "hi"})),
         case("/v1/embeddings", 0, json!({"model": "base", "input": "hi"})),
         case("/tokenize", 0, json!({"model": "base", "prompt": "hi"})),
         case("/tokenize", 1, json!({"model": "base", "messages": messages})),
@@ -283,6 +288,12 @@ impl Case {
             )],
             (_, "tool_choice", value) if self.is_conversation() && !value.is_null() => {
                 vec![("tools", json!([{"type": "function", "function": {"name": "f"}}]))]
+            }
+            ("/v1/responses", "continue_final_message", Value::Bool(true)) => {
+                vec![("input", json!([{"role": "assistant", "content": "b"}]))]
+            }
+            ("/v1/responses", "tool_choice", value) if !value.is_null() => {
+                vec![("tools", json!([{"type": "function", "name": "f"}]))]
             }
             ("/v1/chat/completions", "top_logprobs", _) => vec![("logprobs", json!(true))],
             (_, "best_of", Value::Number(number)) => match number.as_i64() {

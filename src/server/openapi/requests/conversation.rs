@@ -11,6 +11,14 @@ pub struct TemplateFields {
     pub tools: Option<Vec<Tool>>,
     /// Whether they are called.
     pub tool_choice: Option<ToolChoice>,
+    /// What the template is told.
+    #[serde(flatten)]
+    pub prompt: PromptFields,
+}
+
+/// What a chat template is told.
+#[derive(Debug, ToSchema)]
+pub struct PromptFields {
     /// Ends the prompt where an answer begins.
     #[schema(default = true)]
     pub add_generation_prompt: Option<bool>,

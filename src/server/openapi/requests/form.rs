@@ -8,6 +8,14 @@ use utoipa::ToSchema;
 pub struct FormFields {
     /// Any text, a JSON object, or JSON that a schema describes.
     pub response_format: Option<ResponseFormat>,
+    /// vLLM's fields.
+    #[serde(flatten)]
+    pub guided: GuidedFields,
+}
+
+/// vLLM's fields for what a text must obey. One of them at a time.
+#[derive(Debug, ToSchema)]
+pub struct GuidedFields {
     /// JSON that this schema describes.
     pub guided_json: Option<WrittenSchema>,
     /// A text that matches this expression from its beginning to its end.

@@ -8,6 +8,7 @@
 mod admin;
 mod conversation;
 mod form;
+mod response;
 
 use std::collections::HashMap;
 
@@ -17,15 +18,33 @@ use utoipa::ToSchema;
 pub use admin::{LoadLoraAdapter, Pin, PutAdapter, RollOut, UnloadLoraAdapter};
 pub use conversation::{Message, TemplateFields};
 pub use form::FormFields;
+pub use response::ResponseRequest;
 
-/// Fields that both inference endpoints take.
+/// Fields that completions and chats take.
 #[derive(Debug, ToSchema)]
 pub struct CommonFields {
-    /// A name from `/v1/models`.
-    pub model: String,
+    /// What all endpoints take that generate.
+    #[serde(flatten)]
+    pub generating: GeneratingFields,
     /// Choices for each prompt.
     #[schema(minimum = 1, maximum = 128, default = 1)]
     pub n: Option<i64>,
+    /// Answers with the ids of prompt and answer too.
+    #[schema(default = false)]
+    pub return_token_ids: Option<bool>,
+    /// Log-probabilities of the prompt, with this many of the best tokens; not with `stream`.
+    #[schema(minimum = 0, maximum = 20)]
+    pub prompt_logprobs: Option<i64>,
+    /// What the text must obey.
+    #[serde(flatten)]
+    pub form: FormFields,
+}
+
+/// Fields that all endpoints take that generate.
+#[derive(Debug, ToSchema)]
+pub struct GeneratingFields {
+    /// A name from `/v1/models`.
+    pub model: String,
     /// 0 takes the likeliest token. Default: the model's own, else 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
@@ -74,15 +93,9 @@ pub struct CommonFields {
     /// Only these tokens are generated.
     #[schema(min_items = 1)]
     pub allowed_token_ids: Option<Vec<TokenId>>,
-    /// Answers with the ids of prompt and answer too.
-    #[schema(default = false)]
-    pub return_token_ids: Option<bool>,
     /// Writes `token_id:` and the id in place of tokens' texts in log-probabilities.
     #[schema(default = false)]
     pub return_tokens_as_token_ids: Option<bool>,
-    /// Log-probabilities of the prompt, with this many of the best tokens; not with `stream`.
-    #[schema(minimum = 0, maximum = 20)]
-    pub prompt_logprobs: Option<i64>,
     /// Cached prompts are shared only among requests of one salt.
     #[schema(min_length = 1)]
     pub cache_salt: Option<String>,
@@ -97,9 +110,6 @@ pub struct CommonFields {
     /// What kind of answer is wanted, and what changes nothing.
     #[serde(flatten)]
     pub answer: AnswerFields,
-    /// What the text must obey.
-    #[serde(flatten)]
-    pub form: FormFields,
 }
 
 /// How much of a prompt is read.
