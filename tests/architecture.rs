@@ -14,8 +14,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("bench", &[]),
     ("cli", &["*"]),
-    ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "text"]),
-    ("server", &["engine::handle", "engine::request", "text", "adapter::registry", "metrics"]),
+    ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "tenant", "text"]),
+    (
+        "server",
+        &["engine::handle", "engine::request", "text", "adapter::registry", "metrics", "tenant"],
+    ),
+    ("tenant", &[]),
     ("text", &[]),
     ("engine", &["kv_cache", "adapter", "model", "metrics"]),
     ("kv_cache", &[]),
@@ -37,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Everything below the server: no HTTP, no wire type, no async.
 const BELOW_SERVER: &[&str] =
-    &["text", "engine", "kv_cache", "adapter", "model", "layers", "kernels", "metrics"];
+    &["tenant", "text", "engine", "kv_cache", "adapter", "model", "layers", "kernels", "metrics"];
 
 const MAX_LINES: usize = 500;
 const MAX_MEDIAN_LINES: usize = 150;
