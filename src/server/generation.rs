@@ -4,11 +4,11 @@
 //! Dropping it, because the client went away or a sibling failed, aborts every choice.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
 
+use super::call::Call;
 use super::choice::{Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
 use super::lifecycle::Running;
@@ -106,7 +106,7 @@ impl Generation {
         state: &AppState,
         serving: &Serving,
         job: Job,
-        arrived: Instant,
+        call: &Call,
         running: Running,
     ) -> Result<Self, ApiError> {
         let rules = Arc::new(StopRules {
@@ -119,7 +119,7 @@ impl Generation {
         let submitted = job
             .prompts
             .iter()
-            .map(|prompt| serving.engine.submit(job.request(state, prompt, arrived)))
+            .map(|prompt| serving.engine.submit(job.request(state, prompt, call)))
             .collect::<Result<Vec<_>, _>>()?;
         let mut generation = Self {
             pieces: SelectAll::new(),
@@ -242,10 +242,10 @@ impl Job {
             .map_err(|error| ApiError::invalid("stop", format!("`stop` is wrong: {error}")))
     }
 
-    fn request(&self, state: &AppState, prompt: &Prompt, arrived: Instant) -> Request {
+    fn request(&self, state: &AppState, prompt: &Prompt, call: &Call) -> Request {
         Request {
             id: state.request_id(),
-            arrived,
+            arrived: call.arrived,
             prompt: prompt.tokens.clone(),
             n: self.n,
             sampling: SamplingParams { max_tokens: prompt.max_tokens, ..self.sampling.clone() },

@@ -7,6 +7,7 @@
 //! The server starts before the model is loaded: [`state::AppState`] gets its
 //! [`state::Serving`] later, and until then only probes succeed.
 
+pub mod call;
 pub mod choice;
 pub mod error;
 pub mod extract;

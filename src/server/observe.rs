@@ -10,14 +10,11 @@ use axum::middleware::Next;
 use axum::response::Response;
 use uuid::Uuid;
 
+use super::call::Arrived;
 use super::state::AppState;
 
 const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID_LEN: usize = 128;
-
-/// When a request's head reached the server.
-#[derive(Debug, Clone, Copy)]
-pub struct Arrived(pub Instant);
 
 /// The middleware.
 pub async fn observe(

@@ -7,13 +7,16 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::call::Call;
 use super::error::{ApiError, ApiResult};
 use super::extract::JsonObject;
 use super::openai::convert;
 use super::openai::fields::Fields;
 use super::openai::messages::take_messages;
+use super::openai::model::check_model;
 use super::openai::render::{self, TemplateOptions};
-use super::state::{AppState, Serving, text_work};
+use super::openai::validate::refused;
+use super::state::{AppState, text_work};
 
 /// What [`tokenize`] answers.
 #[derive(Debug, Serialize)]
@@ -42,11 +45,12 @@ enum Input {
 /// Wrong fields, and text that cannot be rendered or tokenised.
 pub async fn tokenize(
     State(state): State<Arc<AppState>>,
+    call: Call,
     JsonObject(mut fields): JsonObject,
 ) -> ApiResult<Tokenized> {
     let _running = state.lifecycle.admit()?;
     let serving = state.serving()?;
-    check_model(&mut fields, &serving)?;
+    check_model(&mut fields, &call, &serving).await?;
     let input = take_input(&mut fields)?;
     // A template writes the special tokens itself.
     let default = matches!(input, Input::Prompt(_));
@@ -91,11 +95,12 @@ fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
 /// Wrong fields, and ids that are not the model's.
 pub async fn detokenize(
     State(state): State<Arc<AppState>>,
+    call: Call,
     JsonObject(mut fields): JsonObject,
 ) -> ApiResult<Detokenized> {
     let _running = state.lifecycle.admit()?;
     let serving = state.serving()?;
-    check_model(&mut fields, &serving)?;
+    check_model(&mut fields, &call, &serving).await?;
     let tokens =
         fields.tokens("tokens", serving.vocab_size)?.ok_or_else(|| fields.missing("tokens"))?;
     finish(&state, fields)?;
@@ -117,18 +122,8 @@ pub async fn tokenizer_info(State(state): State<Arc<AppState>>) -> ApiResult<Val
     Ok(Json(state.serving()?.tokenizer_config.clone()))
 }
 
-/// All names share one tokenizer: `model` is optional, but never wrong.
-fn check_model(fields: &mut Fields, serving: &Serving) -> Result<(), ApiError> {
-    match fields.string("model")? {
-        Some(model) if serving.registry.resolve(&model).is_none() => {
-            Err(ApiError::model_not_found(&model))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Refuses or counts the other fields as the inference endpoints do.
 fn finish(state: &AppState, fields: Fields) -> Result<(), ApiError> {
-    state.metrics.unknown_fields(super::openai::validate::take_rest(fields)?);
+    state.metrics.unknown_fields(refused::take_rest(fields)?);
     Ok(())
 }

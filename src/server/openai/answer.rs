@@ -6,8 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::endpoint::Delivery;
 use super::types::{Envelope, OptionalUsage, StopReasonField};
-use super::validate::StreamOptions;
+use super::validate::Common;
+use super::validate::stream::StreamOptions;
 use crate::server::choice::{Finish, StopReason};
 use crate::server::generation::TokenCounts;
 use crate::server::state::Serving;
@@ -32,15 +34,21 @@ pub struct Answer {
 impl Answer {
     /// A new answer; `prefix` says of which kind.
     #[must_use]
-    pub fn new(
-        prefix: &str,
-        model: String,
-        serving: Arc<Serving>,
-        logprobs: bool,
-        stream: Option<StreamOptions>,
-    ) -> Self {
-        let id = format!("{prefix}-{}", Uuid::new_v4().simple());
-        Self { id, created: unix_seconds(), model, serving, logprobs, stream }
+    pub fn new(prefix: &str, common: &Common, serving: &Arc<Serving>, logprobs: bool) -> Self {
+        Self {
+            id: format!("{prefix}-{}", Uuid::new_v4().simple()),
+            created: unix_seconds(),
+            model: common.model.name.clone(),
+            serving: Arc::clone(serving),
+            logprobs,
+            stream: common.stream,
+        }
+    }
+
+    /// How the client wants it.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        if self.stream.is_some() { Delivery::Streamed } else { Delivery::Whole }
     }
 
     /// An object around `choices`.

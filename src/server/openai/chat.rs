@@ -2,26 +2,29 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde_json::Value;
 
 use super::answer::{Answer, finish_fields};
 use super::convert::{self, PromptInput, PromptRules};
+use super::endpoint::{self, Delivery, Endpoint, Writer};
 use super::fields::Fields;
 use super::logprobs;
 use super::messages::take_messages;
+use super::model::Model;
 use super::render::{self, TemplateOptions};
 use super::types::{ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope};
-use super::validate::{self, Common, MAX_LOGPROBS};
+use super::validate::length::take_max_tokens;
+use super::validate::{Common, MAX_LOGPROBS};
+use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
 use crate::server::generation::{Generation, Job, TokenCounts};
-use crate::server::observe::Arrived;
-use crate::server::state::{AppState, ServerConfig, Serving, text_work};
-use crate::server::stream::{self, Chunks};
+use crate::server::state::{AppState, ServerConfig, Serving};
+use crate::server::stream::Chunks;
 
 const OBJECT: &str = "chat.completion";
 const CHUNK_OBJECT: &str = "chat.completion.chunk";
@@ -45,61 +48,39 @@ struct ChatRequest {
 /// Every failure before the first byte.
 pub async fn chat_completions(
     State(state): State<Arc<AppState>>,
-    Extension(Arrived(arrived)): Extension<Arrived>,
+    call: Call,
     JsonObject(fields): JsonObject,
 ) -> Result<Response, ApiError> {
-    let running = state.lifecycle.admit()?;
-    let serving = state.serving()?;
-    let (request, unknown) = ChatRequest::take(fields, &serving, &state.config)?;
-    state.metrics.unknown_fields(unknown);
-    let common = &request.common;
-    let answer = Answer::new(
-        "chatcmpl",
-        common.model.clone(),
-        Arc::clone(&serving),
-        request.logprobs.is_some(),
-        common.stream,
-    );
-    let (n, streamed, top) = (common.n, common.stream.is_some(), common.prompt_logprobs);
-    let (task_state, task_serving) = (Arc::clone(&state), Arc::clone(&serving));
-    let job =
-        text_work(&state, move || request.into_job(&task_serving, &task_state.config)).await?;
-    let mut generation = Generation::start(&state, &serving, job, arrived, running).await?;
-    if streamed {
-        let chunks = ChatChunks { answer, n };
-        return Ok(stream::respond(generation, chunks, state.config.keep_alive));
-    }
-    let answers = generation.collect().await?;
-    let choices = answers.into_iter().map(|delta| choice(&answer, delta)).collect();
-    let prompt_logprobs = generation
-        .prompt_logprobs()
-        .first()
-        .and_then(|at| Some(logprobs::prompt(&serving.tokenizer, at.as_ref()?, top?)));
-    let usage = Some(Some(generation.counts().into()));
-    let body = Envelope { usage, prompt_logprobs, ..answer.envelope(OBJECT, choices) };
-    Ok(Json(body).into_response())
+    endpoint::answer::<ChatRequest>(&state, &call, fields).await
 }
 
-impl ChatRequest {
-    /// Reads a body; also returns how many of its fields nobody knows.
+impl Endpoint for ChatRequest {
+    type Writer = ChatWriter;
+
     fn take(
-        mut fields: Fields,
+        fields: &mut Fields,
+        model: Model,
         serving: &Serving,
         config: &ServerConfig,
-    ) -> Result<(Self, usize), ApiError> {
-        let common = Common::take(&mut fields, serving)?;
+    ) -> Result<Self, ApiError> {
+        let common = Common::take(fields, model, serving)?;
         convert::check_choices(config, 1, common.n)?;
-        let names = ["max_completion_tokens", "max_tokens"];
-        let request = Self {
-            messages: take_messages(&mut fields)?,
-            max_tokens: validate::take_max_tokens(&mut fields, &names, 1)?,
-            logprobs: take_logprobs(&mut fields)?,
-            template: TemplateOptions::take(&mut fields)?,
+        Ok(Self {
+            messages: take_messages(fields)?,
+            max_tokens: take_max_tokens(fields, &["max_completion_tokens", "max_tokens"], 1)?,
+            logprobs: take_logprobs(fields)?,
+            template: TemplateOptions::take(fields)?,
             // The template writes them itself.
             add_special_tokens: fields.boolean("add_special_tokens", false)?,
             common,
-        };
-        Ok((request, validate::take_rest(fields)?))
+        })
+    }
+
+    fn writer(&self, serving: &Arc<Serving>) -> (ChatWriter, Delivery) {
+        let answer = Answer::new("chatcmpl", &self.common, serving, self.logprobs.is_some());
+        let delivery = answer.delivery();
+        let Common { n, prompt_logprobs, .. } = self.common;
+        (ChatWriter { answer, n, prompt_logprobs }, delivery)
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
@@ -145,13 +126,29 @@ fn choice(answer: &Answer, delta: Delta) -> ChatChoice {
     }
 }
 
+/// Writes a chat's answers.
 #[derive(Debug)]
-struct ChatChunks {
+struct ChatWriter {
     answer: Answer,
     n: usize,
+    prompt_logprobs: Option<usize>,
 }
 
-impl ChatChunks {
+impl Writer for ChatWriter {
+    fn whole(self, answers: Vec<Delta>, generation: &Generation) -> Response {
+        let answer = &self.answer;
+        let choices = answers.into_iter().map(|delta| choice(answer, delta)).collect();
+        let prompt_logprobs = generation.prompt_logprobs().first().and_then(|at| {
+            let tokenizer = &answer.serving.tokenizer;
+            Some(logprobs::prompt(tokenizer, at.as_ref()?, self.prompt_logprobs?))
+        });
+        let usage = Some(Some(generation.counts().into()));
+        let body = Envelope { usage, prompt_logprobs, ..answer.envelope(OBJECT, choices) };
+        Json(body).into_response()
+    }
+}
+
+impl ChatWriter {
     fn chunk(
         &self,
         index: usize,
@@ -165,7 +162,7 @@ impl ChatChunks {
     }
 }
 
-impl Chunks for ChatChunks {
+impl Chunks for ChatWriter {
     fn opening(&mut self, counts: TokenCounts) -> Vec<String> {
         let delta = || ChatDelta { role: Some(ROLE), content: Some(String::new()) };
         (0..self.n).map(|index| self.chunk(index, delta(), None, counts)).collect()

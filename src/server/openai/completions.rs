@@ -2,24 +2,27 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use serde_json::Value;
 
 use super::answer::{Answer, finish_fields};
 use super::convert::{self, PromptInput, PromptRules};
+use super::endpoint::{self, Delivery, Endpoint, Writer};
 use super::fields::{Fields, to_token, token_ids};
 use super::logprobs;
+use super::model::Model;
 use super::types::{CompletionChoice, Envelope};
+use super::validate::length::take_max_tokens;
 use super::validate::{self, Common, MAX_LOGPROBS};
+use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
 use crate::server::generation::{Generation, Job, TokenCounts};
-use crate::server::observe::Arrived;
-use crate::server::state::{AppState, ServerConfig, Serving, text_work};
-use crate::server::stream::{self, Chunks};
+use crate::server::state::{AppState, ServerConfig, Serving};
+use crate::server::stream::Chunks;
 
 const OBJECT: &str = "text_completion";
 /// What OpenAI generates where a request does not say how much.
@@ -42,70 +45,42 @@ struct CompletionRequest {
 /// Every failure before the first byte.
 pub async fn completions(
     State(state): State<Arc<AppState>>,
-    Extension(Arrived(arrived)): Extension<Arrived>,
+    call: Call,
     JsonObject(fields): JsonObject,
 ) -> Result<Response, ApiError> {
-    let running = state.lifecycle.admit()?;
-    let serving = state.serving()?;
-    let (request, unknown) = CompletionRequest::take(fields, &serving, &state.config)?;
-    state.metrics.unknown_fields(unknown);
-    let common = &request.common;
-    let answer = Answer::new(
-        "cmpl",
-        common.model.clone(),
-        Arc::clone(&serving),
-        request.logprobs.is_some(),
-        common.stream,
-    );
-    let streamed = common.stream.is_some();
-    let (n, top) = (common.n, common.prompt_logprobs);
-    let (task_state, task_serving) = (Arc::clone(&state), Arc::clone(&serving));
-    let job =
-        text_work(&state, move || request.into_job(&task_serving, &task_state.config)).await?;
-    let mut generation = Generation::start(&state, &serving, job, arrived, running).await?;
-    if streamed {
-        let chunks = CompletionChunks { answer };
-        return Ok(stream::respond(generation, chunks, state.config.keep_alive));
-    }
-    let answers = generation.collect().await?;
-    let prompt_logprobs = |index: usize| {
-        let logprobs = generation.prompt_logprobs().get(index / n)?.as_ref()?;
-        Some(logprobs::prompt(&serving.tokenizer, logprobs, top?))
-    };
-    let choices = answers
-        .into_iter()
-        .map(|delta| {
-            let prompt_logprobs = prompt_logprobs(delta.index);
-            CompletionChoice { prompt_logprobs, ..choice(&answer, delta) }
-        })
-        .collect();
-    let usage = Some(Some(generation.counts().into()));
-    let body = Envelope { usage, ..answer.envelope(OBJECT, choices) };
-    Ok(Json(body).into_response())
+    endpoint::answer::<CompletionRequest>(&state, &call, fields).await
 }
 
-impl CompletionRequest {
-    /// Reads a body; also returns how many of its fields nobody knows.
+impl Endpoint for CompletionRequest {
+    type Writer = CompletionWriter;
+
     fn take(
-        mut fields: Fields,
+        fields: &mut Fields,
+        model: Model,
         serving: &Serving,
         config: &ServerConfig,
-    ) -> Result<(Self, usize), ApiError> {
-        let common = Common::take(&mut fields, serving)?;
-        let prompts = take_prompts(&mut fields, serving.vocab_size, config.max_choices)?;
+    ) -> Result<Self, ApiError> {
+        let common = Common::take(fields, model, serving)?;
+        let prompts = take_prompts(fields, serving.vocab_size, config.max_choices)?;
         convert::check_choices(config, prompts.len(), common.n)?;
         convert::check_prompts(serving, prompts.len())?;
-        validate::take_best_of(&mut fields, common.n)?;
-        let max_tokens = validate::take_max_tokens(&mut fields, &["max_tokens"], 0)?;
-        let request = Self {
+        validate::take_best_of(fields, common.n)?;
+        let max_tokens = take_max_tokens(fields, &["max_tokens"], 0)?;
+        Ok(Self {
             common,
             prompts,
             max_tokens: max_tokens.map(|(_, asked)| asked),
             logprobs: fields.count("logprobs", 0..=MAX_LOGPROBS)?,
             echo: fields.boolean("echo", false)?,
             add_special_tokens: fields.boolean("add_special_tokens", true)?,
-        };
-        Ok((request, validate::take_rest(fields)?))
+        })
+    }
+
+    fn writer(&self, serving: &Arc<Serving>) -> (CompletionWriter, Delivery) {
+        let answer = Answer::new("cmpl", &self.common, serving, self.logprobs.is_some());
+        let delivery = answer.delivery();
+        let Common { n, prompt_logprobs, .. } = self.common;
+        (CompletionWriter { answer, n, prompt_logprobs }, delivery)
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
@@ -191,12 +166,35 @@ fn choice(answer: &Answer, delta: Delta) -> CompletionChoice {
     }
 }
 
+/// Writes completions.
 #[derive(Debug)]
-struct CompletionChunks {
+struct CompletionWriter {
     answer: Answer,
+    n: usize,
+    prompt_logprobs: Option<usize>,
 }
 
-impl Chunks for CompletionChunks {
+impl Writer for CompletionWriter {
+    fn whole(self, answers: Vec<Delta>, generation: &Generation) -> Response {
+        let answer = &self.answer;
+        let prompt_logprobs = |index: usize| {
+            let logprobs = generation.prompt_logprobs().get(index / self.n)?.as_ref()?;
+            Some(logprobs::prompt(&answer.serving.tokenizer, logprobs, self.prompt_logprobs?))
+        };
+        let choices = answers
+            .into_iter()
+            .map(|delta| {
+                let prompt_logprobs = prompt_logprobs(delta.index);
+                CompletionChoice { prompt_logprobs, ..choice(answer, delta) }
+            })
+            .collect();
+        let usage = Some(Some(generation.counts().into()));
+        let body = Envelope { usage, ..answer.envelope(OBJECT, choices) };
+        Json(body).into_response()
+    }
+}
+
+impl Chunks for CompletionWriter {
     fn opening(&mut self, _counts: TokenCounts) -> Vec<String> {
         Vec::new()
     }

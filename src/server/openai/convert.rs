@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::validate::{Common, fit_max_tokens};
+use super::validate::Common;
+use super::validate::length::fit_max_tokens;
 use crate::adapter::registry::Target;
 use crate::server::error::ApiError;
 use crate::server::generation::{Echo, Job, Prompt};
@@ -155,7 +156,7 @@ pub fn job(
         logprobs,
         prompt_logprobs,
         stop: common.stop.clone(),
-        adapter: match &common.target {
+        adapter: match &common.model.target {
             Target::Base => None,
             Target::Adapter(version) => Some(Arc::clone(version)),
         },

@@ -1,0 +1,110 @@
+//! The way of every endpoint that generates text, from its fields to its answer.
+//!
+//! An endpoint is a type of checked requests that implements [`Endpoint`], a [`Writer`] that knows
+//! its JSON, and a handler of one line, which [`crate::server::router`] gives a path:
+//!
+//! ```ignore
+//! pub async fn completions(
+//!     State(state): State<Arc<AppState>>,
+//!     call: Call,
+//!     JsonObject(fields): JsonObject,
+//! ) -> Result<Response, ApiError> {
+//!     endpoint::answer::<CompletionRequest>(&state, &call, fields).await
+//! }
+//! ```
+//!
+//! What differs stands in the endpoint's own file: which fields there are ([`Endpoint::take`]), how
+//! they become prompts ([`Endpoint::into_job`]), and how pieces are written. What all share, and
+//! what is added for all (who may use which model, what is charged, how long one waits), stands in
+//! [`answer`].
+
+use std::sync::Arc;
+
+use axum::response::Response;
+
+use super::fields::Fields;
+use super::model::{Model, take_model};
+use super::validate::refused;
+use crate::server::call::Call;
+use crate::server::choice::Delta;
+use crate::server::error::ApiError;
+use crate::server::generation::{Generation, Job};
+use crate::server::state::{AppState, ServerConfig, Serving, text_work};
+use crate::server::stream::{self, Chunks};
+
+/// A checked request of one endpoint.
+pub trait Endpoint: Sized + Send + 'static {
+    /// Writes its answers.
+    type Writer: Writer;
+
+    /// Takes the fields this endpoint knows; `model` has been taken. Quick: it runs on an async
+    /// thread, and neither renders nor tokenises.
+    ///
+    /// # Errors
+    /// The first field that is wrong, by name.
+    fn take(
+        fields: &mut Fields,
+        model: Model,
+        serving: &Serving,
+        config: &ServerConfig,
+    ) -> Result<Self, ApiError>;
+
+    /// Looks at the fields that [`Self::take`] left: refuses some, and counts those nobody knows.
+    ///
+    /// # Errors
+    /// The first field that asks for what is not supported, by name.
+    fn take_rest(fields: Fields) -> Result<usize, ApiError> {
+        refused::take_rest(fields)
+    }
+
+    /// What will write the answer, and whether it is streamed.
+    fn writer(&self, serving: &Arc<Serving>) -> (Self::Writer, Delivery);
+
+    /// Renders, tokenises and measures: what the engine is to do. Runs off the async threads.
+    ///
+    /// # Errors
+    /// Prompts that cannot be read or do not fit, and more work than one request may ask for.
+    fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError>;
+}
+
+/// How a client wants its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// In one piece, once it is complete.
+    Whole,
+    /// As it is generated.
+    Streamed,
+}
+
+/// Writes the answers of one endpoint: whole ones itself, streamed ones as [`Chunks`].
+pub trait Writer: Chunks {
+    /// The whole answer: the choices in the order of their indices.
+    fn whole(self, answers: Vec<Delta>, generation: &Generation) -> Response;
+}
+
+/// Answers a call to the endpoint `E`.
+///
+/// # Errors
+/// Every failure before the first byte of the answer.
+pub async fn answer<E: Endpoint>(
+    state: &Arc<AppState>,
+    call: &Call,
+    mut fields: Fields,
+) -> Result<Response, ApiError> {
+    let running = state.lifecycle.admit()?;
+    let serving = state.serving()?;
+    let model = take_model(&mut fields, call, &serving).await?;
+    let request = E::take(&mut fields, model, &serving, &state.config)?;
+    state.metrics.unknown_fields(E::take_rest(fields)?);
+    let (writer, delivery) = request.writer(&serving);
+    let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
+    let job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
+    let mut generation = Generation::start(state, &serving, job, call, running).await?;
+    match delivery {
+        Delivery::Streamed => Ok(stream::respond(generation, writer, state.config.keep_alive)),
+        Delivery::Whole => {
+            let answers = generation.collect().await?;
+            Ok(writer.whole(answers, &generation))
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What completions and chats have in common: their shared fields, checked against the API's bounds
+//! and the loaded model. Each kind of field has a file of its own.
+
+pub mod length;
+pub mod refused;
+pub mod response_format;
+pub mod sampling;
+pub mod stop;
+pub mod stream;
+
+use self::sampling::take_sampling;
+use self::stop::take_stop;
+use self::stream::{StreamOptions, take_stream};
+use super::fields::Fields;
+use super::model::Model;
+use crate::engine::request::SamplingParams;
+use crate::server::error::ApiError;
+use crate::server::state::Serving;
+
+/// Most top tokens that may be asked for.
+pub const MAX_LOGPROBS: i64 = 20;
+const MAX_CHOICES: i64 = 128;
+/// Most tokens that may be guessed ahead: each is a row of its own to compute.
+const MAX_SPECULATIVE_TOKENS: i64 = 16;
+
+/// The fields completions and chats share.
+#[derive(Debug)]
+pub struct Common {
+    /// What answers.
+    pub model: Model,
+    /// Choices per prompt.
+    pub n: usize,
+    /// Strings that end a choice.
+    pub stop: Vec<String>,
+    /// `None` asks for one whole answer.
+    pub stream: Option<StreamOptions>,
+    /// Everything but `max_tokens`, which depends on the prompt.
+    pub sampling: SamplingParams,
+    /// Leaves special tokens out of the text.
+    pub skip_special_tokens: bool,
+    /// Top tokens to report for each prompt token.
+    pub prompt_logprobs: Option<usize>,
+    /// Cached prompts are shared among requests of one salt.
+    pub cache_salt: String,
+    /// Tokens to guess ahead at most.
+    pub num_speculative_tokens: usize,
+}
+
+impl Common {
+    /// Takes the shared fields.
+    ///
+    /// # Errors
+    /// Each wrong field.
+    pub fn take(fields: &mut Fields, model: Model, serving: &Serving) -> Result<Self, ApiError> {
+        let stream = take_stream(fields)?;
+        let prompt_logprobs = fields.count("prompt_logprobs", 0..=MAX_LOGPROBS)?;
+        if stream.is_some() && prompt_logprobs.is_some() {
+            let message = "`prompt_logprobs` is not available with `stream`";
+            return Err(ApiError::invalid("prompt_logprobs", message));
+        }
+        Ok(Self {
+            model,
+            n: fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1),
+            stop: take_stop(fields)?,
+            stream,
+            sampling: take_sampling(fields, serving)?,
+            skip_special_tokens: fields.boolean("skip_special_tokens", true)?,
+            prompt_logprobs,
+            cache_salt: take_cache_salt(fields)?,
+            num_speculative_tokens: fields
+                .count("num_speculative_tokens", 0..=MAX_SPECULATIVE_TOKENS)?
+                .unwrap_or(serving.speculative_lookup),
+        })
+    }
+}
+
+/// Takes vLLM's `cache_salt`; requests without one have the empty one in common.
+fn take_cache_salt(fields: &mut Fields) -> Result<String, ApiError> {
+    match fields.string("cache_salt")? {
+        Some(salt) if salt.is_empty() => {
+            Err(ApiError::invalid("cache_salt", "`cache_salt` must not be empty"))
+        }
+        salt => Ok(salt.unwrap_or_default()),
+    }
+}
+
+/// Takes `best_of`, which may only repeat `n`.
+///
+/// # Errors
+/// Where it asks for more choices than it returns, or for fewer.
+pub fn take_best_of(fields: &mut Fields, n: usize) -> Result<(), ApiError> {
+    match fields.count("best_of", 0..=MAX_LOGPROBS)? {
+        Some(best_of) if best_of > n => Err(ApiError::unsupported("best_of")),
+        Some(best_of) if best_of > 0 && best_of < n => Err(ApiError::invalid(
+            "best_of",
+            format!("`best_of` must be at least `n`, which is {n}"),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,80 @@
+//! How tokens are chosen: every field of [`SamplingParams`] within its bounds.
+
+use serde_json::Value;
+
+use super::super::fields::{Fields, to_token, token_ids};
+use super::stop::take_stop_token_ids;
+use crate::engine::request::SamplingParams;
+use crate::server::error::ApiError;
+use crate::server::state::Serving;
+
+/// Takes every field of [`SamplingParams`] but `max_tokens`, which depends on the prompt.
+///
+/// # Errors
+/// The first wrong one.
+pub fn take_sampling(fields: &mut Fields, serving: &Serving) -> Result<SamplingParams, ApiError> {
+    let defaults = serving.sampling_defaults;
+    let top_k = fields.integer("top_k", -1..=i64::MAX)?;
+    let max_len = i64::try_from(serving.max_model_len).unwrap_or(i64::MAX);
+    Ok(SamplingParams {
+        temperature: fields
+            .number("temperature", 0.0..=2.0)?
+            .or(defaults.temperature)
+            .unwrap_or(1.0),
+        top_p: fields.number("top_p", 0.0..=1.0)?.or(defaults.top_p).unwrap_or(1.0),
+        top_k: match top_k {
+            None => defaults.top_k,
+            Some(top_k) => usize::try_from(top_k).ok(),
+        }
+        .filter(|top_k| *top_k > 0),
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
+        repetition_penalty: take_repetition_penalty(fields)?
+            .or(defaults.repetition_penalty)
+            .unwrap_or(1.0),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
+        logit_bias: take_logit_bias(fields, serving.vocab_size)?,
+        // The engine wants 64 bits; every signed seed is one of its own.
+        seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
+        max_tokens: 0,
+        min_tokens: fields.count("min_tokens", 0..=max_len)?.unwrap_or(0),
+        stop_token_ids: take_stop_token_ids(fields, serving)?,
+    })
+}
+
+/// Finite and above zero; the upper bound keeps logits finite.
+fn take_repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, ApiError> {
+    let penalty = fields.number("repetition_penalty", 0.0..=100.0)?;
+    match penalty {
+        Some(penalty) if penalty < 0.01 => Err(ApiError::invalid(
+            "repetition_penalty",
+            "`repetition_penalty` must be a number from 0.01 to 100",
+        )),
+        penalty => Ok(penalty),
+    }
+}
+
+fn take_logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    let wrong = |what: String| ApiError::invalid("logit_bias", what);
+    let Some(value) = fields.take("logit_bias") else { return Ok(Vec::new()) };
+    let Value::Object(map) = value else {
+        return Err(wrong("`logit_bias` must be an object".to_owned()));
+    };
+    map.into_iter()
+        .map(|(key, bias)| {
+            let token = key
+                .parse::<i64>()
+                .ok()
+                .and_then(|token| to_token(&Value::from(token), vocab_size))
+                .ok_or_else(|| {
+                    wrong(format!("the keys of `logit_bias` must be {}", token_ids(vocab_size)))
+                })?;
+            let bias = Fields::new([("logit_bias".to_owned(), bias)].into_iter().collect())
+                .number("logit_bias", -100.0..=100.0)
+                .map_err(|_| {
+                    wrong("the values of `logit_bias` must be numbers from -100 to 100".to_owned())
+                })?;
+            Ok((token, bias.unwrap_or(0.0)))
+        })
+        .collect()
+}
