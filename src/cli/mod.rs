@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod access;
 mod base_check;
 pub mod bench;
 mod bench_server;
@@ -8,6 +9,8 @@ pub mod extract;
 mod gguf_vocab;
 pub mod health;
 pub mod inspect;
+pub mod key;
+mod keys_watch;
 mod load;
 pub mod merge;
 mod model_files;
@@ -54,6 +57,8 @@ enum Command {
     Verify(verify::Args),
     /// Measure a server under load: throughput and latency, over streams and adapters
     Bench(Box<bench::Args>),
+    /// Make keys for tenants
+    Key(key::Args),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }
@@ -73,6 +78,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Key(args) => key::run(&args),
             Command::Health(args) => health::run(&args),
         }
     }

@@ -11,10 +11,11 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::load;
+use super::{access, keys_watch, load};
 use crate::config::ServeArgs;
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
+use crate::server::tenancy::Tenancy;
 use crate::server::{Drained, serve};
 
 /// HTTP, tokenising and detokenising need little; the cores belong to the engine.
@@ -34,6 +35,7 @@ enum Cause {
 /// Where the address cannot be bound, the model cannot be loaded, or the engine dies.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     load::check(&args)?;
+    let tenancy = access::tenancy(&args.access, args.host)?;
     if let Some(threads) = args.engine.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
         crate::kernels::start_threads(threads);
@@ -42,13 +44,13 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         .worker_threads(ASYNC_THREADS)
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve_until_stopped(args));
+    let result = runtime.block_on(serve_until_stopped(args, tenancy));
     // Loading may still be under way; the process ends whatever it does.
     runtime.shutdown_background();
     result
 }
 
-async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
+async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
     let address = SocketAddr::new(args.host, args.port);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -58,7 +60,10 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
         escape_special_tokens: args.escape_special_tokens,
         ..ServerConfig::default()
     };
-    let state = AppState::new(config, Metrics::new());
+    if let Some(path) = &args.access.keys {
+        keys_watch::watch(path.clone(), Arc::clone(&tenancy))?;
+    }
+    let state = AppState::new(config, Metrics::new(), tenancy);
     let (signals, mut causes) = mpsc::channel(2);
     let failures = signals.clone();
     watch_signals(signals)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AdapterArg, ByteSize, DTypeArg, DeviceArg, EngineArgs, QuantizeArg};
+use super::{AccessArgs, AdapterArg, ByteSize, DTypeArg, DeviceArg, EngineArgs, QuantizeArg};
 use crate::adapter::compact::Tolerance;
 
 /// `sorsa serve`.
@@ -61,6 +61,9 @@ pub struct ServeArgs {
     /// Port to listen on; 0 for a free one
     #[arg(long, env = "SORSA_PORT", default_value_t = 8000)]
     pub port: u16,
+    /// Who may call
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Limits of the engine
     #[command(flatten)]
     pub engine: EngineArgs,

@@ -4,7 +4,9 @@
 //! text and no HTTP. A sequence that fails, fails alone.
 
 pub mod batch;
+pub mod fairness;
 pub mod handle;
+pub mod line;
 pub mod model_runner;
 pub mod pace;
 pub mod prompt_lookup;

@@ -66,6 +66,22 @@ impl SamplingParams {
     }
 }
 
+/// For whom a request is computed, as far as the order of work depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TenantShare {
+    /// Which tenant.
+    pub id: u32,
+    /// Its part beside other tenants, relative to theirs; at least 1.
+    pub weight: u32,
+}
+
+impl Default for TenantShare {
+    /// The tenant there is where there are no others.
+    fn default() -> Self {
+        Self { id: 0, weight: 1 }
+    }
+}
+
 /// One prompt, answered `n` times.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -85,7 +101,11 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// The adapter version it is served with to its end; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
-    /// Requests share cached prompts only with those of the same salt.
+    /// For whom it is computed.
+    pub tenant: TenantShare,
+    /// Who may find its cached prompt: requests of the same owner, whom the server knows, ...
+    pub cache_owner: String,
+    /// ... and of the same salt, which the caller chose.
     pub cache_salt: String,
     /// Tokens to guess ahead from what the text has already said, at most; 0 guesses none. Only
     /// greedy choices are guessed for, and no token of the answer depends on it.

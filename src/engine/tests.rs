@@ -1,6 +1,7 @@
 //! The engine over a model that reads nothing but its cache: whatever a sequence's next token is,
 //! it proves that every key of its context was there, in order, and of its own adapter.
 
+mod fairness;
 mod prefix;
 mod speculation;
 
@@ -13,8 +14,8 @@ use candle_core::{DType, Device, Tensor};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 
-use super::handle::{EngineHandle, EventStream, SubmitError, channel};
-use super::request::{Event, FinishReason, Request, RequestId, SamplingParams};
+use super::handle::{EngineHandle, EventStream, QueueShare, SubmitError, channel};
+use super::request::{Event, FinishReason, Request, RequestId, SamplingParams, TenantShare};
 use super::scheduler::SchedulerConfig;
 use super::*;
 use crate::adapter::delta::{AdapterId, LowRankDelta, ModuleSpec};
@@ -150,6 +151,10 @@ fn adapters() -> Vec<Option<Arc<AdapterVersion>>> {
     vec![None, version(1), version(2), version(3)]
 }
 
+fn share(limit: usize) -> QueueShare {
+    QueueShare { waiting: Arc::default(), limit }
+}
+
 struct Rig {
     handle: EngineHandle,
     engine: Engine,
@@ -213,7 +218,7 @@ impl Rig {
     fn submit(&mut self, mut request: Request) -> Vec<EventStream> {
         self.next += 1;
         request.id = RequestId(self.next);
-        self.handle.submit(request).unwrap()
+        self.handle.submit(request, &share(usize::MAX)).unwrap()
     }
 
     /// Steps without ever waiting for a request.
@@ -266,6 +271,8 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         logprobs: None,
         prompt_logprobs: None,
         adapter: None,
+        tenant: TenantShare::default(),
+        cache_owner: String::new(),
         cache_salt: String::new(),
         num_speculative_tokens: 0,
     }
@@ -494,11 +501,15 @@ fn hanging_up_frees_the_blocks_in_the_next_step() {
 #[test]
 fn a_full_queue_refuses_at_once_and_a_place_is_free_again_once_scheduled() {
     let (handle, submissions) = channel(2);
-    let _streams = (handle.submit(request(vec![1], 1)), handle.submit(request(vec![1], 1)));
-    let full = handle.submit(request(vec![1], 1)).map(|_| ());
-    assert_eq!(full, Err(SubmitError::QueueFull { limit: 2 }));
+    let (greedy, other) = (share(1), share(2));
+    let submit = |share| handle.submit(request(vec![1], 1), share).map(|_| ());
+    assert_eq!(submit(&greedy), Ok(()));
+    assert_eq!(submit(&greedy), Err(SubmitError::ShareFull { limit: 1 }));
+    assert_eq!(submit(&other), Ok(()));
+    assert_eq!(submit(&other), Err(SubmitError::QueueFull { limit: 2 }));
+    assert_eq!(other.waiting.load(Ordering::Relaxed), 1, "who was refused does not wait");
     drop(submissions);
-    assert_eq!(handle.submit(request(vec![1], 1)).map(|_| ()), Err(SubmitError::Dead));
+    assert_eq!(submit(&other), Err(SubmitError::Dead));
     assert!(!handle.is_alive());
 }
 

@@ -1,10 +1,12 @@
 //! What is known of a call besides its body.
 
-use std::convert::Infallible;
 use std::time::Instant;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+
+use super::error::ApiError;
+use super::tenancy::caller::Caller;
 
 /// When a request's head reached the server.
 #[derive(Debug, Clone, Copy)]
@@ -16,13 +18,22 @@ pub struct Arrived(pub Instant);
 pub struct Call {
     /// When its head reached the server.
     pub arrived: Instant,
+    /// Who makes it.
+    pub caller: Caller,
 }
 
 impl<S: Sync> FromRequestParts<S> for Call {
-    type Rejection = Infallible;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
         let arrived = parts.extensions.get::<Arrived>();
-        Ok(Self { arrived: arrived.map_or_else(Instant::now, |Arrived(at)| *at) })
+        let Some(caller) = parts.extensions.get::<Caller>() else {
+            tracing::error!("bug: a route that serves tenants is open to everybody");
+            return Err(ApiError::internal());
+        };
+        Ok(Self {
+            arrived: arrived.map_or_else(Instant::now, |Arrived(at)| *at),
+            caller: caller.clone(),
+        })
     }
 }

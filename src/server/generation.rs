@@ -11,8 +11,8 @@ use futures_util::stream::{self, BoxStream, SelectAll};
 use super::call::Call;
 use super::choice::{Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
-use super::lifecycle::Running;
 use super::state::{AppState, Serving};
+use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
@@ -84,7 +84,7 @@ pub struct Generation {
     choices: usize,
     counts: TokenCounts,
     prompt_logprobs: Vec<Option<PromptLogprobs>>,
-    running: Running,
+    admission: Admission,
 }
 
 impl std::fmt::Debug for Generation {
@@ -101,14 +101,18 @@ impl Generation {
     /// were asked for.
     ///
     /// # Errors
-    /// Where the queue is full, the engine dead, or scoring a prompt failed.
+    /// Where the tenant has not so many tokens left, the queue is full, the engine dead, or scoring
+    /// a prompt failed.
     pub async fn start(
         state: &AppState,
         serving: &Serving,
         job: Job,
         call: &Call,
-        running: Running,
+        mut admission: Admission,
     ) -> Result<Self, ApiError> {
+        let share = call.caller.queue_share(serving.engine.max_waiting());
+        job.check_prompts(share.limit)?;
+        admission.charge(job.most_tokens())?;
         let rules = Arc::new(StopRules {
             matcher: job.stop_matcher()?,
             strings: job.stop.clone(),
@@ -119,7 +123,7 @@ impl Generation {
         let submitted = job
             .prompts
             .iter()
-            .map(|prompt| serving.engine.submit(job.request(state, prompt, call)))
+            .map(|prompt| serving.engine.submit(job.request(state, prompt, call), &share))
             .collect::<Result<Vec<_>, _>>()?;
         let mut generation = Self {
             pieces: SelectAll::new(),
@@ -130,8 +134,9 @@ impl Generation {
                 completion: 0,
             },
             prompt_logprobs: Vec::with_capacity(job.prompts.len()),
-            running,
+            admission,
         };
+        generation.settle();
         for (number, (prompt, streams)) in job.prompts.into_iter().zip(submitted).enumerate() {
             let mut streams = streams.into_iter();
             let mut first = streams.next().ok_or_else(ApiError::internal)?;
@@ -155,6 +160,12 @@ impl Generation {
         Ok(generation)
     }
 
+    /// Whatever comes, this much has been used.
+    fn settle(&mut self) {
+        let TokenCounts { prompt, completion, .. } = self.counts;
+        self.admission.set_used((prompt + completion) as u64);
+    }
+
     fn add(&mut self, choice: Choice) {
         let pieces = stream::unfold(choice, |mut choice| async move {
             let piece = choice.next().await?;
@@ -170,7 +181,7 @@ impl Generation {
     ) -> Result<PromptLogprobs, ApiError> {
         let event = tokio::select! {
             event = events.next() => event,
-            () = self.running.aborted() => return Err(ApiError::draining()),
+            () = self.admission.aborted() => return Err(ApiError::draining()),
         };
         match event {
             Some(Event::PromptLogprobs(logprobs)) => Ok(logprobs),
@@ -190,13 +201,14 @@ impl Generation {
     pub async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
         let piece = tokio::select! {
             biased;
-            () = self.running.aborted() => Some(Err(ApiError::draining())),
+            () = self.admission.aborted() => Some(Err(ApiError::draining())),
             piece = self.pieces.next() => piece,
         };
         match &piece {
             Some(Ok(delta)) => {
                 self.counts.completion += delta.generated;
                 self.counts.cached += delta.cached;
+                self.settle();
             }
             Some(Err(_)) => self.pieces.clear(),
             None => {}
@@ -237,6 +249,20 @@ impl Generation {
 }
 
 impl Job {
+    /// The queue could never take more: every retry would be a 429.
+    fn check_prompts(&self, limit: usize) -> Result<(), ApiError> {
+        if self.prompts.len() <= limit {
+            return Ok(());
+        }
+        Err(ApiError::invalid("prompt", format!("`prompt` must hold at most {limit} prompts")))
+    }
+
+    /// Tokens that its answers can have, and those of its prompts.
+    fn most_tokens(&self) -> u64 {
+        let tokens = |prompt: &Prompt| (prompt.tokens.len() + self.n * prompt.max_tokens) as u64;
+        self.prompts.iter().map(tokens).sum()
+    }
+
     fn stop_matcher(&self) -> Result<StopMatcher, ApiError> {
         StopMatcher::new(self.stop.clone())
             .map_err(|error| ApiError::invalid("stop", format!("`stop` is wrong: {error}")))
@@ -252,6 +278,8 @@ impl Job {
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
             adapter: self.adapter.clone(),
+            tenant: call.caller.share(),
+            cache_owner: call.caller.cache_owner(),
             cache_salt: self.cache_salt.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
         }

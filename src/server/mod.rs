@@ -2,7 +2,8 @@
 //!
 //! [`serve`] owns connections and the drain, [`router`] says which path is whose, [`openai`] turns
 //! bodies into jobs, [`generation`] and [`choice`] turn the engine's events into text, [`stream`]
-//! writes them as they come. A whole answer is the same pieces, collected.
+//! writes them as they come. A whole answer is the same pieces, collected. [`tenancy`] says who may
+//! call, and counts what each tenant uses.
 //!
 //! The server starts before the model is loaded: [`state::AppState`] gets its
 //! [`state::Serving`] later, and until then only probes succeed.
@@ -20,6 +21,7 @@ pub mod router;
 mod serve;
 pub mod state;
 pub mod stream;
+pub mod tenancy;
 pub mod tokenization;
 
 pub use serve::{Drained, serve};

@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::observe::observe;
 use super::openai::{chat, completions, models};
 use super::state::AppState;
+use super::tenancy::authorize::authorize;
 use super::{probes, tokenization};
 
 /// The whole service.
@@ -38,6 +39,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
+        .layer(from_fn_with_state(Arc::clone(&state), authorize))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)

@@ -7,8 +7,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use super::call::Call;
 use super::error::ApiError;
 use super::lifecycle::{Lifecycle, Phase};
+use super::tenancy::Tenancy;
+use super::tenancy::admission::Admission;
 use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::RequestId;
@@ -110,6 +113,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Phase and running requests.
     pub lifecycle: Lifecycle,
+    /// Who may call.
+    pub tenancy: Arc<Tenancy>,
     /// Places for rendering and tokenising.
     pub(super) text_work: Arc<Semaphore>,
     serving: OnceLock<Arc<Serving>>,
@@ -119,12 +124,13 @@ pub struct AppState {
 impl AppState {
     /// A server without a model yet.
     #[must_use]
-    pub fn new(config: ServerConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(config: ServerConfig, metrics: Arc<Metrics>, tenancy: Arc<Tenancy>) -> Arc<Self> {
         Arc::new(Self {
             text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             config,
             metrics,
             lifecycle: Lifecycle::default(),
+            tenancy,
             serving: OnceLock::new(),
             next_request: AtomicU64::new(0),
         })
@@ -134,6 +140,14 @@ impl AppState {
     /// already known, which stays.
     pub fn set_serving(&self, serving: Serving) -> bool {
         self.serving.set(Arc::new(serving)).is_ok()
+    }
+
+    /// Takes a request in: it runs until the admission is dropped.
+    ///
+    /// # Errors
+    /// Where the server is shutting down, or the caller's tenant has reached a limit.
+    pub fn admit(&self, call: &Call) -> Result<Admission, ApiError> {
+        Admission::new(self.lifecycle.admit()?, &call.caller)
     }
 
     /// The loaded model.

@@ -48,7 +48,7 @@ pub async fn tokenize(
     call: Call,
     JsonObject(mut fields): JsonObject,
 ) -> ApiResult<Tokenized> {
-    let _running = state.lifecycle.admit()?;
+    let _admission = state.admit(&call)?;
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
     let input = take_input(&mut fields)?;
@@ -98,7 +98,7 @@ pub async fn detokenize(
     call: Call,
     JsonObject(mut fields): JsonObject,
 ) -> ApiResult<Detokenized> {
-    let _running = state.lifecycle.admit()?;
+    let _admission = state.admit(&call)?;
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
     let tokens =

@@ -94,6 +94,7 @@ impl Endpoint for ChatRequest {
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
             default_max_tokens: (config.max_request_tokens / self.common.n).max(1),
+            most_tokens: self.common.model.max_tokens,
         };
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let prompt_logprobs = self.common.prompt_logprobs;

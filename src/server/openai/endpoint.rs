@@ -20,6 +20,7 @@
 
 use std::sync::Arc;
 
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 
 use super::fields::Fields;
@@ -31,6 +32,9 @@ use crate::server::error::ApiError;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::stream::{self, Chunks};
+
+/// Says by which weights an adapter answered: names come and go.
+const ADAPTER_DIGEST: HeaderName = HeaderName::from_static("x-sorsa-adapter-digest");
 
 /// A checked request of one endpoint.
 pub trait Endpoint: Sized + Send + 'static {
@@ -91,20 +95,25 @@ pub async fn answer<E: Endpoint>(
     call: &Call,
     mut fields: Fields,
 ) -> Result<Response, ApiError> {
-    let running = state.lifecycle.admit()?;
+    let admission = state.admit(call)?;
     let serving = state.serving()?;
     let model = take_model(&mut fields, call, &serving).await?;
+    let digest = model.adapter_digest();
     let request = E::take(&mut fields, model, &serving, &state.config)?;
     state.metrics.unknown_fields(E::take_rest(fields)?);
     let (writer, delivery) = request.writer(&serving);
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
     let job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
-    let mut generation = Generation::start(state, &serving, job, call, running).await?;
-    match delivery {
-        Delivery::Streamed => Ok(stream::respond(generation, writer, state.config.keep_alive)),
+    let mut generation = Generation::start(state, &serving, job, call, admission).await?;
+    let mut response = match delivery {
+        Delivery::Streamed => stream::respond(generation, writer, state.config.keep_alive),
         Delivery::Whole => {
             let answers = generation.collect().await?;
-            Ok(writer.whole(answers, &generation))
+            writer.whole(answers, &generation)
         }
+    };
+    if let Some(digest) = digest.and_then(|digest| HeaderValue::try_from(digest).ok()) {
+        response.headers_mut().insert(ADAPTER_DIGEST, digest);
     }
+    Ok(response)
 }

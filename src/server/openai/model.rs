@@ -13,9 +13,23 @@ pub struct Model {
     pub name: String,
     /// What it stands for.
     pub target: Target,
+    /// Tokens per choice that the caller may ask for.
+    pub max_tokens: Option<usize>,
 }
 
-/// Takes `model`, which is required, and finds what it stands for.
+impl Model {
+    /// The content digest of the adapter, as it stands in headers and records.
+    #[must_use]
+    pub fn adapter_digest(&self) -> Option<String> {
+        match &self.target {
+            Target::Base => None,
+            Target::Adapter(version) => Some(format!("blake3:{}", version.id())),
+        }
+    }
+}
+
+/// Takes `model`, which is required where the caller's tenant has no default, and finds what it
+/// stands for.
 ///
 /// # Errors
 /// Where it is missing, no string, or a name that nobody has.
@@ -24,7 +38,8 @@ pub async fn take_model(
     call: &Call,
     serving: &Serving,
 ) -> Result<Model, ApiError> {
-    let name = fields.string("model")?.ok_or_else(|| fields.missing("model"))?;
+    let name = call.caller.model_meant(fields.string("model")?);
+    let name = name.ok_or_else(|| fields.missing("model"))?;
     resolve(name, call, serving).await
 }
 
@@ -37,16 +52,23 @@ pub async fn check_model(
     call: &Call,
     serving: &Serving,
 ) -> Result<(), ApiError> {
-    if let Some(name) = fields.string("model")? {
+    if let Some(name) = call.caller.model_meant(fields.string("model")?) {
         resolve(name, call, serving).await?;
     }
     Ok(())
 }
 
-/// Finds what `name` stands for. Never another model than the one that was asked for.
-async fn resolve(name: String, _call: &Call, serving: &Serving) -> Result<Model, ApiError> {
+/// Finds what `name` stands for. Never another model than the one that was asked for, and never one
+/// that is not the caller's: that is an unknown one.
+async fn resolve(name: String, call: &Call, serving: &Serving) -> Result<Model, ApiError> {
+    if !call.caller.may_use(&serving.registry, &name) {
+        return Err(ApiError::model_not_found(&name));
+    }
     match serving.registry.resolve(&name) {
-        Some(target) => Ok(Model { name, target }),
+        Some(target) => {
+            let max_tokens = call.caller.tenant.policy.limits.max_tokens;
+            Ok(Model { name, target, max_tokens })
+        }
         None => Err(ApiError::model_not_found(&name)),
     }
 }

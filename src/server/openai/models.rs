@@ -1,5 +1,5 @@
 //! `GET /v1/models` and `/v1/models/{id}`: the base model under each of its names, and adapters
-//! with the base as their `parent`.
+//! with the base as their `parent`; of all of them those that the caller may use.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 
 use crate::adapter::registry::Target;
+use crate::server::call::Call;
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::state::{AppState, Serving};
 
@@ -55,11 +56,13 @@ pub struct ModelList {
 ///
 /// # Errors
 /// Where no model is loaded yet.
-pub async fn list_models(State(state): State<Arc<AppState>>) -> ApiResult<ModelList> {
+pub async fn list_models(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<ModelList> {
     let serving = state.serving()?;
-    let bases = serving.registry.base_names().iter().map(String::as_str);
-    let adapters = serving.registry.adapters().map(|version| version.name.as_str());
-    let data = bases.chain(adapters).filter_map(|name| card(&serving, name)).collect();
+    let registry = &serving.registry;
+    let bases = registry.base_names().iter().map(String::as_str);
+    let adapters = registry.adapters().map(|version| version.name.as_str());
+    let own = bases.chain(adapters).filter(|name| call.caller.may_use(registry, name));
+    let data = own.filter_map(|name| card(&serving, name)).collect();
     Ok(Json(ModelList { object: "list", data }))
 }
 
@@ -69,12 +72,15 @@ pub async fn list_models(State(state): State<Arc<AppState>>) -> ApiResult<ModelL
 /// Where nothing has that name.
 pub async fn retrieve_model(
     State(state): State<Arc<AppState>>,
+    call: Call,
     id: Result<Path<String>, PathRejection>,
 ) -> ApiResult<ModelCard> {
     let serving = state.serving()?;
     // No name holds what is no UTF-8 once decoded; what it is cannot be repeated.
     let Path(id) = id.map_err(|_| ApiError::model_not_found("\u{FFFD}"))?;
-    card(&serving, &id).map(Json).ok_or_else(|| ApiError::model_not_found(&id))
+    let own = call.caller.may_use(&serving.registry, &id);
+    let card = if own { card(&serving, &id) } else { None };
+    card.map(Json).ok_or_else(|| ApiError::model_not_found(&id))
 }
 
 fn card(serving: &Serving, name: &str) -> Option<ModelCard> {

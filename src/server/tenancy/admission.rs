@@ -6,11 +6,13 @@ use std::sync::Arc;
 use super::caller::{Caller, Tenant};
 use super::live::Rate;
 use crate::server::error::ApiError;
+use crate::server::lifecycle::Running;
 use crate::tenant::bucket::Refusal;
 
 /// A request that was let in. Dropped, it is over, and what was charged and not used flows back.
 #[derive(Debug)]
 pub struct Admission {
+    running: Running,
     tenant: Arc<Tenant>,
     charged: u64,
     used: u64,
@@ -21,7 +23,7 @@ impl Admission {
     ///
     /// # Errors
     /// 429 where the tenant has as many requests running, or has made as many in a minute, as it may.
-    pub fn new(caller: &Caller) -> Result<Self, ApiError> {
+    pub fn new(running: Running, caller: &Caller) -> Result<Self, ApiError> {
         let tenant = Arc::clone(&caller.tenant);
         let (policy, live) = (&tenant.policy, &tenant.live);
         let limit = policy.limits.max_concurrent;
@@ -30,7 +32,7 @@ impl Admission {
             return Err(ApiError::too_many_running(limit));
         }
         // From here on it counts as running, until it is dropped.
-        let admission = Self { tenant, charged: 0, used: 0 };
+        let admission = Self { running, tenant, charged: 0, used: 0 };
         let limits = &admission.tenant.policy.limits;
         admission.take(Rate::Requests, 1, limits.requests_per_minute)?;
         Ok(admission)
@@ -44,6 +46,11 @@ impl Admission {
         self.take(Rate::Tokens, tokens, self.tenant.policy.limits.tokens_per_minute)?;
         self.charged = tokens;
         Ok(())
+    }
+
+    /// Returns once running requests must end.
+    pub async fn aborted(&mut self) {
+        self.running.aborted().await;
     }
 
     /// So many tokens have been used up to now.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::live::Live;
 use crate::adapter::registry::Registry;
+use crate::engine::handle::QueueShare;
+use crate::engine::request::TenantShare;
 use crate::tenant::directory::Key;
 use crate::tenant::policy::Policy;
 
@@ -14,6 +16,8 @@ pub struct Tenant {
     pub policy: Arc<Policy>,
     /// What it uses: the same for all its calls.
     pub live: Arc<Live>,
+    /// Whether there are no other tenants.
+    pub alone: bool,
 }
 
 /// Whoever made a call, with the rights of that moment. Cheap to clone.
@@ -76,6 +80,23 @@ impl Caller {
         } else {
             policy.allows_adapter(name)
         }
+    }
+
+    /// Its tenant, as the engine knows it.
+    #[must_use]
+    pub fn share(&self) -> TenantShare {
+        let Tenant { policy, live, .. } = &*self.tenant;
+        TenantShare { id: live.number(), weight: policy.weight }
+    }
+
+    /// Its tenant's part of a queue of `max_waiting` places: what is said, else half of it beside
+    /// other tenants.
+    #[must_use]
+    pub fn queue_share(&self, max_waiting: usize) -> QueueShare {
+        let part = if self.tenant.alone { max_waiting } else { max_waiting.div_ceil(2) };
+        let limit = self.tenant.policy.limits.max_waiting.unwrap_or(part);
+        let waiting = Arc::clone(self.tenant.live.waiting());
+        QueueShare { waiting, limit: limit.min(max_waiting) }
     }
 
     /// Who shares this caller's cached prompts: its tenant alone, or its tenant's group. No name has

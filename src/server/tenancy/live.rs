@@ -68,10 +68,9 @@ impl Live {
     pub fn set_rates(&self, limits: &Limits) {
         let now = Instant::now();
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        for (rate, per_minute) in [
-            (Rate::Requests, limits.requests_per_minute),
-            (Rate::Tokens, limits.tokens_per_minute),
-        ] {
+        for (rate, per_minute) in
+            [(Rate::Requests, limits.requests_per_minute), (Rate::Tokens, limits.tokens_per_minute)]
+        {
             match (rates.of(rate), per_minute) {
                 (bucket, None) => *bucket = None,
                 (Some(bucket), Some(per_minute)) => bucket.set_rate(per_minute, now),

@@ -55,7 +55,7 @@ impl Tenancy {
     #[must_use]
     pub fn open() -> Arc<Self> {
         let policy = Arc::new(Policy::unlimited(DEFAULT_TENANT));
-        let tenant = Arc::new(Tenant { policy, live: Arc::new(Live::new(0)) });
+        let tenant = Arc::new(Tenant { policy, live: Arc::new(Live::new(0)), alone: true });
         let tenants = [(DEFAULT_TENANT.to_owned(), tenant)].into();
         let present = ArcSwap::from_pointee(Present { directory: None, tenants });
         Arc::new(Self { present, metrics: MetricsAccess::Public })
@@ -105,6 +105,7 @@ impl Tenancy {
 impl Present {
     fn followed_by(&self, directory: Arc<Directory>) -> Self {
         let mut next = self.tenants.values().map(|tenant| tenant.live.number() + 1).max();
+        let alone = directory.tenants().count() == 1;
         let mut tenants = HashMap::new();
         for policy in directory.tenants() {
             let known = self.tenants.get(&policy.name).map(|tenant| Arc::clone(&tenant.live));
@@ -114,7 +115,7 @@ impl Present {
                 Arc::new(Live::new(number))
             });
             live.set_rates(&policy.limits);
-            let tenant = Tenant { policy: Arc::clone(policy), live };
+            let tenant = Tenant { policy: Arc::clone(policy), live, alone };
             tenants.insert(policy.name.clone(), Arc::new(tenant));
         }
         Self { directory: Some(directory), tenants }

@@ -14,6 +14,7 @@ use crate::engine::handle::{self, Received, Submission};
 use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprobs};
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, SamplingDefaults, ServerConfig, Serving};
+use crate::server::tenancy::Tenancy;
 use crate::server::{Drained, serve};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
@@ -154,9 +155,18 @@ pub struct Server {
 impl Server {
     /// A server whose model is not loaded.
     pub async fn loading(config: ServerConfig, shutdown_timeout: Duration) -> Self {
+        Self::loading_for(Tenancy::open(), config, shutdown_timeout).await
+    }
+
+    /// The same, for some tenants.
+    async fn loading_for(
+        tenancy: Arc<Tenancy>,
+        config: ServerConfig,
+        shutdown_timeout: Duration,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = AppState::new(config, Metrics::new());
+        let state = AppState::new(config, Metrics::new(), tenancy);
         let (shutdown, shutdown_asked) = oneshot::channel::<()>();
         let (abort, abort_asked) = oneshot::channel::<()>();
         // A dropped sender asks for nothing.
@@ -180,6 +190,21 @@ impl Server {
     pub async fn with_config(config: ServerConfig, max_waiting: usize) -> (Self, Engine) {
         let server = Self::loading(config, Duration::from_secs(60)).await;
         let (serving, engine) = model(max_waiting);
+        assert!(server.state.set_serving(serving));
+        (server, engine)
+    }
+
+    /// A server with the usual limits for some tenants, and its engine.
+    pub async fn for_tenants(tenancy: Arc<Tenancy>) -> (Self, Engine) {
+        let config = ServerConfig::default();
+        let server = Self::loading_for(tenancy, config, Duration::from_secs(60)).await;
+        let (serving, engine) = model(16);
+        let mut registry = Registry::new(vec!["base".to_owned()]);
+        for (name, digest) in [("acme-chat", 1), ("acme-code", 2), ("globex-chat", 3)] {
+            let delta = Arc::new(LowRankDelta::new(AdapterId([digest; 32]), Vec::new()));
+            registry.insert(AdapterVersion { name: name.to_owned(), delta }).unwrap();
+        }
+        let serving = Serving { registry: Arc::new(registry), ..serving };
         assert!(server.state.set_serving(serving));
         (server, engine)
     }
@@ -253,6 +278,14 @@ pub fn redact(body: &mut Value) {
     if let Some(id) = body.get_mut("id") {
         let kind = id.as_str().unwrap().split('-').next().unwrap();
         *id = json!(format!("{kind}-[id]"));
+    }
+    // Which weights answered, by their digests: the model's name says the same.
+    if let Some(body) = body.as_object_mut()
+        && let Some(fingerprint) = body.shift_remove("system_fingerprint")
+    {
+        let adapter = body["model"] == "tenant";
+        let expected = if adapter { "fp_00ff_0707070707070707" } else { "fp_00ff" };
+        assert_eq!(fingerprint, expected);
     }
     if let Some(created) = body.get_mut("created") {
         assert!(created.as_u64().unwrap() > 1_600_000_000);

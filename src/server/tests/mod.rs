@@ -5,3 +5,4 @@ mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod tenants;
