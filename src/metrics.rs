@@ -4,6 +4,8 @@
 //! Handles are lock-free and cheap to call from any thread. It knows no request, no engine and no
 //! HTTP framework; who records what is said at each field.
 
+pub mod tenants;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::{
@@ -12,6 +14,8 @@ use metrics::{
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
+
+use self::tenants::{TenantSeries, Tenants};
 
 const METADATA: Metadata<'static> = Metadata::new("sorsa", Level::INFO, None);
 
@@ -126,6 +130,7 @@ pub struct Metrics {
     finished: [(&'static str, Counter); FINISH_REASONS.len()],
     unknown_fields: Counter,
     lora: Mutex<String>,
+    tenants: Tenants,
 }
 
 /// What was found in the prefix cache.
@@ -181,7 +186,8 @@ impl Metrics {
                 .set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)
                 .expect("every family has buckets")
         });
-        let recorder = builder.build_recorder();
+        let recorder = Tenants::buckets(builder).build_recorder();
+        Tenants::describe(&recorder);
         let handle = recorder.handle();
         describe_labelled(&recorder);
         let histogram = |index: usize| {
@@ -231,6 +237,7 @@ impl Metrics {
                 "Unknown top-level fields of request bodies, accepted and ignored.",
             ),
             lora: Mutex::new(lora_line(&LoraSets::default(), 0.0)),
+            tenants: Tenants::default(),
             recorder,
             handle,
         })
@@ -254,6 +261,12 @@ impl Metrics {
         ];
         let key = Key::from_parts(HTTP_REQUESTS, labels);
         self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// The series of a tenant and a model. Called by the server.
+    #[must_use]
+    pub fn tenant(&self, tenant: &str, model: &str) -> TenantSeries {
+        self.tenants.series(&self.recorder, tenant, model)
     }
 
     /// Counts unknown fields of a request body. Called by the server.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 
 use crate::config::AccessArgs;
+use crate::server::tenancy::book::Book;
 use crate::server::tenancy::{MetricsAccess, Tenancy};
 use crate::tenant::directory::Directory;
 use crate::tenant::key::KeyHash;
@@ -15,6 +16,8 @@ use crate::tenant::policy::DEFAULT_TENANT;
 
 /// Largest keys file that is read.
 const MAX_FILE_BYTES: u64 = 16 << 20;
+/// What administrators declare, in the state directory.
+const TENANTS_FILE: &str = "tenants.toml";
 
 /// The tenants of a server that listens on `host`.
 ///
@@ -23,9 +26,7 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// said that they may.
 pub fn tenancy(args: &AccessArgs, host: IpAddr) -> anyhow::Result<Arc<Tenancy>> {
     if let Some(path) = &args.keys {
-        let directory = directory(&read(path)?).with_context(|| context(path))?;
-        ensure!(directory.keys().next().is_some(), "{}: there is no key in it", context(path));
-        return Ok(Tenancy::with_keys(directory, metrics_access(args)));
+        return with_file(path, args).with_context(|| context(path));
     }
     if !args.api_key.is_empty() {
         let secrets: Vec<String> = args.api_key.iter().map(|secret| secret.0.clone()).collect();
@@ -46,6 +47,15 @@ pub fn tenancy(args: &AccessArgs, host: IpAddr) -> anyhow::Result<Arc<Tenancy>> 
     Ok(Tenancy::open())
 }
 
+fn with_file(path: &Path, args: &AccessArgs) -> anyhow::Result<Arc<Tenancy>> {
+    let file = KeysFile::parse(&read(path)?)?;
+    ensure!(!file.keys.is_empty(), "there is no key in it");
+    Directory::new(&file)?;
+    let state = args.state_dir.as_deref().map(|dir| dir.join(TENANTS_FILE));
+    let book = Book::open(file, state).context("what administrators declared")?;
+    Ok(Tenancy::with_book(book, metrics_access(args))?)
+}
+
 fn metrics_access(args: &AccessArgs) -> MetricsAccess {
     match &args.metrics_key {
         Some(secret) => MetricsAccess::Key(KeyHash::of(&secret.0)),
@@ -59,9 +69,9 @@ fn metrics_access(args: &AccessArgs) -> MetricsAccess {
 /// # Errors
 /// Where it cannot be read, or is no text of a reasonable size.
 pub fn read(path: &Path) -> anyhow::Result<String> {
-    let size = std::fs::metadata(path).with_context(|| context(path))?.len();
-    ensure!(size <= MAX_FILE_BYTES, "{}: {size} bytes are too many", context(path));
-    std::fs::read_to_string(path).with_context(|| context(path))
+    let size = std::fs::metadata(path)?.len();
+    ensure!(size <= MAX_FILE_BYTES, "{size} bytes are too many");
+    Ok(std::fs::read_to_string(path)?)
 }
 
 /// What a keys file's text declares.

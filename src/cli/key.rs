@@ -86,7 +86,7 @@ fn write(path: &Path, file: &mut File, args: &NewArgs, key: &NewKey) -> anyhow::
     let mut text = match fs::metadata(path) {
         Ok(known) => {
             file.set_permissions(known.permissions())?;
-            read(path)?
+            read(path).with_context(|| path.display().to_string())?
         }
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).with_context(|| path.display().to_string()),

@@ -9,8 +9,9 @@ use std::time::Duration;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::access::{directory, read};
+use super::access::read;
 use crate::server::tenancy::Tenancy;
+use crate::tenant::keys_file::KeysFile;
 
 /// Between two looks where nothing was heard of.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -72,14 +73,16 @@ fn follow(path: &Path, tenancy: &Tenancy, looks: &Receiver<()>) {
         if seen.as_ref() == Some(&text) {
             continue;
         }
-        match directory(&text) {
-            Ok(directory) => {
-                let (tenants, keys) = (directory.tenants().count(), directory.keys().count());
-                tenancy.replace(directory);
+        match reload(tenancy, &text) {
+            Ok((tenants, keys)) => {
                 tracing::info!(tenants, keys, "the keys file was read");
             }
             Err(error) => tracing::warn!("the keys stay as they are: {error:#}"),
         }
         seen = Some(text);
     }
+}
+
+fn reload(tenancy: &Tenancy, text: &str) -> anyhow::Result<(usize, usize)> {
+    Ok(tenancy.reload(KeysFile::parse(text)?)?)
 }

@@ -16,10 +16,14 @@ use crate::config::ServeArgs;
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
 use crate::server::tenancy::Tenancy;
+use crate::server::usage::UsageLog;
 use crate::server::{Drained, serve};
 
 /// HTTP, tokenising and detokenising need little; the cores belong to the engine.
 const ASYNC_THREADS: usize = 2;
+
+/// For the last usage records, where the disk does not take them.
+const USAGE_FLUSH: Duration = Duration::from_secs(10);
 
 /// Why the server stops.
 enum Cause {
@@ -60,10 +64,15 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
         escape_special_tokens: args.escape_special_tokens,
         ..ServerConfig::default()
     };
+    let usage = args.access.usage_log.as_ref().map(|path| {
+        let opened = UsageLog::open(path, args.access.usage_log_max_size.0 as u64);
+        opened.with_context(|| format!("--usage-log {}", path.display()))
+    });
+    let usage = usage.transpose()?;
     if let Some(path) = &args.access.keys {
         keys_watch::watch(path.clone(), Arc::clone(&tenancy))?;
     }
-    let state = AppState::new(config, Metrics::new(), tenancy);
+    let state = AppState::new(config, Metrics::new(), tenancy, usage);
     let (signals, mut causes) = mpsc::channel(2);
     let failures = signals.clone();
     watch_signals(signals)?;
@@ -72,8 +81,13 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
 
     let (stop, stopped) = oneshot::channel::<()>();
     let (abort, aborted) = oneshot::channel::<()>();
-    let server =
-        tokio::spawn(serve(listener, state, resolved(stopped), resolved(aborted), timeout));
+    let server = tokio::spawn(serve(
+        listener,
+        Arc::clone(&state),
+        resolved(stopped),
+        resolved(aborted),
+        timeout,
+    ));
     let cause = causes.recv().await;
     let _ = stop.send(());
     let failure = match cause {
@@ -96,6 +110,11 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
     };
     if let Drained::Aborted(count) = server.await? {
         tracing::warn!(count, "requests were still running and were ended");
+    }
+    if let Some(usage) = &state.usage
+        && tokio::time::timeout(USAGE_FLUSH, usage.flush()).await.is_err()
+    {
+        tracing::error!("usage records could not be written before the end");
     }
     failure.map_or(Ok(()), Err)
 }

@@ -1,4 +1,4 @@
-//! Who may call: keys, and what is open without one.
+//! Who may call: keys, what is open without one, and where it is written down what was used.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::ConfigError;
+use super::{ByteSize, ConfigError};
 
 /// Who may call.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +34,16 @@ pub struct AccessArgs {
     /// Let everybody read /metrics, names of tenants included
     #[arg(long, env = "SORSA_PUBLIC_METRICS", conflicts_with = "metrics_key")]
     pub public_metrics: bool,
+    /// Where tenants and keys last that administrators declare through HTTP; without it they end with
+    /// the process
+    #[arg(long, env = "SORSA_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Write down what each request used, as a line of JSON in this file
+    #[arg(long, env = "SORSA_USAGE_LOG", value_name = "FILE")]
+    pub usage_log: Option<PathBuf>,
+    /// Size at which that file makes room for a new one; older ones stay, as FILE.1, FILE.2 …
+    #[arg(long, env = "SORSA_USAGE_LOG_MAX_SIZE", default_value = "64MiB", value_name = "BYTES")]
+    pub usage_log_max_size: ByteSize,
 }
 
 /// A key as its owner wrote it. It is never printed.

@@ -37,9 +37,9 @@ impl Fairness {
         let latest = || self.latest.map_or(0, |latest| self.counter(latest));
         let level = backlogged.unwrap_or_else(latest);
         let counter = self.counter(tenant).max(level);
-        // Whoever is not ahead of the others would be lifted to them: nothing is to be remembered.
+        // Whoever is behind those that wait would be lifted to them: nothing is to be remembered.
         let latest = self.latest;
-        self.counters.retain(|&other, counter| *counter > level || Some(other) == latest);
+        self.counters.retain(|&other, counter| *counter >= level || Some(other) == latest);
         self.counters.insert(tenant, counter);
     }
 

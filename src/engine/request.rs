@@ -1,7 +1,7 @@
 //! What the engine is asked for and what it answers: token ids in, events out. No text, no JSON.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::adapter::registry::AdapterVersion;
 
@@ -152,6 +152,8 @@ pub enum Event {
     PromptComputed {
         /// How many of its tokens were found there.
         num_cached_tokens: usize,
+        /// How long the request had waited when it was begun.
+        queued: Duration,
     },
     /// A token was generated.
     Token {

@@ -366,7 +366,10 @@ impl Scheduler {
                     self.schedule_running(running.id, budget, schedule);
                     admits &= schedule.num_preempted == before;
                 }
-                (_, Some(waiting)) => admits = self.admit(waiting.place, budget, schedule),
+                (_, Some(waiting)) => {
+                    tried.push(waiting.place.id);
+                    admits = self.admit(waiting.place, budget, schedule);
+                }
                 _ => return,
             }
         }

@@ -209,7 +209,7 @@ impl Rig {
         self.run_until_idle();
         let events = drain(&mut stream);
         let cached = events.iter().find_map(|event| match event {
-            Event::PromptComputed { num_cached_tokens } => Some(*num_cached_tokens),
+            Event::PromptComputed { num_cached_tokens, .. } => Some(*num_cached_tokens),
             _ => None,
         });
         (events, cached.expect("the prompt was not computed"))
@@ -460,7 +460,7 @@ fn scoring_a_prompt_needs_no_generated_token() {
     let events = drain(&mut stream);
     let [
         Event::PromptLogprobs(scores),
-        Event::PromptComputed { num_cached_tokens: 0 },
+        Event::PromptComputed { num_cached_tokens: 0, .. },
         Event::Finished(FinishReason::Length),
     ] = &events[..]
     else {

@@ -38,6 +38,7 @@ enum Kind {
     ModelNotFound,
     NotFound,
     MethodNotAllowed,
+    Conflict,
     Timeout,
     TooLarge,
     MediaType,
@@ -47,6 +48,7 @@ enum Kind {
     Unavailable,
     Draining,
     EngineDead,
+    UsageBehind,
     Internal,
 }
 
@@ -58,13 +60,14 @@ impl Kind {
             Self::Forbidden => StatusCode::FORBIDDEN,
             Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict => StatusCode::CONFLICT,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull | Self::RateLimited | Self::BeyondLimit => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Unavailable | Self::Draining | Self::EngineDead => {
+            Self::Unavailable | Self::Draining | Self::EngineDead | Self::UsageBehind => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -76,9 +79,11 @@ impl Kind {
             Self::QueueFull | Self::RateLimited => "rate_limit_error",
             Self::BeyondLimit => "insufficient_quota",
             Self::Forbidden => "permission_error",
-            Self::Unavailable | Self::Draining | Self::EngineDead | Self::Internal => {
-                "server_error"
-            }
+            Self::Unavailable
+            | Self::Draining
+            | Self::EngineDead
+            | Self::UsageBehind
+            | Self::Internal => "server_error",
             _ => "invalid_request_error",
         }
     }
@@ -93,6 +98,7 @@ impl Kind {
             Self::Unavailable => Some("model_not_ready"),
             Self::Draining => Some("shutting_down"),
             Self::EngineDead => Some("engine_dead"),
+            Self::UsageBehind => Some("usage_log_behind"),
             _ => None,
         }
     }
@@ -101,7 +107,7 @@ impl Kind {
     fn retry_after(self) -> Option<u64> {
         match self {
             Self::QueueFull | Self::RateLimited => Some(1),
-            Self::Unavailable | Self::Draining | Self::EngineDead => Some(5),
+            Self::Unavailable | Self::Draining | Self::EngineDead | Self::UsageBehind => Some(5),
             _ => None,
         }
     }
@@ -167,6 +173,24 @@ impl ApiError {
     #[must_use]
     pub fn forbidden() -> Self {
         Self::new(Kind::Forbidden, "this API key is not allowed to do that")
+    }
+
+    /// 403: there is nothing to manage, or nobody who may.
+    #[must_use]
+    pub fn no_keys_file() -> Self {
+        Self::new(Kind::Forbidden, "tenants are managed on a server that was started with --keys")
+    }
+
+    /// 404: what the path names is not there.
+    #[must_use]
+    pub fn unknown(name: &str) -> Self {
+        Self::new(Kind::NotFound, format!("there is no `{name}`"))
+    }
+
+    /// 409: the state of things is another one.
+    #[must_use]
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, message)
     }
 
     /// 429: a rate of `limit` per minute is used up for `time`.
@@ -255,6 +279,12 @@ impl ApiError {
     #[must_use]
     pub fn engine_dead() -> Self {
         Self::new(Kind::EngineDead, "the engine has stopped")
+    }
+
+    /// 503: what requests used cannot be written down as fast as they come.
+    #[must_use]
+    pub fn usage_behind() -> Self {
+        Self::new(Kind::UsageBehind, "usage records cannot be written at the moment")
     }
 
     /// 500: our fault; the cause goes to the log, not to the client.

@@ -12,7 +12,9 @@ use super::call::Call;
 use super::choice::{Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
 use super::state::{AppState, Serving};
+use super::tenancy::account::Account;
 use super::tenancy::admission::Admission;
+use super::usage::record::UsageRecord;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
@@ -84,6 +86,8 @@ pub struct Generation {
     choices: usize,
     counts: TokenCounts,
     prompt_logprobs: Vec<Option<PromptLogprobs>>,
+    account: Account,
+    // After the account: what was charged flows back when it is closed.
     admission: Admission,
 }
 
@@ -125,18 +129,19 @@ impl Generation {
             .iter()
             .map(|prompt| serving.engine.submit(job.request(state, prompt, call), &share))
             .collect::<Result<Vec<_>, _>>()?;
+        let choices = job.prompts.len() * job.n;
+        let record = job.record(serving);
+        let counts = TokenCounts { prompt: record.prompt_tokens, cached: 0, completion: 0 };
+        let slot = admission.take_slot();
         let mut generation = Self {
             pieces: SelectAll::new(),
-            choices: job.prompts.len() * job.n,
-            counts: TokenCounts {
-                prompt: job.prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
-                cached: 0,
-                completion: 0,
-            },
+            choices,
+            counts,
             prompt_logprobs: Vec::with_capacity(job.prompts.len()),
+            account: Account::new(state, call, slot, choices, record),
             admission,
         };
-        generation.settle();
+        generation.admission.set_used(generation.account.used());
         for (number, (prompt, streams)) in job.prompts.into_iter().zip(submitted).enumerate() {
             let mut streams = streams.into_iter();
             let mut first = streams.next().ok_or_else(ApiError::internal)?;
@@ -158,12 +163,6 @@ impl Generation {
             generation.prompt_logprobs.push(logprobs);
         }
         Ok(generation)
-    }
-
-    /// Whatever comes, this much has been used.
-    fn settle(&mut self) {
-        let TokenCounts { prompt, completion, .. } = self.counts;
-        self.admission.set_used((prompt + completion) as u64);
     }
 
     fn add(&mut self, choice: Choice) {
@@ -208,9 +207,15 @@ impl Generation {
             Some(Ok(delta)) => {
                 self.counts.completion += delta.generated;
                 self.counts.cached += delta.cached;
-                self.settle();
+                self.account.piece(delta);
+                self.admission.set_used(self.account.used());
             }
-            Some(Err(_)) => self.pieces.clear(),
+            Some(Err(error)) => {
+                self.pieces.clear();
+                if *error != ApiError::draining() {
+                    self.account.failed();
+                }
+            }
             None => {}
         }
         piece
@@ -255,6 +260,18 @@ impl Job {
             return Ok(());
         }
         Err(ApiError::invalid("prompt", format!("`prompt` must hold at most {limit} prompts")))
+    }
+
+    /// What is known of its use before it begins.
+    fn record(&self, serving: &Serving) -> UsageRecord {
+        let adapter = self.adapter.as_ref();
+        let model = adapter.map_or(serving.registry.base_name(), |version| version.name.as_str());
+        UsageRecord {
+            model: model.to_owned(),
+            adapter_digest: adapter.map(|version| format!("blake3:{}", version.id())),
+            prompt_tokens: self.prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
+            ..UsageRecord::default()
+        }
     }
 
     /// Tokens that its answers can have, and those of its prompts.

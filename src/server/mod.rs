@@ -23,6 +23,7 @@ pub mod state;
 pub mod stream;
 pub mod tenancy;
 pub mod tokenization;
+pub mod usage;
 
 pub use serve::{Drained, serve};
 

@@ -8,7 +8,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::ApiError;
@@ -16,6 +16,7 @@ use super::observe::observe;
 use super::openai::{chat, completions, models};
 use super::state::AppState;
 use super::tenancy::authorize::authorize;
+use super::tenancy::manage;
 use super::{probes, tokenization};
 
 /// The whole service.
@@ -36,6 +37,10 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/ping", get(probes::health).post(probes::health))
         .route("/version", get(probes::version))
         .route("/metrics", get(probes::metrics))
+        .route("/admin/tenants", get(manage::list_tenants))
+        .route("/admin/tenants/{name}", put(manage::put_tenant).delete(manage::delete_tenant))
+        .route("/admin/keys", get(manage::list_keys).post(manage::create_key))
+        .route("/admin/keys/{id}", delete(manage::delete_key))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(state.config.max_body_bytes))

@@ -12,6 +12,7 @@ use super::error::ApiError;
 use super::lifecycle::{Lifecycle, Phase};
 use super::tenancy::Tenancy;
 use super::tenancy::admission::Admission;
+use super::usage::UsageLog;
 use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::RequestId;
@@ -115,6 +116,8 @@ pub struct AppState {
     pub lifecycle: Lifecycle,
     /// Who may call.
     pub tenancy: Arc<Tenancy>,
+    /// Where it is written down what requests used.
+    pub usage: Option<UsageLog>,
     /// Places for rendering and tokenising.
     pub(super) text_work: Arc<Semaphore>,
     serving: OnceLock<Arc<Serving>>,
@@ -124,13 +127,19 @@ pub struct AppState {
 impl AppState {
     /// A server without a model yet.
     #[must_use]
-    pub fn new(config: ServerConfig, metrics: Arc<Metrics>, tenancy: Arc<Tenancy>) -> Arc<Self> {
+    pub fn new(
+        config: ServerConfig,
+        metrics: Arc<Metrics>,
+        tenancy: Arc<Tenancy>,
+        usage: Option<UsageLog>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             config,
             metrics,
             lifecycle: Lifecycle::default(),
             tenancy,
+            usage,
             serving: OnceLock::new(),
             next_request: AtomicU64::new(0),
         })
@@ -147,7 +156,7 @@ impl AppState {
     /// # Errors
     /// Where the server is shutting down, or the caller's tenant has reached a limit.
     pub fn admit(&self, call: &Call) -> Result<Admission, ApiError> {
-        Admission::new(self.lifecycle.admit()?, &call.caller)
+        Admission::new(self.lifecycle.admit()?, &call.caller, self.usage.as_ref())
     }
 
     /// The loaded model.

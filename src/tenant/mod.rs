@@ -4,6 +4,7 @@
 //! and no clock: times are handed in. What a tenant uses at the moment is `server/tenancy`'s.
 
 pub mod bucket;
+pub mod declarations;
 pub mod directory;
 pub mod key;
 pub mod keys_file;

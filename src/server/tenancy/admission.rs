@@ -7,6 +7,7 @@ use super::caller::{Caller, Tenant};
 use super::live::Rate;
 use crate::server::error::ApiError;
 use crate::server::lifecycle::Running;
+use crate::server::usage::{UsageLog, UsageSlot};
 use crate::tenant::bucket::Refusal;
 
 /// A request that was let in. Dropped, it is over, and what was charged and not used flows back.
@@ -16,14 +17,23 @@ pub struct Admission {
     tenant: Arc<Tenant>,
     charged: u64,
     used: u64,
+    slot: Option<UsageSlot>,
 }
 
 impl Admission {
-    /// Lets a request in.
+    /// Lets a request in, with a place in `usage` where records are kept.
     ///
     /// # Errors
-    /// 429 where the tenant has as many requests running, or has made as many in a minute, as it may.
-    pub fn new(running: Running, caller: &Caller) -> Result<Self, ApiError> {
+    /// 503 where there is no such place; 429 where the tenant has as many requests running, or has made as many in a minute, as it may.
+    pub fn new(
+        running: Running,
+        caller: &Caller,
+        usage: Option<&UsageLog>,
+    ) -> Result<Self, ApiError> {
+        let slot = match usage {
+            None => None,
+            Some(usage) => Some(usage.reserve().ok_or_else(ApiError::usage_behind)?),
+        };
         let tenant = Arc::clone(&caller.tenant);
         let (policy, live) = (&tenant.policy, &tenant.live);
         let limit = policy.limits.max_concurrent;
@@ -32,7 +42,7 @@ impl Admission {
             return Err(ApiError::too_many_running(limit));
         }
         // From here on it counts as running, until it is dropped.
-        let admission = Self { running, tenant, charged: 0, used: 0 };
+        let admission = Self { running, tenant, charged: 0, used: 0, slot };
         let limits = &admission.tenant.policy.limits;
         admission.take(Rate::Requests, 1, limits.requests_per_minute)?;
         Ok(admission)
@@ -51,6 +61,11 @@ impl Admission {
     /// Returns once running requests must end.
     pub async fn aborted(&mut self) {
         self.running.aborted().await;
+    }
+
+    /// The place for the request's record.
+    pub fn take_slot(&mut self) -> Option<UsageSlot> {
+        self.slot.take()
     }
 
     /// So many tokens have been used up to now.

@@ -1,26 +1,33 @@
 //! Tenants at work: who calls, what that caller may do, and what its tenant uses at the moment.
 //!
 //! [`authorize`] is the one layer that lets calls through, by the route they matched. Behind it
-//! every call has a [`caller::Caller`]; [`admission`] counts what its tenant uses. Rights and keys
+//! every call has a [`caller::Caller`]; [`admission`] counts what its tenant uses, and an
+//! [`account::Account`] is what one request leaves behind. Rights and keys
 //! themselves, and how they are declared, are [`crate::tenant`]'s.
 
+pub mod account;
 pub mod admission;
 pub mod authorize;
+pub mod book;
 pub mod caller;
 pub mod headers;
 pub mod live;
+pub mod manage;
 pub mod routes;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
+use self::book::Book;
 use self::caller::{Caller, Tenant};
 use self::live::Live;
-use crate::tenant::directory::Directory;
+use crate::tenant::declarations::{ChangeError, Declarations};
+use crate::tenant::directory::{Directory, DirectoryError};
 use crate::tenant::key::KeyHash;
+use crate::tenant::keys_file::KeysFile;
 use crate::tenant::policy::{DEFAULT_TENANT, Policy};
 
 /// Who may read `/metrics` where keys are asked for. Without keys, everybody.
@@ -41,6 +48,8 @@ pub enum MetricsAccess {
 pub struct Tenancy {
     present: ArcSwap<Present>,
     metrics: MetricsAccess,
+    /// Where `present` comes from; `None` where nothing is declared. Held while it is replaced.
+    book: Mutex<Option<Book>>,
 }
 
 #[derive(Debug)]
@@ -58,19 +67,65 @@ impl Tenancy {
         let tenant = Arc::new(Tenant { policy, live: Arc::new(Live::new(0)), alone: true });
         let tenants = [(DEFAULT_TENANT.to_owned(), tenant)].into();
         let present = ArcSwap::from_pointee(Present { directory: None, tenants });
-        Arc::new(Self { present, metrics: MetricsAccess::Public })
+        Arc::new(Self { present, metrics: MetricsAccess::Public, book: Mutex::default() })
     }
 
     /// Every call needs a key of `directory`.
     #[must_use]
     pub fn with_keys(directory: Directory, metrics: MetricsAccess) -> Arc<Self> {
+        Self::new(directory, metrics, None)
+    }
+
+    /// Every call needs a key that is declared in `book`.
+    ///
+    /// # Errors
+    /// Where the declarations do not hold together.
+    pub fn with_book(book: Book, metrics: MetricsAccess) -> Result<Arc<Self>, DirectoryError> {
+        Ok(Self::new(book.declarations().directory()?, metrics, Some(book)))
+    }
+
+    fn new(directory: Directory, metrics: MetricsAccess, book: Option<Book>) -> Arc<Self> {
         let none = Present { directory: None, tenants: HashMap::new() };
         let present = ArcSwap::from_pointee(none.followed_by(Arc::new(directory)));
-        Arc::new(Self { present, metrics })
+        Arc::new(Self { present, metrics, book: Mutex::new(book) })
+    }
+
+    /// The keys file has changed; returns how many tenants and keys there are now.
+    ///
+    /// # Errors
+    /// Where it does not hold together; nothing is changed then.
+    pub fn reload(&self, file: KeysFile) -> Result<(usize, usize), DirectoryError> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(book) = book.as_mut() else { return Ok((0, 0)) };
+        let directory = book.reload(file)?;
+        let counts = (directory.tenants().count(), directory.keys().count());
+        self.replace(directory);
+        Ok(counts)
+    }
+
+    /// An administrator's change; `None` where nothing is declared. It waits for the disk.
+    ///
+    /// # Errors
+    /// Where it is refused; nothing is changed then.
+    pub fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Declarations) -> Result<T, ChangeError>,
+    ) -> Option<Result<T, ChangeError>> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(book.as_mut()?.change(change).map(|(result, directory)| {
+            self.replace(directory);
+            result
+        }))
+    }
+
+    /// Looks at what is declared; `None` where nothing is.
+    pub fn declared<T>(&self, look: impl FnOnce(&Declarations) -> T) -> Option<T> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.as_ref().map(|book| look(book.declarations()))
     }
 
     /// From now on calls need a key of `directory`. What its tenants use at the moment still counts.
-    pub fn replace(&self, directory: Directory) {
+    fn replace(&self, directory: Directory) {
         let directory = Arc::new(directory);
         self.present.rcu(|present| present.followed_by(Arc::clone(&directory)));
     }

@@ -15,6 +15,7 @@ use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprob
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, SamplingDefaults, ServerConfig, Serving};
 use crate::server::tenancy::Tenancy;
+use crate::server::usage::UsageLog;
 use crate::server::{Drained, serve};
 use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
@@ -51,7 +52,8 @@ pub fn play(request: &Request, choice: usize, tokens: impl IntoIterator<Item = u
         ));
     }
     if choice == 0 {
-        events.push(Event::PromptComputed { num_cached_tokens: request.prompt.len() / 2 });
+        let (num_cached_tokens, queued) = (request.prompt.len() / 2, Duration::from_millis(7));
+        events.push(Event::PromptComputed { num_cached_tokens, queued });
     }
     let mut reason = FinishReason::Length;
     for token in tokens.into_iter().take(request.sampling.max_tokens) {
@@ -155,18 +157,18 @@ pub struct Server {
 impl Server {
     /// A server whose model is not loaded.
     pub async fn loading(config: ServerConfig, shutdown_timeout: Duration) -> Self {
-        Self::loading_for(Tenancy::open(), config, shutdown_timeout).await
+        Self::loading_for((Tenancy::open(), None), config, shutdown_timeout).await
     }
 
     /// The same, for some tenants.
     async fn loading_for(
-        tenancy: Arc<Tenancy>,
+        (tenancy, usage): (Arc<Tenancy>, Option<UsageLog>),
         config: ServerConfig,
         shutdown_timeout: Duration,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = AppState::new(config, Metrics::new(), tenancy);
+        let state = AppState::new(config, Metrics::new(), tenancy, usage);
         let (shutdown, shutdown_asked) = oneshot::channel::<()>();
         let (abort, abort_asked) = oneshot::channel::<()>();
         // A dropped sender asks for nothing.
@@ -196,8 +198,13 @@ impl Server {
 
     /// A server with the usual limits for some tenants, and its engine.
     pub async fn for_tenants(tenancy: Arc<Tenancy>) -> (Self, Engine) {
+        Self::recording(tenancy, None).await
+    }
+
+    /// The same, with usage records.
+    pub async fn recording(tenancy: Arc<Tenancy>, usage: Option<UsageLog>) -> (Self, Engine) {
         let config = ServerConfig::default();
-        let server = Self::loading_for(tenancy, config, Duration::from_secs(60)).await;
+        let server = Self::loading_for((tenancy, usage), config, Duration::from_secs(60)).await;
         let (serving, engine) = model(16);
         let mut registry = Registry::new(vec!["base".to_owned()]);
         for (name, digest) in [("acme-chat", 1), ("acme-code", 2), ("globex-chat", 3)] {

@@ -8,22 +8,28 @@ use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::harness::{Server, ids, say};
-use crate::engine::request::TenantShare;
+use crate::engine::request::{Event, TenantShare};
+use crate::server::tenancy::book::Book;
 use crate::server::tenancy::routes::Access;
 use crate::server::tenancy::{MetricsAccess, Tenancy};
+use crate::server::usage::UsageLog;
 use crate::tenant::directory::Directory;
 use crate::tenant::key::KeyHash;
 use crate::tenant::keys_file::KeysFile;
 
 const COMPLETIONS: &str = "/v1/completions";
 
-/// A directory of tenants, each with a key of its own name, and an administrator's key.
-fn directory(tenants: &str) -> Directory {
+/// Tenants, each with a key of its own name, and an administrator's key.
+fn keys_file(tenants: &str) -> KeysFile {
     let mut file = KeysFile::parse(tenants).unwrap();
     let keys = file.tenants.keys().map(|name| entry(name, name, "user")).collect::<String>();
     let keys = keys + &entry("root", file.tenants.keys().next().unwrap(), "admin");
     file.keys = KeysFile::parse(&keys).unwrap().keys;
-    Directory::new(&file).unwrap()
+    file
+}
+
+fn directory(tenants: &str) -> Directory {
+    Directory::new(&keys_file(tenants)).unwrap()
 }
 
 fn entry(id: &str, tenant: &str, role: &str) -> String {
@@ -320,16 +326,176 @@ async fn so_many_at_once_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_directory_holds_at_once_and_what_was_used_stays_used() {
-    let tenancy = tenancy("[tenants.a]\nbase = true\nrequests_per_minute = 1\n");
+async fn a_new_file_holds_at_once_and_what_was_used_stays_used() {
+    let tenants = "[tenants.a]\nbase = true\nrequests_per_minute = 1\n";
+    let book = Book::open(keys_file(tenants), None).unwrap();
+    let tenancy = Tenancy::with_book(book, MetricsAccess::Admins).unwrap();
     let (server, engine) = Server::for_tenants(Arc::clone(&tenancy)).await;
     engine.script(|request, choice| say(request, choice, "hello"));
     let body = json!({"model": "base", "prompt": "hi"});
     assert_eq!(post(&server, "a", &body).await.status(), 200);
-    tenancy.replace(directory("[tenants.a]\nbase = true\nrequests_per_minute = 2\n[tenants.b]\n"));
+    let next = "[tenants.a]\nbase = true\nrequests_per_minute = 2\n[tenants.b]\n";
+    assert_eq!(tenancy.reload(keys_file(next)), Ok((2, 3)));
     assert_eq!(get(&server, "b", "/v1/models").await.status(), 200);
     assert_eq!(post(&server, "a", &body).await.status(), 200);
     assert_eq!(post(&server, "a", &body).await.status(), 429);
-    tenancy.replace(directory("[tenants.b]\n"));
+    // One that does not hold together changes nothing.
+    tenancy.reload(keys_file("[tenants.b]\nweight = 0\n")).unwrap_err();
+    assert_eq!(get(&server, "a", "/v1/models").await.status(), 200);
+    tenancy.reload(keys_file("[tenants.b]\n")).unwrap();
     assert_eq!(post(&server, "a", &body).await.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn administrators_declare_tenants_and_keys_that_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tenants.toml");
+    let start = || {
+        let book = Book::open(keys_file("[tenants.platform]\n"), Some(path.clone())).unwrap();
+        Tenancy::with_book(book, MetricsAccess::Admins).unwrap()
+    };
+    let (server, engine) = Server::for_tenants(start()).await;
+    engine.script(|request, choice| say(request, choice, "hello"));
+    let send = |method: &str, path: &str, key: &str, body: Option<Value>| {
+        let method = method.parse().unwrap();
+        let request = server.client.request(method, format!("{}{path}", server.url));
+        let request = request.bearer_auth(key);
+        let request = if let Some(body) = body { request.json(&body) } else { request };
+        async move {
+            let answer = request.send().await.unwrap();
+            let status = answer.status().as_u16();
+            (status, answer.json::<Value>().await.unwrap())
+        }
+    };
+    let acme = json!({"adapters": ["acme-*"], "default": "acme-chat", "tokens_per_minute": 9000});
+    let (status, tenant) = send("PUT", "/admin/tenants/acme", "root", Some(acme.clone())).await;
+    assert_eq!((status, &tenant["name"], &tenant["in_file"]), (201, &json!("acme"), &json!(false)));
+    assert_eq!(send("PUT", "/admin/tenants/acme", "root", Some(acme)).await.0, 200);
+    let key = json!({"tenant": "acme", "expires": "2100-01-01T00:00:00Z"});
+    let (status, made) = send("POST", "/admin/keys", "root", Some(key)).await;
+    assert_eq!(status, 201);
+    let secret = made["key"].as_str().unwrap().to_owned();
+    let body = json!({"prompt": "hi"});
+    assert_eq!(post(&server, &secret, &body).await.status(), 200);
+    // No list and no file has it.
+    for path in ["/admin/tenants", "/admin/keys"] {
+        let (status, list) = send("GET", path, "root", None).await;
+        assert!(
+            status == 200
+                && !list.to_string().contains(&secret)
+                && !list.to_string().contains("sha256")
+        );
+    }
+    assert!(!std::fs::read_to_string(&path).unwrap().contains(&secret));
+    // What is wrong is refused by name, and by whom it is asked.
+    let put = |body: Value| send("PUT", "/admin/tenants/acme", "root", Some(body));
+    assert_eq!(put(json!({"weight": 0})).await.1["error"]["param"], "weight");
+    assert_eq!(put(json!({"max_tokns": 1})).await.1["error"]["param"], "max_tokns");
+    assert_eq!(put(json!({"default": "globex-chat"})).await.0, 400);
+    assert_eq!(send("PUT", "/admin/tenants/a%20b", "root", Some(json!({}))).await.0, 400);
+    assert_eq!(send("PUT", "/admin/tenants/platform", "root", Some(json!({}))).await.0, 409);
+    assert_eq!(send("DELETE", "/admin/keys/root", "root", None).await.0, 409);
+    assert_eq!(send("POST", "/admin/keys", "root", Some(json!({"tenant": "x"}))).await.0, 404);
+    assert_eq!(send("DELETE", "/admin/keys/nobody", "root", None).await.0, 404);
+    for (key, status) in [(secret.as_str(), 403), ("platform", 403), ("nobody", 401)] {
+        assert_eq!(send("GET", "/admin/keys", key, None).await.0, status);
+    }
+    // It outlives the process, and ends when it is taken back.
+    let (again, _engine) = Server::for_tenants(start()).await;
+    assert_eq!(get(&again, &secret, "/v1/models").await.status(), 200);
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(send("DELETE", &format!("/admin/keys/{id}"), "root", None).await.0, 200);
+    assert_eq!(post(&server, &secret, &body).await.status(), 401);
+    let (again, _engine) = Server::for_tenants(start()).await;
+    assert_eq!(get(&again, &secret, "/v1/models").await.status(), 401);
+    assert_eq!(send("DELETE", "/admin/tenants/acme", "root", None).await.0, 200);
+    let (server, _engine) = Server::start().await;
+    assert_eq!(
+        server.get("/admin/keys").await.status(),
+        403,
+        "an open server has no administrator"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_request_used_is_counted_and_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("usage.jsonl");
+    let usage = UsageLog::open(&path, 1 << 20).unwrap();
+    let (server, mut engine) = Server::recording(tenancy(TWO), Some(usage)).await;
+    let url = format!("{}{COMPLETIONS}", server.url);
+    let send = |key: &str, body: Value| {
+        let request = server.client.post(&url).bearer_auth(key).header("x-request-id", key);
+        tokio::spawn(request.json(&body).send())
+    };
+    // One is answered, one goes away in the middle, one fails, one never reaches the engine.
+    let whole = send("acme", json!({"prompt": "abc", "n": 2, "max_tokens": 4}));
+    let submission = engine.receive().await;
+    for (choice, reply) in submission.replies.iter().enumerate() {
+        for event in say(&submission.request, choice, if choice == 0 { "a" } else { "a long text" })
+        {
+            reply.send(event);
+        }
+    }
+    assert_eq!(whole.await.unwrap().unwrap().status(), 200);
+    let gone = send("globex", json!({"model": "base", "prompt": "abc", "stream": true}));
+    let submission = engine.receive().await;
+    submission.replies[0].send(say(&submission.request, 0, "a").remove(1));
+    let mut stream = gone.await.unwrap().unwrap();
+    while !String::from_utf8_lossy(&stream.chunk().await.unwrap().unwrap()).contains("text") {}
+    drop(stream);
+    let failed = send("globex", json!({"model": "globex-chat", "prompt": "abc"}));
+    let submission = engine.receive().await;
+    submission.replies[0].send(Event::Failed("broken".into()));
+    assert_eq!(failed.await.unwrap().unwrap().status(), 500);
+    assert_eq!(
+        post(&server, "acme", &json!({"model": "nobody", "prompt": "a"})).await.status(),
+        404
+    );
+    server.state.lifecycle.idle().await;
+    server.state.usage.as_ref().unwrap().flush().await;
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    records.iter_mut().for_each(|record| {
+        let time = record.as_object_mut().unwrap().shift_remove("time").unwrap();
+        assert!(time.as_f64().unwrap() > 1.6e9);
+    });
+    records.sort_by_key(|record| record["model"].as_str().unwrap().to_owned());
+    let (prompt, cached) = (ids("abc").len(), ids("abc").len() / 2);
+    let digest = |byte: &str| format!("blake3:{}", byte.repeat(32));
+    let long = ids("a long text").len().min(4);
+    let short = ids("a").len() + 1;
+    assert_eq!(
+        records,
+        [
+            json!({
+                "request_id": "acme", "tenant": "acme", "key": "acme", "model": "acme-chat",
+                "adapter_digest": digest("01"), "prompt_tokens": prompt, "cached_tokens": cached,
+                "completion_tokens": short + long, "finish": {"length": 1, "stop": 1},
+            }),
+            json!({
+                "request_id": "globex", "tenant": "globex", "key": "globex", "model": "base",
+                "adapter_digest": null, "prompt_tokens": prompt, "cached_tokens": 0,
+                "completion_tokens": 1, "finish": {"abort": 1},
+            }),
+            json!({
+                "request_id": "globex", "tenant": "globex", "key": "globex", "model": "globex-chat",
+                "adapter_digest": digest("03"), "prompt_tokens": prompt, "cached_tokens": 0,
+                "completion_tokens": 0, "finish": {"error": 1},
+            }),
+        ]
+    );
+    let metrics = get(&server, "root", "/metrics").await.text().await.unwrap();
+    for line in [
+        format!(
+            "sorsa:tenant_generation_tokens_total{{tenant=\"acme\",model=\"acme-chat\"}} {}",
+            short + long
+        ),
+        format!("sorsa:tenant_prompt_tokens_total{{tenant=\"globex\",model=\"base\"}} {prompt}"),
+        "sorsa:tenant_queue_time_seconds_count{tenant=\"acme\",model=\"acme-chat\"} 1".to_owned(),
+        "sorsa:tenant_time_to_first_token_seconds_count{tenant=\"globex\",model=\"base\"} 1"
+            .to_owned(),
+    ] {
+        assert!(metrics.lines().any(|other| *other == line), "no {line} in\n{metrics}");
+    }
 }
