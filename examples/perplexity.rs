@@ -132,8 +132,9 @@ fn forward(
         segments: &Segments::from_runs([(tokens.len(), delta)]),
         logit_rows: predicted,
         logit_segments: &Segments::from_runs([(predicted.len(), delta)]),
+        hidden_rows: &[],
     };
-    let logits = model.forward(&input, &mut cache)?.to_vec2::<f32>()?;
+    let logits = model.forward(&input, &mut cache)?.logits.to_vec2::<f32>()?;
     Ok(logits.into_iter().map(log_softmax).collect())
 }
 

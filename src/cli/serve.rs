@@ -62,6 +62,7 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
         escape_special_tokens: args.escape_special_tokens,
+        pooling: args.pooling.into(),
         ..ServerConfig::default()
     };
     let usage = args.access.usage_log.as_ref().map(|path| {

@@ -170,8 +170,9 @@ fn last_logits(
         segments: &Segments::from_runs([(prompt.len(), delta)]),
         logit_rows: &[length - 1],
         logit_segments: &Segments::from_runs([(1, delta)]),
+        hidden_rows: &[],
     };
-    Ok(model.forward(&input, &mut cache)?.flatten_all()?.to_vec1()?)
+    Ok(model.forward(&input, &mut cache)?.logits.flatten_all()?.to_vec1()?)
 }
 
 fn compare(

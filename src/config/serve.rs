@@ -4,10 +4,29 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{AccessArgs, AdapterArg, ByteSize, DTypeArg, DeviceArg, EngineArgs, QuantizeArg};
 use crate::adapter::compact::Tolerance;
+use crate::engine::request::Pooling;
+
+/// How prompts become embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PoolingArg {
+    /// The mean of all hidden states.
+    Mean,
+    /// The last one.
+    Last,
+}
+
+impl From<PoolingArg> for Pooling {
+    fn from(pooling: PoolingArg) -> Self {
+        match pooling {
+            PoolingArg::Mean => Self::Mean,
+            PoolingArg::Last => Self::Last,
+        }
+    }
+}
 
 /// `sorsa serve`.
 #[derive(Debug, Clone, Args)]
@@ -74,6 +93,10 @@ pub struct ServeArgs {
     /// another; otherwise they are tokens, as transformers reads a rendered chat
     #[arg(long, env = "SORSA_ESCAPE_SPECIAL_TOKENS")]
     pub escape_special_tokens: bool,
+    /// Which hidden states become an embedding where a request does not say: the mean over its
+    /// tokens, or the last one
+    #[arg(long, env = "SORSA_POOLING", default_value = "mean")]
+    pub pooling: PoolingArg,
     /// Largest request body
     #[arg(long, env = "SORSA_MAX_BODY_SIZE", default_value = "8MiB", value_name = "BYTES")]
     pub max_body_size: ByteSize,

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::request::Pooling;
 use super::schedule::{Schedule, Scheduled};
 use super::scheduler::Scheduler;
 use super::sequence::{Sequence, SequenceId};
@@ -29,6 +30,8 @@ pub struct BatchItem {
     /// Its rows among the logits: all of its rows where the prompt is scored, else the last token's
     /// and those of the guesses where a token is to be chosen, else none.
     pub logit_rows: Range<usize>,
+    /// Its rows among the hidden states: none, all, or the last, as its prompt is pooled.
+    pub hidden_rows: Range<usize>,
     /// True where the step computes its last token, so that the next one can be chosen.
     pub samples: bool,
 }
@@ -46,6 +49,8 @@ pub struct Batch {
     pub slot_mapping: Vec<u32>,
     /// Rows whose logits are wanted.
     pub logit_rows: Vec<u32>,
+    /// Rows whose hidden states are wanted.
+    pub hidden_rows: Vec<u32>,
     /// Adapters of the rows.
     pub segments: Segments,
     /// Adapters of the logit rows.
@@ -93,13 +98,17 @@ impl Batch {
             blocks[position / block_size].0 * index(block_size) + index(position % block_size)
         }));
         let samples = to == sequence.tokens().len();
-        let wanted = if sequence.wants_prompt_logprobs() {
-            rows.clone()
-        } else {
-            rows.end - drafts.len() - usize::from(samples)..rows.end
+        let last = rows.end - drafts.len() - usize::from(samples)..rows.end;
+        let none = rows.end..rows.end;
+        let (logits, hidden) = match sequence.request().pooling {
+            Some(Pooling::Mean) => (none, rows.clone()),
+            Some(Pooling::Last) => (none, last),
+            None if sequence.wants_prompt_logprobs() => (rows.clone(), none),
+            None => (last, none),
         };
-        let logit_start = self.logit_rows.len();
-        self.logit_rows.extend(wanted.map(index));
+        let (logit_start, hidden_start) = (self.logit_rows.len(), self.hidden_rows.len());
+        self.logit_rows.extend(logits.map(index));
+        self.hidden_rows.extend(hidden.map(index));
         self.items.push(BatchItem {
             id: sequence.id,
             rows,
@@ -108,6 +117,7 @@ impl Batch {
             drafts: drafts.clone(),
             block_table: blocks.to_vec(),
             logit_rows: logit_start..self.logit_rows.len(),
+            hidden_rows: hidden_start..self.hidden_rows.len(),
             samples,
         });
     }

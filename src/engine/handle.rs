@@ -142,7 +142,8 @@ impl EngineHandle {
         let full = SubmitError::QueueFull { limit: self.max_waiting };
         let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full)?;
         let of_share = share.place().ok_or(SubmitError::ShareFull { limit: share.limit })?;
-        // Every event of a choice fits: two of the prompt, `max_tokens` tokens, and the end.
+        // Every event of a choice fits: two of the prompt, a vector or else `max_tokens` tokens, and
+        // the end. Who asks for a vector asks for no log-probabilities.
         let capacity = request.sampling.max_tokens + 3;
         let (replies, streams) = (0..request.n)
             .map(|_| mpsc::channel(capacity))

@@ -9,6 +9,7 @@ pub mod handle;
 pub mod line;
 pub mod model_runner;
 pub mod pace;
+pub mod pooling;
 pub mod prompt_lookup;
 pub mod request;
 pub mod sampler;
@@ -24,7 +25,7 @@ use std::time::Instant;
 
 use self::batch::{Batch, BatchItem};
 use self::handle::{Received, Submission, Submissions};
-use self::model_runner::{Logits, ModelRunner};
+use self::model_runner::{ModelRunner, Outputs, Rows};
 use self::request::{Event, FinishReason};
 use self::scheduler::Scheduler;
 use self::sequence::{Sequence, SequenceId};
@@ -90,8 +91,8 @@ impl Engine {
         let rows = schedule.rows();
         let batch = Batch::new(schedule, &self.scheduler);
         match self.runner.execute(&batch) {
-            Ok(logits) => {
-                self.update(&batch, &logits);
+            Ok(outputs) => {
+                self.update(&batch, &outputs);
                 self.scheduler.learn(rows, started.elapsed());
             }
             Err(error) => self.fail_batch(&batch, &error),
@@ -135,20 +136,24 @@ impl Engine {
         Step::Continue
     }
 
-    fn update(&mut self, batch: &Batch, logits: &Logits) {
+    fn update(&mut self, batch: &Batch, outputs: &Outputs) {
         for item in &batch.items {
-            if let Err(message) = self.update_item(item, logits) {
+            if let Err(message) = self.update_item(item, outputs) {
                 self.fail(item.id, &message);
             }
         }
     }
 
-    /// Books one sequence's rows, scores its prompt, and chooses the next tokens of it and of the
-    /// choices that fork off it here.
-    fn update_item(&mut self, item: &BatchItem, logits: &Logits) -> Result<(), String> {
+    /// Books one sequence's rows, scores or pools its prompt, and chooses the next tokens of it and
+    /// of the choices that fork off it here.
+    fn update_item(&mut self, item: &BatchItem, outputs: &Outputs) -> Result<(), String> {
+        let logits = &outputs.logits;
         self.scheduler.advance(item.id, item.num_tokens);
         let Some(sequence) = self.scheduler.get_mut(item.id) else { return Ok(()) };
         score_prompt(sequence, item, logits)?;
+        for row in item.hidden_rows.clone() {
+            sequence.push_hidden_state(outputs.hidden_states.row(row));
+        }
         if !item.samples {
             return Ok(());
         }
@@ -157,6 +162,7 @@ impl Engine {
             sequence.finish_prompt();
             self.telemetry.prompt(sequence);
         }
+        sequence.finish_pool().map_err(|error| error.to_string())?;
         if sequence.request().sampling.max_tokens == 0 {
             self.finish(item.id, FinishReason::Length);
             return Ok(());
@@ -240,7 +246,7 @@ impl Engine {
 }
 
 /// Reports each prompt token under the row before it; the first has none.
-fn score_prompt(sequence: &mut Sequence, item: &BatchItem, logits: &Logits) -> Result<(), String> {
+fn score_prompt(sequence: &mut Sequence, item: &BatchItem, logits: &Rows) -> Result<(), String> {
     let Some(count) = sequence.request().prompt_logprobs else { return Ok(()) };
     if !sequence.wants_prompt_logprobs() {
         return Ok(());

@@ -1,6 +1,6 @@
 //! Runs a batch on the device. The only part of the engine that sees tensors.
 
-use candle_core::Result;
+use candle_core::{Result, Tensor};
 
 use super::batch::{Batch, BatchItem};
 use crate::kv_cache::storage::KvCache;
@@ -12,11 +12,20 @@ pub struct ModelRunner {
     kv_cache: KvCache,
 }
 
-/// Float32 logits on the host, one row per wanted row of the batch.
+/// What a step computed, on the host.
 #[derive(Debug)]
-pub struct Logits {
+pub struct Outputs {
+    /// One row per [`Batch::logit_rows`].
+    pub logits: Rows,
+    /// One row per [`Batch::hidden_rows`].
+    pub hidden_states: Rows,
+}
+
+/// Float32 rows of one length.
+#[derive(Debug)]
+pub struct Rows {
     values: Vec<f32>,
-    vocab_size: usize,
+    len: usize,
 }
 
 impl ModelRunner {
@@ -26,11 +35,11 @@ impl ModelRunner {
         Self { model, kv_cache }
     }
 
-    /// Copies shared blocks, runs the rows, brings the logits to the host.
+    /// Copies shared blocks, runs the rows, brings what is wanted of them to the host.
     ///
     /// # Errors
     /// Where the device fails.
-    pub fn execute(&mut self, batch: &Batch) -> Result<Logits> {
+    pub fn execute(&mut self, batch: &Batch) -> Result<Outputs> {
         let pairs: Vec<_> = batch.copies.iter().map(|copy| (copy.from, copy.to)).collect();
         self.kv_cache.copy_blocks(&pairs)?;
         let sequences: Vec<_> = batch.items.iter().map(span).collect();
@@ -42,10 +51,13 @@ impl ModelRunner {
             segments: &batch.segments,
             logit_rows: &batch.logit_rows,
             logit_segments: &batch.logit_segments,
+            hidden_rows: &batch.hidden_rows,
         };
-        let logits = self.model.forward(&input, &mut self.kv_cache)?;
-        let (_, vocab_size) = logits.dims2()?;
-        Ok(Logits { values: logits.flatten_all()?.to_vec1()?, vocab_size })
+        let output = self.model.forward(&input, &mut self.kv_cache)?;
+        Ok(Outputs {
+            logits: Rows::new(&output.logits)?,
+            hidden_states: Rows::new(&output.hidden_states)?,
+        })
     }
 }
 
@@ -57,10 +69,15 @@ fn span(item: &BatchItem) -> SequenceSpan<'_> {
     }
 }
 
-impl Logits {
+impl Rows {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let (_, len) = tensor.dims2()?;
+        Ok(Self { values: tensor.flatten_all()?.to_vec1()?, len })
+    }
+
     /// Row `index`.
     #[must_use]
     pub fn row(&self, index: usize) -> &[f32] {
-        &self.values[index * self.vocab_size..(index + 1) * self.vocab_size]
+        &self.values[index * self.len..(index + 1) * self.len]
     }
 }

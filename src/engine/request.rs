@@ -82,6 +82,15 @@ impl Default for TenantShare {
     }
 }
 
+/// How a prompt's hidden states, after the final norm, become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean over all tokens of the prompt.
+    Mean,
+    /// That of the last token.
+    Last,
+}
+
 /// One prompt, answered `n` times.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -110,6 +119,16 @@ pub struct Request {
     /// Tokens to guess ahead from what the text has already said, at most; 0 guesses none. Only
     /// greedy choices are guessed for, and no token of the answer depends on it.
     pub num_speculative_tokens: usize,
+    /// Answers with one vector instead of tokens: `n` is 1 then, and `max_tokens` 0.
+    pub pooling: Option<Pooling>,
+}
+
+impl Request {
+    /// True where every token of the prompt has to be computed, whatever the cache holds.
+    #[must_use]
+    pub fn needs_every_row(&self) -> bool {
+        self.prompt_logprobs.is_some() || self.pooling == Some(Pooling::Mean)
+    }
 }
 
 /// A token with its log-probability under the model's unmodified distribution.
@@ -142,8 +161,8 @@ pub enum FinishReason {
 }
 
 /// What happens to one choice, in order: [`Event::PromptLogprobs`] where asked for and
-/// [`Event::PromptComputed`] (first choice only), any number of [`Event::Token`], then exactly one
-/// of the other two.
+/// [`Event::PromptComputed`] (first choice only), any number of [`Event::Token`] or one
+/// [`Event::Pooled`], then exactly one of the other two.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// One entry per prompt token; the first has none, as nothing precedes it.
@@ -162,6 +181,8 @@ pub enum Event {
         /// Where the request asked for them.
         logprobs: Option<TokenLogprobs>,
     },
+    /// The vector that was asked for, not normalised.
+    Pooled(Vec<f32>),
     /// The choice is complete.
     Finished(FinishReason),
     /// The choice failed alone; the message is for the operator's log as much as for the client.

@@ -445,10 +445,10 @@ impl Scheduler {
     }
 
     /// The blocks of a waiting sequence that the cache holds. Its last token is always computed,
-    /// for its logits, and so is every token whose log-probabilities are wanted.
+    /// for its logits, and so is every token of whose row more than keys and values is wanted.
     fn cached(&self, sequence: &Sequence) -> Vec<BlockId> {
         let Some(chain) = &sequence.chain else { return Vec::new() };
-        if sequence.wants_prompt_logprobs() {
+        if sequence.needs_every_row() {
             return Vec::new();
         }
         self.blocks.cached(chain, sequence.tokens().len() - 1)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handle::{QueuePlace, Reply, Submission};
+use super::pooling::{Pool, PoolingError};
 use super::prompt_lookup::{self, DraftLength};
 use super::request::{Event, FinishReason, Request, TokenLogprobs};
 use super::sampler::Sampler;
@@ -65,6 +66,7 @@ pub struct Sequence {
     num_passed: usize,
     prompt_logprobs: Vec<Option<TokenLogprobs>>,
     prompt_scored: bool,
+    pool: Option<Pool>,
 }
 
 impl Sequence {
@@ -101,6 +103,7 @@ impl Sequence {
             num_passed: 0,
             prompt_logprobs: vec![None; usize::from(request.prompt_logprobs.is_some())],
             prompt_scored: request.prompt_logprobs.is_none(),
+            pool: request.pooling.map(Pool::new),
             request: Arc::new(request),
         }
     }
@@ -129,6 +132,7 @@ impl Sequence {
             num_passed: 0,
             prompt_logprobs: Vec::new(),
             prompt_scored: true,
+            pool: None,
         })
     }
 
@@ -228,6 +232,12 @@ impl Sequence {
         !self.prompt_scored
     }
 
+    /// True where rows of the prompt are wanted that the cache cannot give.
+    #[must_use]
+    pub fn needs_every_row(&self) -> bool {
+        self.wants_prompt_logprobs() || (self.pool.is_some() && self.request.needs_every_row())
+    }
+
     /// True where every client of this sequence, and of the choices it carries, has gone.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
@@ -246,7 +256,7 @@ impl Sequence {
         self.num_computed = num_tokens;
         // What is found costs nothing.
         self.num_charged = self.num_charged.max(num_tokens);
-        if self.chain.is_some() && self.request.prompt_logprobs.is_none() {
+        if self.chain.is_some() && !self.request.needs_every_row() {
             self.num_cached.get_or_insert(num_tokens);
         }
     }
@@ -264,6 +274,9 @@ impl Sequence {
         if !self.prompt_scored {
             self.prompt_logprobs.truncate(1);
         }
+        if let Some(pool) = &mut self.pool {
+            pool.clear();
+        }
     }
 
     /// Adds the log-probabilities of the next prompt token; the last one sends them all.
@@ -278,6 +291,24 @@ impl Sequence {
             self.prompt_scored = true;
             self.reply.send(Event::PromptLogprobs(std::mem::take(&mut self.prompt_logprobs)));
         }
+    }
+
+    /// Takes the hidden state of the next token of a prompt that becomes a vector.
+    pub fn push_hidden_state(&mut self, row: &[f32]) {
+        if let Some(pool) = &mut self.pool {
+            pool.push(row);
+        }
+    }
+
+    /// Sends the prompt's vector, where one was asked for: its last row has come.
+    ///
+    /// # Errors
+    /// Where it is none.
+    pub fn finish_pool(&mut self) -> Result<(), PoolingError> {
+        if let Some(pool) = self.pool.take() {
+            self.reply.send(Event::Pooled(pool.finish()?));
+        }
+        Ok(())
     }
 
     /// Tells the client that the prompt is computed.

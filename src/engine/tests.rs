@@ -2,6 +2,7 @@
 //! it proves that every key of its context was there, in order, and of its own adapter.
 
 mod fairness;
+mod pooling;
 mod prefix;
 mod speculation;
 
@@ -22,7 +23,7 @@ use crate::adapter::delta::{AdapterId, LowRankDelta, ModuleSpec};
 use crate::adapter::registry::AdapterVersion;
 use crate::kv_cache::block_manager::BlockManager;
 use crate::kv_cache::storage::{KvCache, KvShape};
-use crate::model::contract::{CausalLm, ForwardInput};
+use crate::model::contract::{CausalLm, ForwardInput, ForwardOutput};
 
 const VOCAB: usize = 32;
 const MAX_MODEL_LEN: usize = 64;
@@ -49,7 +50,7 @@ impl CausalLm for FakeLm {
         &self,
         input: &ForwardInput<'_>,
         cache: &mut KvCache,
-    ) -> candle_core::Result<Tensor> {
+    ) -> candle_core::Result<ForwardOutput> {
         let adapter_of = |row: usize| {
             let mut segments = input.segments.iter();
             segments.find(|segment| segment.rows.contains(&row)).map(|segment| segment.delta.id())
@@ -85,8 +86,13 @@ impl CausalLm for FakeLm {
                 rows.insert(row as u32, logits(&seen, adapter_of(row)));
             }
         }
-        let wanted = input.logit_rows.iter().flat_map(|row| rows[row].clone());
-        Tensor::from_iter(wanted, &Device::Cpu)?.reshape((input.logit_rows.len(), VOCAB))
+        let of = |wanted: &[u32]| {
+            let values = wanted.iter().flat_map(|row| rows[row].clone());
+            Tensor::from_iter(values, &Device::Cpu)?.reshape((wanted.len(), VOCAB))
+        };
+        // A state as good as any: what it hashes to.
+        let (logits, hidden_states) = (of(input.logit_rows)?, of(input.hidden_rows)?);
+        Ok(ForwardOutput { logits, hidden_states })
     }
 
     fn modules(&self) -> &[ModuleSpec] {
@@ -275,6 +281,7 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         cache_owner: String::new(),
         cache_salt: String::new(),
         num_speculative_tokens: 0,
+        pooling: None,
     }
 }
 

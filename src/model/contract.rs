@@ -38,19 +38,30 @@ pub struct ForwardInput<'a> {
     pub logit_rows: &'a [u32],
     /// Adapters of the logit rows, indexed by position in `logit_rows`.
     pub logit_segments: &'a Segments,
+    /// Rows whose hidden states are wanted, ascending.
+    pub hidden_rows: &'a [u32],
+}
+
+/// What one forward pass computed, float32, on the model's device.
+#[derive(Debug)]
+pub struct ForwardOutput {
+    /// `logit_rows.len() x vocab_size`.
+    pub logits: Tensor,
+    /// What the output head reads, after the final norm: `hidden_rows.len() x hidden_size`.
+    pub hidden_states: Tensor,
 }
 
 /// A decoder that predicts the next token.
 pub trait CausalLm: Send {
-    /// Runs all rows, writes their keys and values into `kv_cache`, and returns float32 logits,
-    /// `logit_rows.len() x vocab_size`, on the model's device.
+    /// Runs all rows, writes their keys and values into `kv_cache`, and returns what is wanted of
+    /// them.
     ///
     /// On a CPU a row's result is bit-identical whatever else is in the batch and however its
     /// prompt was chunked.
     ///
     /// # Errors
     /// Where the device fails or shapes disagree. The cache slots of the batch are then undefined.
-    fn forward(&self, input: &ForwardInput<'_>, kv_cache: &mut KvCache) -> Result<Tensor>;
+    fn forward(&self, input: &ForwardInput<'_>, kv_cache: &mut KvCache) -> Result<ForwardOutput>;
 
     /// The linear modules that adapters may target; an adapter's factors are indexed alike.
     fn modules(&self) -> &[ModuleSpec];

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor, bail};
 
 use super::builder::{Builder, LoadOptions};
 use super::config::ModelConfig;
-use super::contract::{CausalLm, ForwardInput};
+use super::contract::{CausalLm, ForwardInput, ForwardOutput};
 use super::error::ModelError;
 use super::weights::Weights;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
@@ -108,8 +108,9 @@ impl LlamaForCausalLm {
             let (positions, slots) = (input.positions.len(), input.slot_mapping.len());
             bail!("{rows} tokens with {positions} positions and {slots} slots")
         }
-        if let Some(row) = input.logit_rows.iter().find(|row| **row as usize >= rows) {
-            bail!("logits of row {row} of {rows}")
+        let mut wanted = input.logit_rows.iter().chain(input.hidden_rows);
+        if let Some(row) = wanted.find(|row| **row as usize >= rows) {
+            bail!("what comes of row {row} of {rows}")
         }
         let (found, dtypes) = (cache.dtype(), self.kv_cache_dtypes());
         if !dtypes.contains(&found) {
@@ -122,9 +123,20 @@ impl LlamaForCausalLm {
         if rows.is_empty() {
             return Tensor::zeros((0, self.config.vocab_size), DType::F32, &self.options.device);
         }
+        self.lm_head.forward(&self.normed(x, rows)?, segments)?.to_dtype(DType::F32)
+    }
+
+    fn hidden_states(&self, x: &Tensor, rows: &[u32]) -> candle_core::Result<Tensor> {
+        if rows.is_empty() {
+            return Tensor::zeros((0, self.config.hidden_size), DType::F32, &self.options.device);
+        }
+        self.normed(x, rows)?.to_dtype(DType::F32)
+    }
+
+    /// Those rows after the final norm.
+    fn normed(&self, x: &Tensor, rows: &[u32]) -> candle_core::Result<Tensor> {
         let index = Tensor::new(rows, &self.options.device)?;
-        let x = self.norm.forward(&x.index_select(&index, 0)?)?;
-        self.lm_head.forward(&x, segments)?.to_dtype(DType::F32)
+        self.norm.forward(&x.index_select(&index, 0)?)
     }
 }
 
@@ -133,7 +145,7 @@ impl CausalLm for LlamaForCausalLm {
         &self,
         input: &ForwardInput<'_>,
         kv_cache: &mut KvCache,
-    ) -> candle_core::Result<Tensor> {
+    ) -> candle_core::Result<ForwardOutput> {
         self.check(input, kv_cache)?;
         let spans = input.sequences.iter().map(|sequence| AttentionSpan {
             rows: sequence.rows.clone(),
@@ -148,7 +160,10 @@ impl CausalLm for LlamaForCausalLm {
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(x, &rotation, &batch, input.segments, kv_cache.layer(index))?;
         }
-        self.logits(&x, input.logit_rows, input.logit_segments)
+        Ok(ForwardOutput {
+            logits: self.logits(&x, input.logit_rows, input.logit_segments)?,
+            hidden_states: self.hidden_states(&x, input.hidden_rows)?,
+        })
     }
 
     fn modules(&self) -> &[ModuleSpec] {

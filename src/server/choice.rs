@@ -155,8 +155,8 @@ impl Choice {
         loop {
             let event = self.events.as_mut()?.next().await;
             let piece = match event {
-                // Its receiver took them before the choice began.
-                Some(Event::PromptLogprobs(_)) => continue,
+                // Taken before the choice began, and asked for by no choice.
+                Some(Event::PromptLogprobs(_) | Event::Pooled(_)) => continue,
                 Some(Event::PromptComputed { num_cached_tokens, queued }) => {
                     self.cached = num_cached_tokens;
                     self.queued = Some(queued);

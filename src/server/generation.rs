@@ -12,9 +12,8 @@ use super::call::Call;
 use super::choice::{Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
 use super::state::{AppState, Serving};
-use super::tenancy::account::Account;
+use super::tenancy::account::{Account, record};
 use super::tenancy::admission::Admission;
-use super::usage::record::UsageRecord;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
@@ -130,8 +129,9 @@ impl Generation {
             .map(|prompt| serving.engine.submit(job.request(state, prompt, call), &share))
             .collect::<Result<Vec<_>, _>>()?;
         let choices = job.prompts.len() * job.n;
-        let record = job.record(serving);
-        let counts = TokenCounts { prompt: record.prompt_tokens, cached: 0, completion: 0 };
+        let tokens = job.prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+        let record = record(serving, job.adapter.as_ref(), tokens);
+        let counts = TokenCounts { prompt: tokens, cached: 0, completion: 0 };
         let slot = admission.take_slot();
         let mut generation = Self {
             pieces: SelectAll::new(),
@@ -262,18 +262,6 @@ impl Job {
         Err(ApiError::invalid("prompt", format!("`prompt` must hold at most {limit} prompts")))
     }
 
-    /// What is known of its use before it begins.
-    fn record(&self, serving: &Serving) -> UsageRecord {
-        let adapter = self.adapter.as_ref();
-        let model = adapter.map_or(serving.registry.base_name(), |version| version.name.as_str());
-        UsageRecord {
-            model: model.to_owned(),
-            adapter_digest: adapter.map(|version| format!("blake3:{}", version.id())),
-            prompt_tokens: self.prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
-            ..UsageRecord::default()
-        }
-    }
-
     /// Tokens that its answers can have, and those of its prompts.
     fn most_tokens(&self) -> u64 {
         let tokens = |prompt: &Prompt| (prompt.tokens.len() + self.n * prompt.max_tokens) as u64;
@@ -299,6 +287,7 @@ impl Job {
             cache_owner: call.caller.cache_owner(),
             cache_salt: self.cache_salt.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
+            pooling: None,
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`serve`] owns connections and the drain, [`router`] says which path is whose, [`openai`] turns
 //! bodies into jobs, [`generation`] and [`choice`] turn the engine's events into text, [`stream`]
-//! writes them as they come. A whole answer is the same pieces, collected. [`tenancy`] says who may
-//! call, and counts what each tenant uses.
+//! writes them as they come. A whole answer is the same pieces, collected. [`vectors`] is the way of
+//! prompts that become vectors. [`tenancy`] says who may call, and counts what each tenant uses.
 //!
 //! The server starts before the model is loaded: [`state::AppState`] gets its
 //! [`state::Serving`] later, and until then only probes succeed.
@@ -24,6 +24,7 @@ pub mod stream;
 pub mod tenancy;
 pub mod tokenization;
 pub mod usage;
+pub mod vectors;
 
 pub use serve::{Drained, serve};
 

@@ -13,7 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::error::ApiError;
 use super::observe::observe;
-use super::openai::{chat, completions, models};
+use super::openai::{chat, completions, embeddings, models};
 use super::state::AppState;
 use super::tenancy::authorize::authorize;
 use super::tenancy::manage;
@@ -24,6 +24,7 @@ pub fn router(state: Arc<AppState>) -> Router {
     Router::new()
         .route("/v1/completions", post(completions::completions))
         .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(models::list_models))
         // A model's name may hold slashes.
         .route("/v1/models/{*id}", get(models::retrieve_model))

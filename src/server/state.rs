@@ -15,7 +15,7 @@ use super::tenancy::admission::Admission;
 use super::usage::UsageLog;
 use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
-use crate::engine::request::RequestId;
+use crate::engine::request::{Pooling, RequestId};
 use crate::metrics::Metrics;
 use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
@@ -44,6 +44,8 @@ pub struct ServerConfig {
     /// Reads special tokens in chat messages as text. Otherwise they are tokens, as transformers
     /// reads a rendered chat, and a message can pretend to be several.
     pub escape_special_tokens: bool,
+    /// What becomes an embedding where a request does not say.
+    pub pooling: Pooling,
 }
 
 impl Default for ServerConfig {
@@ -59,6 +61,7 @@ impl Default for ServerConfig {
             text_workers: 2,
             keep_alive: Duration::from_secs(15),
             escape_special_tokens: false,
+            pooling: Pooling::Mean,
         }
     }
 }

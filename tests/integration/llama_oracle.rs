@@ -41,6 +41,12 @@ impl Oracle {
 
     /// The logits after each token.
     pub fn logits(&self, ids: &[u32]) -> Matrix {
+        let head = if self.config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
+        self.linear(&self.hidden_states(ids), head)
+    }
+
+    /// What the output head reads at each token.
+    pub fn hidden_states(&self, ids: &[u32]) -> Matrix {
         let table = &self.tensors["model.embed_tokens.weight"];
         let mut x: Matrix = ids.iter().map(|id| table[*id as usize].clone()).collect();
         for layer in 0..self.config.num_hidden_layers {
@@ -58,8 +64,7 @@ impl Oracle {
                 .map(|(gate, up)| gate.iter().zip(up).map(|(gate, up)| silu(*gate) * up).collect());
             add(&mut x, &self.linear(&gated.collect(), &path("mlp.down_proj")));
         }
-        let head = if self.config.tie_word_embeddings { "model.embed_tokens" } else { "lm_head" };
-        self.linear(&self.norm(&x, "model.norm"), head)
+        self.norm(&x, "model.norm")
     }
 
     fn linear(&self, x: &Matrix, path: &str) -> Matrix {

@@ -10,6 +10,7 @@ mod adapter_files;
 mod bench;
 mod caching;
 mod conversion;
+mod embeddings;
 mod llama_oracle;
 mod model_files;
 mod model_oracle;

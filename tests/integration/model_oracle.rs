@@ -182,11 +182,38 @@ proptest! {
             let whole = (sequence.ids.clone(), sequence.delta.clone());
             let mut alone = Driver::with_cache(&model, cache, [whole]);
             alone.step(&[(0, sequence.ids.len())]);
-            let alone = alone.sequences.remove(0).logits;
-            let bits = |logits: &[Vec<f32>]| -> Vec<u32> {
-                logits.iter().flatten().map(|logit| logit.to_bits()).collect()
+            let alone = alone.sequences.remove(0);
+            let bits = |rows: &[Vec<f32>]| -> Vec<u32> {
+                rows.iter().flatten().map(|value| value.to_bits()).collect()
             };
-            prop_assert_eq!(bits(&sequence.logits), bits(&alone));
+            prop_assert_eq!(bits(&sequence.logits), bits(&alone.logits));
+            prop_assert_eq!(bits(&sequence.hidden_states), bits(&alone.hidden_states));
+        }
+    }
+
+    #[test]
+    fn hidden_states_are_what_the_oracles_head_reads(
+        patch in shared_config(), seed in any::<u64>(), adapted in any::<bool>(), chunk in 1usize..12,
+    ) {
+        let tiny = TinyLlama::new(&patch, seed);
+        let ids = tokens(seed, 11);
+        for backend in BACKENDS {
+            let model = tiny.load(DType::F32, backend());
+            let mut oracle = Oracle::new(&tiny.config, &tiny.tensors);
+            let delta = adapted.then(|| {
+                let delta = TinyLlama::adapter(model.modules(), seed, |module| module % 3 != 1);
+                for (index, module) in model.modules().iter().enumerate() {
+                    if let Some(factors) = delta.factors(index) {
+                        oracle.add(&module.path, &factors.up, &factors.down);
+                    }
+                }
+                Arc::new(model.prepare(&delta).unwrap())
+            });
+            let mut driver = Driver::new(&model, [(ids.clone(), delta)]);
+            ids.chunks(chunk).for_each(|part| driver.step(&[(0, part.len())]));
+            let found = &driver.sequences[0].hidden_states;
+            let apart = difference(found, &oracle.hidden_states(&ids));
+            prop_assert!(apart < 1e-5, "{:?}: {apart}", backend());
         }
     }
 
@@ -361,8 +388,9 @@ impl Batch {
             segments: &Segments::none(),
             logit_rows: &self.logit_rows,
             logit_segments: &Segments::none(),
+            hidden_rows: &[],
         };
-        model.forward(&input, &mut cache)
+        Ok(model.forward(&input, &mut cache)?.logits)
     }
 }
 

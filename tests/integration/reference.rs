@@ -73,8 +73,9 @@ impl Reference {
             segments: &segments,
             logit_rows: &rows,
             logit_segments: &segments,
+            hidden_rows: &[],
         };
-        self.model.forward(&input, &mut self.cache(num_blocks)).unwrap().to_vec2().unwrap()
+        self.model.forward(&input, &mut self.cache(num_blocks)).unwrap().logits.to_vec2().unwrap()
     }
 
     /// Hands the model to an engine.
@@ -162,6 +163,7 @@ async fn check_greedy(
             cache_owner: String::new(),
             cache_salt: String::new(),
             num_speculative_tokens: 0,
+            pooling: None,
         };
         engine.submit(request, &share).unwrap().remove(0)
     };

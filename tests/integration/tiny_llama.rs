@@ -16,7 +16,7 @@ use sorsa::layers::backend::Backend;
 use sorsa::model::builder::LoadOptions;
 use sorsa::model::checkpoint::Checkpoint;
 use sorsa::model::config::ModelConfig;
-use sorsa::model::contract::{CausalLm, ForwardInput, SequenceSpan};
+use sorsa::model::contract::{CausalLm, ForwardInput, ForwardOutput, SequenceSpan};
 use sorsa::model::llama::LlamaForCausalLm;
 
 /// Tokens per cache block: small and odd, so that contexts straddle blocks.
@@ -149,6 +149,8 @@ pub struct Sequence {
     pub delta: Option<Arc<LowRankDelta>>,
     /// The logits after each token fed so far.
     pub logits: Vec<Vec<f32>>,
+    /// The hidden states of the same tokens.
+    pub hidden_states: Vec<Vec<f32>>,
     blocks: Vec<BlockId>,
 }
 
@@ -184,7 +186,7 @@ impl<'a> Driver<'a> {
             (0..=total as u32).rev().step_by(2).chain((0..total as u32).rev().step_by(2));
         let place = |(ids, delta): (Vec<u32>, _)| {
             let blocks = free.by_ref().take(count(&ids)).map(BlockId).collect();
-            Sequence { ids, delta, logits: Vec::new(), blocks }
+            Sequence { ids, delta, logits: Vec::new(), hidden_states: Vec::new(), blocks }
         };
         let sequences = sequences.into_iter().map(place).collect();
         Self { model, cache: cache.unwrap(), sequences }
@@ -221,12 +223,16 @@ impl<'a> Driver<'a> {
             segments: &segments,
             logit_rows: &rows,
             logit_segments: &segments,
+            hidden_rows: &rows,
         };
-        let logits = self.model.forward(&input, &mut self.cache).unwrap();
-        assert_eq!(logits.dtype(), DType::F32);
-        let mut logits = logits.to_vec2::<f32>().unwrap().into_iter();
+        let ForwardOutput { logits, hidden_states } =
+            self.model.forward(&input, &mut self.cache).unwrap();
+        let rows = |tensor: Tensor| tensor.to_vec2::<f32>().unwrap().into_iter();
+        let (mut logits, mut hidden_states) = (rows(logits), rows(hidden_states));
         for &(index, tokens) in chunks {
-            self.sequences[index].logits.extend(logits.by_ref().take(tokens));
+            let sequence = &mut self.sequences[index];
+            sequence.logits.extend(logits.by_ref().take(tokens));
+            sequence.hidden_states.extend(hidden_states.by_ref().take(tokens));
         }
     }
 }

@@ -21,6 +21,7 @@ fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
         cache_owner: String::new(),
         cache_salt: String::new(),
         num_speculative_tokens: 0,
+        pooling: None,
     }
 }
 

@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
 use super::answer::{Answer, finish_fields};
-use super::convert::{self, PromptInput, PromptRules};
+use super::convert::{self, PromptRules};
 use super::endpoint::{self, Delivery, Endpoint, Writer};
 use super::fields::Fields;
 use super::logprobs;
 use super::messages::take_messages;
 use super::model::Model;
+use super::prompts::PromptInput;
 use super::render::{self, TemplateOptions};
 use super::types::{ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope};
 use super::validate::length::take_max_tokens;

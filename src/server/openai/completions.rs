@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 
 use super::answer::{Answer, finish_fields};
-use super::convert::{self, PromptInput, PromptRules};
+use super::convert::{self, PromptRules};
 use super::endpoint::{self, Delivery, Endpoint, Writer};
-use super::fields::{Fields, to_token, token_ids};
+use super::fields::Fields;
 use super::logprobs;
 use super::model::Model;
+use super::prompts::{PromptInput, take_prompts};
 use super::types::{CompletionChoice, Envelope};
 use super::validate::length::take_max_tokens;
 use super::validate::{self, Common, MAX_LOGPROBS};
@@ -61,7 +61,7 @@ impl Endpoint for CompletionRequest {
         config: &ServerConfig,
     ) -> Result<Self, ApiError> {
         let common = Common::take(fields, model, serving)?;
-        let prompts = take_prompts(fields, serving.vocab_size, config.max_choices)?;
+        let prompts = take_prompts(fields, "prompt", serving.vocab_size, config.max_choices)?;
         convert::check_choices(config, prompts.len(), common.n)?;
         convert::check_prompts(serving, prompts.len())?;
         validate::take_best_of(fields, common.n)?;
@@ -99,57 +99,6 @@ impl Endpoint for CompletionRequest {
         let prompt_logprobs = self.common.prompt_logprobs.max(echoed);
         convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)
     }
-}
-
-/// Takes `prompt`: a string, strings, token ids, or arrays of them.
-fn take_prompts(
-    fields: &mut Fields,
-    vocab_size: usize,
-    max_prompts: usize,
-) -> Result<Vec<PromptInput>, ApiError> {
-    let wrong = || {
-        let message = format!(
-            "`prompt` must be a string, an array of strings, an array of {}, or an array of \
-             such arrays",
-            token_ids(vocab_size)
-        );
-        ApiError::invalid("prompt", message)
-    };
-    let tokens = |values: &[Value]| {
-        values.iter().map(|value| to_token(value, vocab_size)).collect::<Option<Vec<u32>>>()
-    };
-    let values = match fields.take("prompt") {
-        None => return Err(fields.missing("prompt")),
-        Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
-        Some(Value::Array(values)) if !values.is_empty() => values,
-        Some(_) => return Err(wrong()),
-    };
-    if values[0].is_number() {
-        return Ok(vec![PromptInput::Tokens(tokens(&values).ok_or_else(wrong)?)]);
-    }
-    convert_many(values, max_prompts, |value| match value {
-        Value::String(text) => Some(PromptInput::Text(text)),
-        Value::Array(values) => Some(PromptInput::Tokens(tokens(&values)?)),
-        _ => None,
-    })?
-    .ok_or_else(wrong)
-}
-
-/// Converts every prompt of an array; all must be of the first one's kind.
-fn convert_many(
-    values: Vec<Value>,
-    max_prompts: usize,
-    convert: impl Fn(Value) -> Option<PromptInput>,
-) -> Result<Option<Vec<PromptInput>>, ApiError> {
-    if values.len() > max_prompts {
-        let message = format!("`prompt` must hold at most {max_prompts} prompts");
-        return Err(ApiError::invalid("prompt", message));
-    }
-    let strings = values[0].is_string();
-    if values.iter().any(|value| value.is_string() != strings) {
-        return Ok(None);
-    }
-    Ok(values.into_iter().map(convert).collect())
 }
 
 /// The wire's choice, of a whole answer and of a chunk alike.

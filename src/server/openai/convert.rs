@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::prompts::PromptInput;
 use super::validate::Common;
 use super::validate::length::fit_max_tokens;
 use crate::adapter::registry::Target;
@@ -11,15 +12,6 @@ use crate::server::generation::{Echo, Job, Prompt};
 use crate::server::state::{ServerConfig, Serving};
 use crate::text::detokenizer::Detokenizer;
 use crate::text::tokenizer::TokenizerError;
-
-/// A prompt as the client gave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PromptInput {
-    /// To be tokenised.
-    Text(String),
-    /// Token ids, each below the vocabulary size.
-    Tokens(Vec<u32>),
-}
 
 /// What an endpoint asks of [`prompts`].
 #[derive(Debug, Clone, Copy)]

@@ -105,15 +105,21 @@ pub async fn answer<E: Endpoint>(
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
     let job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
     let mut generation = Generation::start(state, &serving, job, call, admission).await?;
-    let mut response = match delivery {
+    let response = match delivery {
         Delivery::Streamed => stream::respond(generation, writer, state.config.keep_alive),
         Delivery::Whole => {
             let answers = generation.collect().await?;
             writer.whole(answers, &generation)
         }
     };
+    Ok(with_digest(response, digest))
+}
+
+/// Says in a header which adapter answered, if one did.
+#[must_use]
+pub fn with_digest(mut response: Response, digest: Option<String>) -> Response {
     if let Some(digest) = digest.and_then(|digest| HeaderValue::try_from(digest).ok()) {
         response.headers_mut().insert(ADAPTER_DIGEST, digest);
     }
-    Ok(response)
+    response
 }

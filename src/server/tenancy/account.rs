@@ -1,14 +1,32 @@
 //! What one request uses, from its submission to its end: for the tenant's metrics and its usage
 //! record.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::adapter::registry::AdapterVersion;
 use crate::metrics::tenants::TenantSeries;
 use crate::server::call::Call;
 use crate::server::choice::Delta;
-use crate::server::state::AppState;
+use crate::server::state::{AppState, Serving};
 use crate::server::usage::UsageSlot;
 use crate::server::usage::record::UsageRecord;
+
+/// What is known of a request's use before it begins.
+#[must_use]
+pub fn record(
+    serving: &Serving,
+    adapter: Option<&Arc<AdapterVersion>>,
+    prompt_tokens: usize,
+) -> UsageRecord {
+    let model = adapter.map_or(serving.registry.base_name(), |version| version.name.as_str());
+    UsageRecord {
+        model: model.to_owned(),
+        adapter_digest: adapter.map(|version| format!("blake3:{}", version.id())),
+        prompt_tokens,
+        ..UsageRecord::default()
+    }
+}
 
 /// A request's account. Dropped, it is closed: counted, and recorded where records are kept.
 #[derive(Debug)]
@@ -50,9 +68,14 @@ impl Account {
         self.record.completion_tokens += delta.generated;
         self.record.cached_tokens += delta.cached;
         if let Some(finish) = &delta.finish {
-            self.open.0 = self.open.0.saturating_sub(1);
-            *self.record.finish.entry(finish.reason).or_default() += 1;
+            self.finished(finish.reason);
         }
+    }
+
+    /// A choice ended.
+    pub fn finished(&mut self, reason: &'static str) {
+        self.open.0 = self.open.0.saturating_sub(1);
+        *self.record.finish.entry(reason).or_default() += 1;
     }
 
     /// A choice failed, and with it all that have not ended.

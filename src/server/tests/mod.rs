@@ -1,6 +1,7 @@
 //! The HTTP surface over a real loopback connection, in front of a scripted engine.
 
 mod answers;
+mod embeddings;
 mod equivalence;
 mod errors;
 mod harness;

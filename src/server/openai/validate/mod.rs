@@ -75,7 +75,10 @@ impl Common {
 }
 
 /// Takes vLLM's `cache_salt`; requests without one have the empty one in common.
-fn take_cache_salt(fields: &mut Fields) -> Result<String, ApiError> {
+///
+/// # Errors
+/// Where it is empty or no string.
+pub fn take_cache_salt(fields: &mut Fields) -> Result<String, ApiError> {
     match fields.string("cache_salt")? {
         Some(salt) if salt.is_empty() => {
             Err(ApiError::invalid("cache_salt", "`cache_salt` must not be empty"))

@@ -75,12 +75,27 @@ pub fn take_rest(mut fields: Fields) -> Result<usize, ApiError> {
     if modalities.iter().any(|modality| modality != "text") {
         return Err(ApiError::unsupported("modalities"));
     }
-    for name in REFUSED {
+    refuse(&mut fields, &REFUSED)?;
+    Ok(count_unknown(&fields))
+}
+
+/// Takes the fields of these names, which must ask for nothing.
+///
+/// # Errors
+/// The first that asks for something, by name.
+pub fn refuse(fields: &mut Fields, names: &[&str]) -> Result<(), ApiError> {
+    for name in names {
         if fields.take(name).is_some_and(|value| asks_for_something(name, &value)) {
             return Err(ApiError::unsupported(name));
         }
     }
-    Ok(fields.rest().filter(|name| !IGNORED.contains(name)).count())
+    Ok(())
+}
+
+/// How many of the fields that are left nobody knows.
+#[must_use]
+pub fn count_unknown(fields: &Fields) -> usize {
+    fields.rest().filter(|name| !IGNORED.contains(name)).count()
 }
 
 /// False for values that ask for nothing: `false`, `""`, `[]`, `{}`, and a choice of no tool.
