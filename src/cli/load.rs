@@ -112,6 +112,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let source = ModelSource::open(args)?;
     let (checkpoint, config) = (&source.model, source.config());
     let text = TextFiles::open(checkpoint)?;
+    let chat = text.chat(&args.chat)?;
     let options = source.load_options(args, &device)?;
     let held = held_as(&options);
     let progress = progress_bar(source.weights().total_elements());
@@ -157,7 +158,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         engine: handle,
         registry: Arc::new(registry),
         tokenizer: text.tokenizer,
-        chat_template: text.chat_template,
+        chat,
         max_model_len: cache.max_model_len,
         vocab_size: config.vocab_size,
         eos_token_ids: eos_token_ids(checkpoint),

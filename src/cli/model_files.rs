@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::gguf_vocab::gguf_vocab;
 use super::staging::Staging;
 use super::tensor_files::WeightType;
+use crate::model::chat_templates::ADDITIONAL;
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 
 /// The files of a Hugging Face directory that say how text becomes tokens.
@@ -62,11 +63,29 @@ pub fn write_tokenizer(
                     .with_context(|| format!("cannot copy {}", from.display()))?;
             }
         }
-        return Ok(());
+        return copy_chat_templates(staging, path);
     }
     if let TokenizerSource::Gguf(metadata) = checkpoint.tokenizer()? {
         for (name, bytes) in gguf_vocab(metadata)?.to_hugging_face()?.files()? {
             staging.write(name, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the templates that have names.
+fn copy_chat_templates(staging: &Staging, path: &Path) -> anyhow::Result<()> {
+    let (from, to) = (path.join(ADDITIONAL), staging.path().join(ADDITIONAL));
+    if !from.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir(&to).with_context(|| format!("cannot create {}", to.display()))?;
+    for entry in fs::read_dir(&from)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "jinja") {
+            let name = file.file_name().unwrap_or_default();
+            fs::copy(&file, to.join(name))
+                .with_context(|| format!("cannot copy {}", file.display()))?;
         }
     }
     Ok(())

@@ -61,7 +61,7 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
     let address = listener.local_addr()?;
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
-        escape_special_tokens: args.escape_special_tokens,
+        allow_special_tokens: args.chat.allow_special_tokens,
         pooling: args.pooling.into(),
         ..ServerConfig::default()
     };

@@ -1,51 +1,91 @@
-//! A checkpoint's tokenizer and chat template, ready to use: the model side reads files, the text
+//! A checkpoint's tokenizer and chat templates, ready to use: the model side reads files, the text
 //! side understands them, and neither knows the other.
 
 use anyhow::Context;
 use serde_json::Value;
 
 use super::gguf_vocab::gguf_vocab;
+use crate::config::{ChatArgs, TemplateArg};
 use crate::model::checkpoint::{Checkpoint, TokenizerSource};
-use crate::text::chat_template::ChatTemplate;
+use crate::server::chat_format::ChatFormat;
+use crate::text::chat_templates::ChatTemplates;
 use crate::text::tokenizer::Tokenizer;
-use crate::text::tokenizer_config::{SpecialTokens, chat_template_source};
+use crate::text::tokenizer_config::{SpecialTokens, TemplateSources};
 
 /// What the server needs to turn text into tokens and back.
 #[derive(Debug)]
 pub struct TextFiles {
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// The chat template, where the model has one.
-    pub chat_template: Option<ChatTemplate>,
     /// `tokenizer_config.json`, an empty object where there is none.
     pub tokenizer_config: Value,
+    templates: TemplateSources,
 }
 
 impl TextFiles {
     /// Reads them from a directory's files or a GGUF's metadata.
     ///
     /// # Errors
-    /// Where the tokenizer is missing or unusable, or the chat template does not compile.
+    /// Where the tokenizer is missing or unusable.
     pub fn open(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
-        let (tokenizer, tokenizer_config, jinja) = match checkpoint.tokenizer()? {
-            TokenizerSource::HuggingFace { tokenizer, tokenizer_config, chat_template } => {
-                (tokenizer, tokenizer_config.unwrap_or_else(empty_object), chat_template)
+        let (tokenizer, tokenizer_config, templates) = match checkpoint.tokenizer()? {
+            TokenizerSource::HuggingFace {
+                tokenizer,
+                tokenizer_config,
+                chat_template,
+                additional_chat_templates,
+            } => {
+                let config = tokenizer_config.unwrap_or_else(empty_object);
+                let sources =
+                    TemplateSources::new(&config, chat_template, additional_chat_templates)?;
+                (tokenizer, config, sources)
             }
             TokenizerSource::Gguf(metadata) => {
                 let files = gguf_vocab(metadata)?.to_hugging_face()?;
-                (serde_json::to_vec(&files.tokenizer)?, files.tokenizer_config, None)
+                let sources = TemplateSources::new(&files.tokenizer_config, None, [])?;
+                (serde_json::to_vec(&files.tokenizer)?, files.tokenizer_config, sources)
             }
         };
-        let special_tokens = SpecialTokens::from_config(&tokenizer_config)?;
-        let template = chat_template_source(&tokenizer_config, jinja.as_deref())?
-            .map(|source| ChatTemplate::new(&source, special_tokens))
-            .transpose()?;
-        Ok(Self {
-            tokenizer: Tokenizer::from_json(&tokenizer).context("the tokenizer cannot be used")?,
-            chat_template: template,
-            tokenizer_config,
-        })
+        let tokenizer = Tokenizer::from_json(&tokenizer).context("the tokenizer cannot be used")?;
+        Ok(Self { tokenizer, tokenizer_config, templates })
     }
+
+    /// How conversations are held, where there is a chat template.
+    ///
+    /// # Errors
+    /// Where a template does not compile, or the one that `args` name is not there.
+    pub fn chat(&self, args: &ChatArgs) -> anyhow::Result<Option<ChatFormat>> {
+        let special_tokens = SpecialTokens::from_config(&self.tokenizer_config)?;
+        let templates = match &args.chat_template {
+            None => ChatTemplates::of_model(&self.templates, &special_tokens)?,
+            Some(template) => {
+                Some(ChatTemplates::single(&given(template, &self.templates)?, special_tokens)?)
+            }
+        };
+        Ok(templates.map(|templates| ChatFormat {
+            tool_format: args.tool_call_parser.resolve(templates.pick(true)),
+            thinks: args.reasoning_parser.resolve(templates.pick(false), &self.tokenizer),
+            templates,
+        }))
+    }
+}
+
+/// The template that `--chat-template` names.
+fn given(template: &TemplateArg, sources: &TemplateSources) -> anyhow::Result<String> {
+    let named = match template {
+        TemplateArg::Inline(source) => return Ok(source.clone()),
+        TemplateArg::Named(named) => named,
+    };
+    if let Some(source) = named.to_str().and_then(|name| sources.get(name).ok()) {
+        return Ok(source.to_owned());
+    }
+    std::fs::read_to_string(named).with_context(|| {
+        format!(
+            "--chat-template {} is neither a file that can be read nor the name of one of the \
+             model's templates",
+            named.display()
+        )
+    })
 }
 
 fn empty_object() -> Value {

@@ -5,6 +5,7 @@
 
 mod access;
 mod adapter;
+mod chat;
 mod device;
 mod engine;
 mod environment;
@@ -17,6 +18,7 @@ use clap::{Args, ValueEnum};
 
 pub use self::access::{AccessArgs, Secret};
 pub use self::adapter::{AdapterArg, is_valid_name};
+pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};
 pub use self::device::DeviceArg;
 pub use self::engine::{EngineArgs, KvCacheDTypeArg};
 pub use self::environment::{own_executable, user_cache};

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{AccessArgs, AdapterArg, ByteSize, DTypeArg, DeviceArg, EngineArgs, QuantizeArg};
+use super::{
+    AccessArgs, AdapterArg, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs, QuantizeArg,
+};
 use crate::adapter::compact::Tolerance;
 use crate::engine::request::Pooling;
 
@@ -89,10 +91,9 @@ pub struct ServeArgs {
     /// Seconds that running requests get to finish after SIGTERM
     #[arg(long, env = "SORSA_SHUTDOWN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
     pub shutdown_timeout: u64,
-    /// Read special tokens written in chat messages as text, so that no message can pretend to be
-    /// another; otherwise they are tokens, as transformers reads a rendered chat
-    #[arg(long, env = "SORSA_ESCAPE_SPECIAL_TOKENS")]
-    pub escape_special_tokens: bool,
+    /// Chat templates, function calls, thoughts
+    #[command(flatten)]
+    pub chat: ChatArgs,
     /// Which hidden states become an embedding where a request does not say: the mean over its
     /// tokens, or the last one
     #[arg(long, env = "SORSA_POOLING", default_value = "mean")]

@@ -28,6 +28,9 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Added to the logits of these tokens; every id is below the vocabulary size.
     pub logit_bias: Vec<(u32, f32)>,
+    /// The only tokens that may be generated, where not all may; every id is below the vocabulary
+    /// size.
+    pub allowed_token_ids: Option<Vec<u32>>,
     /// Makes the text repeatable; `None` draws a seed.
     pub seed: Option<u64>,
     /// Tokens to generate at most. 0 only scores the prompt.
@@ -50,6 +53,7 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             logit_bias: Vec::new(),
+            allowed_token_ids: None,
             seed: None,
             max_tokens: 16,
             min_tokens: 0,

@@ -2,7 +2,7 @@
 //! what else runs in the same step cannot change its choice.
 //!
 //! Order: log-probabilities of the unmodified distribution are taken first; then logit bias,
-//! penalties and the ban on stop tokens before `min_tokens`; then temperature, `min_p`, `top_k`
+//! penalties, the ban on tokens that are not allowed and on stop tokens before `min_tokens`; then temperature, `min_p`, `top_k`
 //! and `top_p`; then one draw from the sequence's own random stream.
 
 use std::collections::{HashMap, HashSet};
@@ -97,7 +97,8 @@ impl Sampler {
             || params.presence_penalty != 0.0
             || params.frequency_penalty != 0.0;
         let bans = self.num_generated < params.min_tokens && !params.stop_token_ids.is_empty();
-        penalises || bans || !params.logit_bias.is_empty()
+        let restricts = params.allowed_token_ids.is_some();
+        penalises || bans || restricts || !params.logit_bias.is_empty()
     }
 
     fn modify(&self, logits: &mut [f32]) {
@@ -117,6 +118,11 @@ impl Sampler {
         for (&token, &count) in &self.output_counts {
             logits[token as usize] -=
                 params.presence_penalty + params.frequency_penalty * count as f32;
+        }
+        if let Some(allowed) = &params.allowed_token_ids {
+            let kept: Vec<f32> = allowed.iter().map(|token| logits[*token as usize]).collect();
+            logits.fill(f32::NEG_INFINITY);
+            allowed.iter().zip(kept).for_each(|(token, logit)| logits[*token as usize] = logit);
         }
         if self.num_generated < params.min_tokens {
             for &token in &params.stop_token_ids {

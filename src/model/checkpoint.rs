@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::chat_templates;
 use super::config::ModelConfig;
 use super::disk::{JSON_LIMIT_BYTES, is_there, read, read_json, read_optional_json};
 use super::error::ModelError;
@@ -56,6 +57,8 @@ pub enum TokenizerSource<'a> {
         /// The text of `chat_template.jinja`, where there is one; it outranks the one in
         /// `tokenizer_config`.
         chat_template: Option<String>,
+        /// The texts of `additional_chat_templates/NAME.jinja`, by name.
+        additional_chat_templates: Vec<(String, String)>,
     },
     /// The vocabulary in a GGUF file's metadata.
     Gguf(&'a GgufMetadata),
@@ -93,17 +96,11 @@ impl Checkpoint {
         if !is_there(&tokenizer) {
             return Err(ModelError::not_a_model(directory, "holds no tokenizer.json"));
         }
-        let template = directory.join("chat_template.jinja");
-        let chat_template = is_there(&template).then(|| read(&template, JSON_LIMIT_BYTES));
-        let chat_template = chat_template.transpose()?.map(|bytes| {
-            String::from_utf8(bytes).map_err(|_| {
-                ModelError::not_a_model(directory, "holds a chat_template.jinja that is not UTF-8")
-            })
-        });
         Ok(TokenizerSource::HuggingFace {
             tokenizer: read(&tokenizer, TOKENIZER_LIMIT_BYTES)?,
             tokenizer_config: read_optional_json(&directory.join("tokenizer_config.json"))?,
-            chat_template: chat_template.transpose()?,
+            chat_template: chat_templates::main(directory)?,
+            additional_chat_templates: chat_templates::additional(directory)?,
         })
     }
 

@@ -4,6 +4,7 @@
 //! here samples, schedules or tokenises.
 
 pub mod builder;
+pub mod chat_templates;
 pub mod checkpoint;
 pub mod comparison;
 pub mod config;

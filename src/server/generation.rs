@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
 
 use super::call::Call;
-use super::choice::{Choice, Delta, OutputToken, StopRules};
+use super::choice::{AnswerRules, Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
 use super::state::{AppState, Serving};
 use super::tenancy::account::{Account, record};
@@ -17,6 +17,7 @@ use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
+use crate::text::answer::Place;
 use crate::text::detokenizer::Detokenizer;
 use crate::text::stop::StopMatcher;
 
@@ -60,6 +61,10 @@ pub struct Job {
     pub prompt_logprobs: Option<usize>,
     /// Strings that end a choice.
     pub stop: Vec<String>,
+    /// Whether what ends a choice's text is part of it.
+    pub include_stop: bool,
+    /// How a choice's text is taken apart.
+    pub answer: AnswerRules,
     /// The adapter; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Cached prompts are shared among requests of one salt.
@@ -77,6 +82,8 @@ pub struct TokenCounts {
     pub cached: usize,
     /// Of all choices, stop tokens included.
     pub completion: usize,
+    /// Of those, how many were thoughts, where thoughts are told apart.
+    pub reasoning: Option<usize>,
 }
 
 /// The running choices of one request.
@@ -85,6 +92,7 @@ pub struct Generation {
     choices: usize,
     counts: TokenCounts,
     prompt_logprobs: Vec<Option<PromptLogprobs>>,
+    prompt_tokens: Vec<Vec<u32>>,
     account: Account,
     // After the account: what was charged flows back when it is closed.
     admission: Admission,
@@ -122,6 +130,8 @@ impl Generation {
             token_ids: job.sampling.stop_token_ids.clone(),
             eos_token_ids: serving.eos_token_ids.clone(),
             min_tokens: job.sampling.min_tokens,
+            include_stop: job.include_stop,
+            answer: job.answer.clone(),
         });
         let submitted = job
             .prompts
@@ -131,13 +141,19 @@ impl Generation {
         let choices = job.prompts.len() * job.n;
         let tokens = job.prompts.iter().map(|prompt| prompt.tokens.len()).sum();
         let record = record(serving, job.adapter.as_ref(), tokens);
-        let counts = TokenCounts { prompt: tokens, cached: 0, completion: 0 };
+        let counts = TokenCounts {
+            prompt: tokens,
+            cached: 0,
+            completion: 0,
+            reasoning: job.answer.tells_thoughts().then_some(0),
+        };
         let slot = admission.take_slot();
         let mut generation = Self {
             pieces: SelectAll::new(),
             choices,
             counts,
             prompt_logprobs: Vec::with_capacity(job.prompts.len()),
+            prompt_tokens: Vec::with_capacity(job.prompts.len()),
             account: Account::new(state, call, slot, choices, record),
             admission,
         };
@@ -161,6 +177,7 @@ impl Generation {
                 generation.add(choice);
             }
             generation.prompt_logprobs.push(logprobs);
+            generation.prompt_tokens.push(prompt.tokens);
         }
         Ok(generation)
     }
@@ -206,6 +223,9 @@ impl Generation {
         match &piece {
             Some(Ok(delta)) => {
                 self.counts.completion += delta.generated;
+                if let Some(reasoning) = &mut self.counts.reasoning {
+                    *reasoning += delta.reasoning_tokens;
+                }
                 self.counts.cached += delta.cached;
                 self.account.piece(delta);
                 self.admission.set_used(self.account.used());
@@ -244,6 +264,12 @@ impl Generation {
     #[must_use]
     pub fn counts(&self) -> TokenCounts {
         self.counts
+    }
+
+    /// The tokens of each prompt.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> &[Vec<u32>] {
+        &self.prompt_tokens
     }
 
     /// The log-probabilities of each prompt, where they were asked for.
@@ -311,6 +337,7 @@ impl Echo {
                 id: *id,
                 logprobs: logprobs(place),
                 text_offset: *text_offset,
+                place: Place::Content,
             })
             .collect()
     }

@@ -9,6 +9,7 @@
 //! [`state::Serving`] later, and until then only probes succeed.
 
 pub mod call;
+pub mod chat_format;
 pub mod choice;
 pub mod error;
 pub mod extract;
@@ -22,6 +23,7 @@ mod serve;
 pub mod state;
 pub mod stream;
 pub mod tenancy;
+mod token_places;
 pub mod tokenization;
 pub mod usage;
 pub mod vectors;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::call::Call;
+use super::chat_format::ChatFormat;
 use super::error::ApiError;
 use super::lifecycle::{Lifecycle, Phase};
 use super::tenancy::Tenancy;
@@ -17,7 +18,6 @@ use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::{Pooling, RequestId};
 use crate::metrics::Metrics;
-use crate::text::chat_template::ChatTemplate;
 use crate::text::tokenizer::Tokenizer;
 
 /// Limits of the HTTP side. Every one has a default that a small machine bears.
@@ -41,9 +41,9 @@ pub struct ServerConfig {
     pub text_workers: usize,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
-    /// Reads special tokens in chat messages as text. Otherwise they are tokens, as transformers
-    /// reads a rendered chat, and a message can pretend to be several.
-    pub escape_special_tokens: bool,
+    /// Reads special tokens in chat messages as tokens, as transformers reads a rendered chat: a
+    /// message can then pretend to be several. Otherwise they are text.
+    pub allow_special_tokens: bool,
     /// What becomes an embedding where a request does not say.
     pub pooling: Pooling,
 }
@@ -60,7 +60,7 @@ impl Default for ServerConfig {
             max_request_tokens: 4 << 20,
             text_workers: 2,
             keep_alive: Duration::from_secs(15),
-            escape_special_tokens: false,
+            allow_special_tokens: false,
             pooling: Pooling::Mean,
         }
     }
@@ -88,8 +88,8 @@ pub struct Serving {
     pub registry: Arc<Registry>,
     /// The model's tokenizer.
     pub tokenizer: Tokenizer,
-    /// The model's chat template, where it has one.
-    pub chat_template: Option<ChatTemplate>,
+    /// How it holds conversations, where it has a chat template.
+    pub chat: Option<ChatFormat>,
     /// Tokens of prompt and answer together.
     pub max_model_len: usize,
     /// Token ids the model knows: 0 to this, exclusive.

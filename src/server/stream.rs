@@ -20,7 +20,7 @@ const DONE: &str = "[DONE]";
 /// How an endpoint writes a stream.
 pub trait Chunks: Send + 'static {
     /// The chunks that stand before every piece.
-    fn opening(&mut self, counts: TokenCounts) -> Vec<String>;
+    fn opening(&mut self, generation: &Generation) -> Vec<String>;
     /// The chunks of one piece, which holds text, or the end, or both. `counts` are of all choices.
     fn piece(&mut self, delta: Delta, counts: TokenCounts) -> Vec<String>;
     /// The chunks after the last piece.
@@ -39,7 +39,7 @@ struct State<C> {
 /// The response of a stream. A silent stream carries a comment every `keep_alive`.
 pub fn respond<C: Chunks>(generation: Generation, mut chunks: C, keep_alive: Duration) -> Response {
     let state = State {
-        ready: chunks.opening(generation.counts()).into(),
+        ready: chunks.opening(&generation).into(),
         held: vec![Delta::default(); generation.choices()],
         generation: Some(generation),
         chunks,
@@ -82,7 +82,7 @@ impl<C: Chunks> State<C> {
     fn add(&mut self, delta: Delta, counts: TokenCounts) {
         let held = &mut self.held[delta.index];
         held.absorb(delta);
-        if !held.text.is_empty() || held.finish.is_some() {
+        if !held.is_silent() {
             let piece = std::mem::take(held);
             self.ready.extend(self.chunks.piece(piece, counts));
         }

@@ -10,11 +10,13 @@ use serde_json::Value;
 use super::call::Call;
 use super::error::{ApiError, ApiResult};
 use super::extract::JsonObject;
+use super::openai::conversation::Conversation;
 use super::openai::convert;
 use super::openai::fields::Fields;
 use super::openai::messages::take_messages;
 use super::openai::model::check_model;
 use super::openai::render::{self, TemplateOptions};
+use super::openai::tools::Tools;
 use super::openai::validate::refused;
 use super::state::{AppState, text_work};
 
@@ -35,8 +37,8 @@ pub struct Detokenized {
 
 /// What is to be tokenised.
 enum Input {
-    Prompt(String),
-    Messages { messages: Value, template: TemplateOptions },
+    Prompt { text: String, add_special_tokens: bool },
+    Messages { conversation: Conversation, template: TemplateOptions },
 }
 
 /// Answers `POST /tokenize`.
@@ -52,17 +54,16 @@ pub async fn tokenize(
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
     let input = take_input(&mut fields)?;
-    // A template writes the special tokens itself.
-    let default = matches!(input, Input::Prompt(_));
-    let add_special_tokens = fields.boolean("add_special_tokens", default)?;
     let with_strings = fields.boolean("return_token_strs", false)?;
     finish(&state, fields)?;
     let config = state.config.clone();
     let work = move || {
         let tokens = match input {
-            Input::Prompt(text) => convert::encode(&serving, &text, add_special_tokens, "prompt")?,
-            Input::Messages { messages, template } => {
-                render::chat(&config, &serving, messages, template, add_special_tokens)?
+            Input::Prompt { text, add_special_tokens } => {
+                convert::encode(&serving, &text, add_special_tokens, "prompt")?
+            }
+            Input::Messages { conversation, template } => {
+                render::chat(&config, &serving, conversation, template)?.tokens
             }
         };
         let string = |id: &u32| serving.tokenizer.token_text(*id).unwrap_or_default();
@@ -79,12 +80,16 @@ pub async fn tokenize(
 
 fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
     match fields.string("prompt")? {
-        Some(prompt) => Ok(Input::Prompt(prompt)),
+        Some(text) => {
+            let add_special_tokens = fields.boolean("add_special_tokens", true)?;
+            Ok(Input::Prompt { text, add_special_tokens })
+        }
         None => {
             let messages = take_messages(fields).map_err(|error| {
                 if error == fields.missing("messages") { fields.missing("prompt") } else { error }
             })?;
-            Ok(Input::Messages { messages, template: TemplateOptions::take(fields)? })
+            let conversation = Conversation { messages, tools: Tools::take(fields)? };
+            Ok(Input::Messages { conversation, template: TemplateOptions::take(fields)? })
         }
     }
 }

@@ -15,6 +15,9 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use super::json_dumps::{DumpOptions, json_dumps};
 use super::strftime::strftime;
 use super::tokenizer_config::SpecialTokens;
+use abilities::Abilities;
+
+pub mod abilities;
 
 /// Work one rendering may do: instructions, and data made or read, at 64 bytes a unit.
 const FUEL: u64 = 4_000_000;
@@ -79,7 +82,9 @@ pub struct RenderOptions<'a> {
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
+    source: Arc<str>,
     special_tokens: SpecialTokens,
+    abilities: Abilities,
 }
 
 /// The reason a template gives to `raise_exception`, found again in the error's sources.
@@ -105,7 +110,23 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, plain_generation_tags(source))
             .map_err(compile_error)?;
-        Ok(Self { environment: Arc::new(environment), special_tokens })
+        let environment = Arc::new(environment);
+        let abilities = Abilities::default();
+        let mut template = Self { environment, source: source.into(), special_tokens, abilities };
+        template.abilities = Abilities::of(&template);
+        Ok(template)
+    }
+
+    /// What it does with tools, found out by rendering.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    /// The template's own text.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Renders `messages`, a list of objects with `role` and `content`; `add_generation_prompt` ends

@@ -3,6 +3,8 @@
 //! It does not look for stop strings and never looks at tokens again: the work per token is
 //! proportional to the token's own text, and at most three bytes are held back.
 
+use std::sync::Arc;
+
 use super::pieces::{PieceKind, Start};
 use super::tokenizer::{Tokenizer, TokenizerError};
 
@@ -12,6 +14,8 @@ use super::tokenizer::{Tokenizer, TokenizerError};
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
+    /// Special tokens that are text all the same.
+    kept: Arc<[u32]>,
     /// The bytes of a character that is not complete yet.
     pending: Vec<u8>,
     start: Start,
@@ -22,7 +26,15 @@ impl Detokenizer {
     #[must_use]
     pub fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
         let start = tokenizer.pieces().start();
-        Self { tokenizer, skip_special_tokens, pending: Vec::new(), start }
+        let kept = Arc::default();
+        Self { tokenizer, skip_special_tokens, kept, pending: Vec::new(), start }
+    }
+
+    /// Leaves `tokens` in the text where other special tokens are skipped: marks of parts that
+    /// someone behind looks for.
+    #[must_use]
+    pub fn keeping(self, tokens: &[u32]) -> Self {
+        Self { kept: tokens.into(), ..self }
     }
 
     /// Continues the text of `prompt`: what follows is exactly what follows that text, with the
@@ -56,7 +68,7 @@ impl Detokenizer {
         let Some(piece) = pieces.get(id) else {
             return Err(TokenizerError::UnknownToken { id, vocab_size: pieces.len() });
         };
-        if piece.special && self.skip_special_tokens {
+        if piece.special && self.skip_special_tokens && !self.kept.contains(&id) {
             return Ok(String::new());
         }
         let mut text = String::new();

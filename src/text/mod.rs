@@ -3,7 +3,9 @@
 //! Nothing here is async, knows HTTP, a tensor or another module of this crate. Files are read by
 //! the callers: everything takes bytes, strings or JSON values.
 
+pub mod answer;
 pub mod chat_template;
+pub mod chat_templates;
 pub mod detokenizer;
 pub mod gguf_vocab;
 mod guard;
@@ -15,3 +17,4 @@ pub mod stop;
 mod strftime;
 pub mod tokenizer;
 pub mod tokenizer_config;
+pub mod tool_format;

@@ -1,6 +1,10 @@
 //! What a `tokenizer_config.json` says besides the tokenizer: special tokens and chat template.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+
+use super::chat_templates::DEFAULT;
 
 /// A value that is not of the form it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,9 +20,11 @@ pub enum TokenizerConfigError {
     /// A `chat_template` that is neither a string nor a list of named templates.
     #[error("chat_template in tokenizer_config.json is neither a string nor a list of templates")]
     ChatTemplate,
-    /// A list of templates without the one that is used by default.
-    #[error("none of the chat templates {names:?} is named default")]
-    NoDefaultTemplate {
+    /// None of the model's templates has the name that is asked for.
+    #[error("none of the chat templates {names:?} is named {name}")]
+    NoTemplate {
+        /// The name.
+        name: String,
         /// The names there are.
         names: Vec<String>,
     },
@@ -60,34 +66,59 @@ impl SpecialTokens {
     }
 }
 
-/// The chat template of a model: the contents of its `chat_template.jinja` where there is one,
-/// else what a parsed `tokenizer_config.json` holds: one template, or a list of which the one named
-/// `default` is taken. `None` where the model has none.
-///
-/// # Errors
-/// [`TokenizerConfigError::ChatTemplate`] and [`TokenizerConfigError::NoDefaultTemplate`].
-pub fn chat_template_source(
-    config: &Value,
-    chat_template_jinja: Option<&str>,
-) -> Result<Option<String>, TokenizerConfigError> {
-    if let Some(source) = chat_template_jinja {
-        return Ok(Some(source.to_owned()));
-    }
-    let named = match &config["chat_template"] {
-        Value::Null => return Ok(None),
-        Value::String(source) => return Ok(Some(source.clone())),
-        Value::Array(named) => named,
-        _ => return Err(TokenizerConfigError::ChatTemplate),
-    };
-    let mut names = Vec::new();
-    for entry in named {
-        match (entry["name"].as_str(), entry["template"].as_str()) {
-            (Some("default"), Some(source)) => return Ok(Some(source.to_owned())),
-            (Some(name), Some(_)) => names.push(name.to_owned()),
+/// The chat templates of a model by name, as they are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TemplateSources(BTreeMap<String, String>);
+
+impl TemplateSources {
+    /// Those of a parsed `tokenizer_config.json`, one template or a list of named ones; those of
+    /// files, `chat_template.jinja` and `additional`, outrank them.
+    ///
+    /// # Errors
+    /// [`TokenizerConfigError::ChatTemplate`].
+    pub fn new(
+        config: &Value,
+        chat_template_jinja: Option<String>,
+        additional: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, TokenizerConfigError> {
+        let default = |source: String| (DEFAULT.to_owned(), source);
+        let mut sources = BTreeMap::new();
+        match &config["chat_template"] {
+            Value::Null => {}
+            Value::String(source) => sources.extend([default(source.clone())]),
+            Value::Array(named) => {
+                for entry in named {
+                    let (Some(name), Some(source)) =
+                        (entry["name"].as_str(), entry["template"].as_str())
+                    else {
+                        return Err(TokenizerConfigError::ChatTemplate);
+                    };
+                    sources.insert(name.to_owned(), source.to_owned());
+                }
+            }
             _ => return Err(TokenizerConfigError::ChatTemplate),
         }
+        sources.extend(chat_template_jinja.map(default));
+        sources.extend(additional);
+        Ok(Self(sources))
     }
-    Err(TokenizerConfigError::NoDefaultTemplate { names })
+
+    /// True where the model has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The template of a name.
+    ///
+    /// # Errors
+    /// [`TokenizerConfigError::NoTemplate`] with the names there are.
+    pub fn get(&self, name: &str) -> Result<&str, TokenizerConfigError> {
+        self.0.get(name).map(String::as_str).ok_or_else(|| TokenizerConfigError::NoTemplate {
+            name: name.to_owned(),
+            names: self.0.keys().cloned().collect(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -116,19 +147,21 @@ mod tests {
 
     #[test]
     fn a_template_is_a_string_a_named_default_or_a_file_of_its_own() {
-        let source = |config: &Value, jinja| chat_template_source(config, jinja);
+        let default = |config: &Value, jinja: Option<&str>| {
+            let additional = [("rag".to_owned(), "R".to_owned())];
+            let sources = TemplateSources::new(config, jinja.map(str::to_owned), additional);
+            sources.unwrap().get("default").map(str::to_owned)
+        };
         let list = json!({"chat_template": [
             {"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]});
-        assert_eq!(source(&json!({}), None), Ok(None));
-        assert_eq!(source(&json!({"chat_template": "S"}), None), Ok(Some("S".to_owned())));
-        assert_eq!(source(&list, None), Ok(Some("D".to_owned())));
-        assert_eq!(source(&list, Some("J")), Ok(Some("J".to_owned())));
-
-        let unnamed = json!({"chat_template": [{"name": "rag", "template": "R"}]});
-        let error = source(&unnamed, None).unwrap_err();
+        assert_eq!(default(&json!({"chat_template": "S"}), None).unwrap(), "S");
+        assert_eq!(default(&list, None).unwrap(), "D");
+        assert_eq!(default(&list, Some("J")).unwrap(), "J");
+        let error = default(&json!({}), None).unwrap_err();
         assert_eq!(error.to_string(), r#"none of the chat templates ["rag"] is named default"#);
         for wrong in [json!({"chat_template": 1}), json!({"chat_template": ["a"]})] {
-            assert_eq!(source(&wrong, None), Err(TokenizerConfigError::ChatTemplate));
+            let error = TemplateSources::new(&wrong, None, []).unwrap_err();
+            assert_eq!(error, TokenizerConfigError::ChatTemplate);
         }
     }
 }

@@ -302,7 +302,7 @@ fn the_tokenizer_is_handed_on_as_it_lies_there() {
     fs::write(path.join("tokenizer.json"), b"bytes").unwrap();
     fs::write(path.join("tokenizer_config.json"), r#"{"chat_template": "old"}"#).unwrap();
     fs::write(path.join("chat_template.jinja"), "new").unwrap();
-    let TokenizerSource::HuggingFace { tokenizer, tokenizer_config, chat_template } =
+    let TokenizerSource::HuggingFace { tokenizer, tokenizer_config, chat_template, .. } =
         checkpoint.tokenizer().unwrap()
     else {
         panic!("a directory's tokenizer is Hugging Face's")

@@ -14,7 +14,7 @@ use sorsa::text::chat_template::{ChatTemplate, RenderOptions};
 use sorsa::text::detokenizer::Detokenizer;
 use sorsa::text::gguf_vocab::{GgufVocab, HuggingFaceTokenizer};
 use sorsa::text::tokenizer::Tokenizer;
-use sorsa::text::tokenizer_config::{SpecialTokens, chat_template_source};
+use sorsa::text::tokenizer_config::{SpecialTokens, TemplateSources};
 
 const MODEL: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/.cache/models/SmolLM2-135M-Instruct.Q4_1.gguf");
@@ -124,8 +124,9 @@ fn conversations_render_and_encode_as_recorded() {
 
 fn template() -> ChatTemplate {
     let config = &converted().tokenizer_config;
-    let source = chat_template_source(config, None).unwrap().unwrap();
-    ChatTemplate::new(&source, SpecialTokens::from_config(config).unwrap()).unwrap()
+    let sources = TemplateSources::new(config, None, []).unwrap();
+    ChatTemplate::new(sources.get("default").unwrap(), SpecialTokens::from_config(config).unwrap())
+        .unwrap()
 }
 
 /// The ids of a conversation whose contents are protected, as the server does.

@@ -216,3 +216,18 @@ proptest! {
         prop_assert_eq!(&fast[..shorter], &kept[..shorter]);
     }
 }
+
+#[test]
+fn only_allowed_tokens_are_drawn_and_log_probabilities_are_the_models() {
+    let allowed = |params: SamplingParams| SamplingParams {
+        allowed_token_ids: Some(vec![3, 1, 1]),
+        ..params
+    };
+    let logits = logits_of(&[0.4, 0.1, 0.2, 0.3]);
+    assert_close(&shares(allowed(seeded(11)), &logits), &[0.0, 0.25, 0.0, 0.75]);
+    let mut sampler = Sampler::new(&request(allowed(greedy()), Some(1)), 0);
+    let Sampled { token, logprobs } = sampler.sample(&logits).unwrap();
+    let logprobs = logprobs.unwrap();
+    assert_eq!((token, logprobs.top[0].token), (3, 0));
+    assert!((logprobs.chosen.logprob - 0.3_f32.ln()).abs() < 1e-6);
+}

@@ -7,12 +7,13 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::endpoint::Delivery;
+use super::logprobs::TokenNames;
 use super::model::Model;
 use super::types::{Envelope, OptionalUsage, StopReasonField};
-use super::validate::Common;
 use super::validate::stream::StreamOptions;
-use crate::server::choice::{Finish, StopReason};
-use crate::server::generation::TokenCounts;
+use super::validate::{Common, TokenIds};
+use crate::server::choice::{Finish, OutputToken, StopReason};
+use crate::server::generation::{Generation, TokenCounts};
 use crate::server::state::Serving;
 
 /// The same in every chunk of an answer.
@@ -30,6 +31,8 @@ pub struct Answer {
     pub serving: Arc<Serving>,
     /// Whether log-probabilities were asked for.
     pub logprobs: bool,
+    /// Which token ids it holds.
+    pub ids: TokenIds,
     /// How usage is streamed.
     pub stream: Option<StreamOptions>,
 }
@@ -45,6 +48,7 @@ impl Answer {
             system_fingerprint: fingerprint(&serving.root, &common.model),
             serving: Arc::clone(serving),
             logprobs,
+            ids: common.token_ids,
             stream: common.stream,
         }
     }
@@ -53,6 +57,24 @@ impl Answer {
     #[must_use]
     pub fn delivery(&self) -> Delivery {
         if self.stream.is_some() { Delivery::Streamed } else { Delivery::Whole }
+    }
+
+    /// How its tokens are called.
+    #[must_use]
+    pub fn tokens(&self) -> TokenNames<'_> {
+        TokenNames { tokenizer: &self.serving.tokenizer, as_ids: self.ids.as_tokens }
+    }
+
+    /// The ids of `tokens`, where they were asked for.
+    #[must_use]
+    pub fn token_ids(&self, tokens: &[OutputToken]) -> Option<Vec<u32>> {
+        self.ids.returned.then(|| tokens.iter().map(|token| token.id).collect())
+    }
+
+    /// The ids of a prompt, where they were asked for.
+    #[must_use]
+    pub fn prompt_token_ids(&self, generation: &Generation, prompt: usize) -> Option<Vec<u32>> {
+        generation.prompt_tokens().get(prompt).filter(|_| self.ids.returned).cloned()
     }
 
     /// An object around `choices`.
@@ -66,6 +88,7 @@ impl Answer {
             choices,
             usage: None,
             prompt_logprobs: None,
+            prompt_token_ids: None,
         }
     }
 
@@ -76,8 +99,19 @@ impl Answer {
         choice: T,
         counts: TokenCounts,
     ) -> String {
+        self.first_chunk(object, choice, counts, None)
+    }
+
+    /// A chunk with one choice and, where they were asked for, the prompt's tokens.
+    pub fn first_chunk<T: Serialize>(
+        &self,
+        object: &'static str,
+        choice: T,
+        counts: TokenCounts,
+        prompt_token_ids: Option<Vec<u32>>,
+    ) -> String {
         let usage = self.chunk_usage(counts);
-        to_json(&Envelope { usage, ..self.envelope(object, vec![choice]) })
+        to_json(&Envelope { usage, prompt_token_ids, ..self.envelope(object, vec![choice]) })
     }
 
     fn chunk_usage(&self, counts: TokenCounts) -> OptionalUsage {

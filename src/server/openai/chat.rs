@@ -5,9 +5,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 
 use super::answer::{Answer, finish_fields};
+use super::conversation::Conversation;
 use super::convert::{self, PromptRules};
 use super::endpoint::{self, Delivery, Endpoint, Writer};
 use super::fields::Fields;
@@ -15,17 +15,21 @@ use super::logprobs;
 use super::messages::take_messages;
 use super::model::Model;
 use super::prompts::PromptInput;
-use super::render::{self, TemplateOptions};
-use super::types::{ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope};
+use super::render::{self, Rendered, TemplateOptions};
+use super::tools::Tools;
+use super::types::{
+    ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope, ToolCall,
+};
 use super::validate::length::take_max_tokens;
 use super::validate::{Common, MAX_LOGPROBS};
 use crate::server::call::Call;
-use crate::server::choice::Delta;
+use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
 use crate::server::generation::{Generation, Job, TokenCounts};
 use crate::server::state::{AppState, ServerConfig, Serving};
 use crate::server::stream::Chunks;
+use crate::text::answer::Place;
 
 const OBJECT: &str = "chat.completion";
 const CHUNK_OBJECT: &str = "chat.completion.chunk";
@@ -35,12 +39,12 @@ const ROLE: &str = "assistant";
 #[derive(Debug)]
 struct ChatRequest {
     common: Common,
-    messages: Value,
+    conversation: Conversation,
     max_tokens: Option<(&'static str, usize)>,
     /// Top tokens, where log-probabilities were asked for.
     logprobs: Option<usize>,
     template: TemplateOptions,
-    add_special_tokens: bool,
+    include_reasoning: bool,
 }
 
 /// Answers `POST /v1/chat/completions`.
@@ -67,12 +71,14 @@ impl Endpoint for ChatRequest {
         let common = Common::take(fields, model, serving)?;
         convert::check_choices(config, 1, common.n)?;
         Ok(Self {
-            messages: take_messages(fields)?,
+            conversation: Conversation {
+                messages: take_messages(fields)?,
+                tools: Tools::take(fields)?,
+            },
             max_tokens: take_max_tokens(fields, &["max_completion_tokens", "max_tokens"], 1)?,
             logprobs: take_logprobs(fields)?,
             template: TemplateOptions::take(fields)?,
-            // The template writes them itself.
-            add_special_tokens: fields.boolean("add_special_tokens", false)?,
+            include_reasoning: fields.boolean("include_reasoning", true)?,
             common,
         })
     }
@@ -85,21 +91,25 @@ impl Endpoint for ChatRequest {
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
-        let tokens =
-            render::chat(config, serving, self.messages, self.template, self.add_special_tokens)?;
+        let common = &self.common;
+        let Rendered { tokens, answer, marks } =
+            render::chat(config, serving, self.conversation, self.template)?;
         let rules = PromptRules {
             param: "messages",
             add_special_tokens: false,
             echo: false,
-            skip_special_tokens: self.common.skip_special_tokens,
+            skip_special_tokens: common.skip_special_tokens,
+            marks: &marks,
+            truncate: common.truncate_prompt,
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
-            default_max_tokens: (config.max_request_tokens / self.common.n).max(1),
-            most_tokens: self.common.model.max_tokens,
+            default_max_tokens: (config.max_request_tokens / common.n).max(1),
+            most_tokens: common.model.max_tokens,
         };
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
-        let prompt_logprobs = self.common.prompt_logprobs;
-        convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)
+        let job = convert::job(config, common, prompts, self.logprobs, common.prompt_logprobs)?;
+        let answer = AnswerRules { hide_reasoning: !self.include_reasoning, ..answer };
+        Ok(Job { answer, ..job })
     }
 }
 
@@ -119,12 +129,25 @@ fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 
 fn choice(answer: &Answer, delta: Delta) -> ChatChoice {
     let (finish_reason, stop_reason) = finish_fields(delta.finish);
+    // An answer that only calls says nothing, which is not the same as an empty text.
+    let content = (!delta.text.is_empty() || delta.calls.is_empty()).then_some(delta.text);
+    let logprobs = answer.logprobs.then(|| {
+        let logprobs = logprobs::chat(answer.tokens(), &delta.tokens);
+        ChatLogprobs { content: logprobs.content.filter(|_| content.is_some()), ..logprobs }
+    });
     ChatChoice {
         index: delta.index,
-        message: ChatMessage { role: ROLE, content: delta.text, refusal: None },
-        logprobs: answer.logprobs.then(|| logprobs::chat(&answer.serving.tokenizer, delta.tokens)),
+        logprobs,
+        message: ChatMessage {
+            role: ROLE,
+            content,
+            reasoning_content: Some(delta.reasoning).filter(|text| !text.is_empty()),
+            tool_calls: delta.calls.into_iter().map(|call| ToolCall::new(call, false)).collect(),
+            refusal: None,
+        },
         finish_reason,
         stop_reason,
+        token_ids: answer.token_ids(&delta.tokens),
     }
 }
 
@@ -141,53 +164,73 @@ impl Writer for ChatWriter {
         let answer = &self.answer;
         let choices = answers.into_iter().map(|delta| choice(answer, delta)).collect();
         let prompt_logprobs = generation.prompt_logprobs().first().and_then(|at| {
-            let tokenizer = &answer.serving.tokenizer;
-            Some(logprobs::prompt(tokenizer, at.as_ref()?, self.prompt_logprobs?))
+            Some(logprobs::prompt(answer.tokens(), at.as_ref()?, self.prompt_logprobs?))
         });
         let usage = Some(Some(generation.counts().into()));
-        let body = Envelope { usage, prompt_logprobs, ..answer.envelope(OBJECT, choices) };
+        let prompt_token_ids = answer.prompt_token_ids(generation, 0);
+        let body = Envelope {
+            usage,
+            prompt_logprobs,
+            prompt_token_ids,
+            ..answer.envelope(OBJECT, choices)
+        };
         Json(body).into_response()
     }
 }
 
 impl ChatWriter {
-    fn chunk(
-        &self,
-        index: usize,
-        delta: ChatDelta,
-        logprobs: Option<ChatLogprobs>,
-        counts: TokenCounts,
-    ) -> String {
-        let choice =
-            ChatChunkChoice { index, delta, logprobs, finish_reason: None, stop_reason: None };
+    /// A chunk that adds `delta` to a choice.
+    fn chunk(&self, index: usize, delta: ChatDelta, counts: TokenCounts) -> String {
+        let choice = ChatChunkChoice { index, delta, ..ChatChunkChoice::default() };
         self.answer.chunk(CHUNK_OBJECT, choice, counts)
     }
 }
 
 impl Chunks for ChatWriter {
-    fn opening(&mut self, counts: TokenCounts) -> Vec<String> {
-        let delta = || ChatDelta { role: Some(ROLE), content: Some(String::new()) };
-        (0..self.n).map(|index| self.chunk(index, delta(), None, counts)).collect()
+    fn opening(&mut self, generation: &Generation) -> Vec<String> {
+        let counts = generation.counts();
+        let delta =
+            || ChatDelta { role: Some(ROLE), content: Some(String::new()), ..ChatDelta::default() };
+        let ids = self.answer.prompt_token_ids(generation, 0);
+        let chunk = |index| {
+            let choice = ChatChunkChoice { index, delta: delta(), ..ChatChunkChoice::default() };
+            self.answer.first_chunk(CHUNK_OBJECT, choice, counts, ids.clone())
+        };
+        (0..self.n).map(chunk).collect()
     }
 
     fn piece(&mut self, delta: Delta, counts: TokenCounts) -> Vec<String> {
         let mut chunks = Vec::new();
-        let logprobs = self.answer.logprobs && !delta.tokens.is_empty();
-        if logprobs || !delta.text.is_empty() {
-            let logprobs =
-                logprobs.then(|| logprobs::chat(&self.answer.serving.tokenizer, delta.tokens));
-            let content = ChatDelta { role: None, content: Some(delta.text) };
-            chunks.push(self.chunk(delta.index, content, logprobs, counts));
+        if !delta.reasoning.is_empty() {
+            let reasoning_content = Some(delta.reasoning);
+            let added = ChatDelta { reasoning_content, ..ChatDelta::default() };
+            chunks.push(self.chunk(delta.index, added, counts));
+        }
+        let said = delta.tokens.iter().any(|token| token.place == Place::Content);
+        let logprobs = (self.answer.logprobs && said)
+            .then(|| logprobs::chat(self.answer.tokens(), &delta.tokens));
+        let token_ids = self.answer.token_ids(&delta.tokens).filter(|ids| !ids.is_empty());
+        if logprobs.is_some() || token_ids.is_some() || !delta.text.is_empty() {
+            let content = (logprobs.is_some() || !delta.text.is_empty()).then_some(delta.text);
+            let choice = ChatChunkChoice {
+                index: delta.index,
+                delta: ChatDelta { content, ..ChatDelta::default() },
+                logprobs,
+                token_ids,
+                ..ChatChunkChoice::default()
+            };
+            chunks.push(self.answer.chunk(CHUNK_OBJECT, choice, counts));
+        }
+        for call in delta.calls.into_iter().flat_map(CallDelta::head_first) {
+            let tool_calls = vec![ToolCall::new(call, true)];
+            let added = ChatDelta { tool_calls, ..ChatDelta::default() };
+            chunks.push(self.chunk(delta.index, added, counts));
         }
         if delta.finish.is_some() {
             let (finish_reason, stop_reason) = finish_fields(delta.finish);
-            let choice = ChatChunkChoice {
-                index: delta.index,
-                delta: ChatDelta::default(),
-                logprobs: None,
-                finish_reason,
-                stop_reason,
-            };
+            let index = delta.index;
+            let choice =
+                ChatChunkChoice { index, finish_reason, stop_reason, ..ChatChunkChoice::default() };
             chunks.push(self.answer.chunk(CHUNK_OBJECT, choice, counts));
         }
         chunks

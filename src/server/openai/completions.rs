@@ -80,7 +80,7 @@ impl Endpoint for CompletionRequest {
         let answer = Answer::new("cmpl", &self.common, serving, self.logprobs.is_some());
         let delivery = answer.delivery();
         let Common { n, prompt_logprobs, .. } = self.common;
-        (CompletionWriter { answer, n, prompt_logprobs }, delivery)
+        (CompletionWriter { answer, n, prompt_logprobs, opened: Vec::new() }, delivery)
     }
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
@@ -89,6 +89,8 @@ impl Endpoint for CompletionRequest {
             add_special_tokens: self.add_special_tokens,
             echo: self.echo,
             skip_special_tokens: self.common.skip_special_tokens,
+            marks: &[],
+            truncate: self.common.truncate_prompt,
             max_tokens: self.max_tokens.map(|asked| ("max_tokens", asked)),
             default_max_tokens: DEFAULT_MAX_TOKENS,
             most_tokens: self.common.model.max_tokens,
@@ -104,15 +106,17 @@ impl Endpoint for CompletionRequest {
 /// The wire's choice, of a whole answer and of a chunk alike.
 fn choice(answer: &Answer, delta: Delta) -> CompletionChoice {
     let (finish_reason, stop_reason) = finish_fields(delta.finish);
+    // What was generated stands behind what was echoed.
+    let echoed = delta.tokens.len().saturating_sub(delta.generated);
     CompletionChoice {
         index: delta.index,
         text: delta.text,
-        logprobs: answer
-            .logprobs
-            .then(|| logprobs::completion(&answer.serving.tokenizer, delta.tokens)),
+        token_ids: answer.token_ids(&delta.tokens[echoed..]),
+        logprobs: answer.logprobs.then(|| logprobs::completion(answer.tokens(), delta.tokens)),
         finish_reason,
         stop_reason,
         prompt_logprobs: None,
+        prompt_token_ids: None,
     }
 }
 
@@ -122,6 +126,8 @@ struct CompletionWriter {
     answer: Answer,
     n: usize,
     prompt_logprobs: Option<usize>,
+    /// For each choice of a stream, its prompt's tokens until its first chunk has them.
+    opened: Vec<Option<Vec<u32>>>,
 }
 
 impl Writer for CompletionWriter {
@@ -129,13 +135,15 @@ impl Writer for CompletionWriter {
         let answer = &self.answer;
         let prompt_logprobs = |index: usize| {
             let logprobs = generation.prompt_logprobs().get(index / self.n)?.as_ref()?;
-            Some(logprobs::prompt(&answer.serving.tokenizer, logprobs, self.prompt_logprobs?))
+            Some(logprobs::prompt(answer.tokens(), logprobs, self.prompt_logprobs?))
         };
         let choices = answers
             .into_iter()
             .map(|delta| {
                 let prompt_logprobs = prompt_logprobs(delta.index);
-                CompletionChoice { prompt_logprobs, ..choice(answer, delta) }
+                let prompt_token_ids = answer.prompt_token_ids(generation, delta.index / self.n);
+                let choice = choice(answer, delta);
+                CompletionChoice { prompt_logprobs, prompt_token_ids, ..choice }
             })
             .collect();
         let usage = Some(Some(generation.counts().into()));
@@ -145,12 +153,16 @@ impl Writer for CompletionWriter {
 }
 
 impl Chunks for CompletionWriter {
-    fn opening(&mut self, _counts: TokenCounts) -> Vec<String> {
+    fn opening(&mut self, generation: &Generation) -> Vec<String> {
+        let ids = |index| self.answer.prompt_token_ids(generation, index / self.n);
+        self.opened = (0..generation.choices()).map(ids).collect();
         Vec::new()
     }
 
     fn piece(&mut self, delta: Delta, counts: TokenCounts) -> Vec<String> {
-        vec![self.answer.chunk(OBJECT, choice(&self.answer, delta), counts)]
+        let prompt_token_ids = self.opened.get_mut(delta.index).and_then(Option::take);
+        let choice = CompletionChoice { prompt_token_ids, ..choice(&self.answer, delta) };
+        vec![self.answer.chunk(OBJECT, choice, counts)]
     }
 
     fn closing(&mut self, counts: TokenCounts) -> Vec<String> {

@@ -7,6 +7,7 @@ use super::prompts::PromptInput;
 use super::validate::Common;
 use super::validate::length::fit_max_tokens;
 use crate::adapter::registry::Target;
+use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
 use crate::server::generation::{Echo, Job, Prompt};
 use crate::server::state::{ServerConfig, Serving};
@@ -24,6 +25,10 @@ pub struct PromptRules<'a> {
     pub echo: bool,
     /// Leaves special tokens out of the text.
     pub skip_special_tokens: bool,
+    /// But for these.
+    pub marks: &'a [u32],
+    /// Tokens of a prompt to read at most: its last ones.
+    pub truncate: Option<usize>,
     /// Tokens to generate, with the field that asked for them.
     pub max_tokens: Option<(&'a str, usize)>,
     /// Tokens to generate where nobody asked.
@@ -49,7 +54,7 @@ fn prompt(
     input: PromptInput,
     rules: PromptRules<'_>,
 ) -> Result<Prompt, ApiError> {
-    let (tokens, text) = match input {
+    let (mut tokens, mut text) = match input {
         PromptInput::Tokens(tokens) => (tokens, None),
         PromptInput::Text(text) => {
             let tokens = encode(serving, &text, rules.add_special_tokens, rules.param)?;
@@ -61,6 +66,10 @@ fn prompt(
         return Err(ApiError::invalid(rules.param, message));
     }
     check_asked(rules)?;
+    if let Some(left_out) = rules.truncate.and_then(|kept| tokens.len().checked_sub(kept)) {
+        tokens.drain(..left_out);
+        text = text.filter(|_| left_out == 0);
+    }
     let max_tokens = fit_max_tokens(
         (rules.param, tokens.len()),
         rules.max_tokens,
@@ -68,7 +77,8 @@ fn prompt(
         serving.max_model_len,
     )?;
     // Read once for all choices: their text continues the prompt's.
-    let mut detokenizer = Detokenizer::new(serving.tokenizer.clone(), rules.skip_special_tokens);
+    let detokenizer = Detokenizer::new(serving.tokenizer.clone(), rules.skip_special_tokens);
+    let mut detokenizer = detokenizer.keeping(rules.marks);
     let decoded = decode(&mut detokenizer, &tokens);
     let echo = match text {
         // Given back as it came, whatever the tokenizer added or changed.
@@ -162,6 +172,8 @@ pub fn job(
         logprobs,
         prompt_logprobs,
         stop: common.stop.clone(),
+        include_stop: common.include_stop,
+        answer: AnswerRules::default(),
         adapter: match &common.model.target {
             Target::Base => None,
             Target::Adapter(version) => Some(Arc::clone(version)),

@@ -24,6 +24,17 @@ impl Fields {
         Self { map, prefix: String::new() }
     }
 
+    /// The fields of `value`, an object that stands at `param` in the body.
+    ///
+    /// # Errors
+    /// Where it is something else.
+    pub fn nested(param: &str, value: Value) -> Result<Self, ApiError> {
+        match value {
+            Value::Object(map) => Ok(Self { map, prefix: format!("{param}.") }),
+            _ => Err(ApiError::invalid(param, format!("`{param}` must be an object"))),
+        }
+    }
+
     /// Takes a field as it is.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.map.swap_remove(name).filter(|value| !value.is_null())

@@ -7,6 +7,7 @@ use super::types::{
 use crate::engine::request::{Logprob, TokenLogprobs};
 use crate::server::choice::OutputToken;
 use crate::server::generation::PromptLogprobs;
+use crate::text::answer::Place;
 use crate::text::tokenizer::Tokenizer;
 
 /// JSON has no infinity: a token that cannot occur gets this, as vLLM writes it.
@@ -17,9 +18,24 @@ fn finite(logprob: f32) -> f32 {
     logprob.max(FLOOR)
 }
 
+/// How tokens are called.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenNames<'a> {
+    /// Knows their texts.
+    pub tokenizer: &'a Tokenizer,
+    /// Whether they are called by their ids instead.
+    pub as_ids: bool,
+}
+
+impl TokenNames<'_> {
+    /// A token's name: `token_id:` and its id, or its text.
+    fn of(self, id: u32) -> String {
+        if self.as_ids { format!("token_id:{id}") } else { token_string(self.tokenizer, id) }
+    }
+}
+
 /// A token's text, or `bytes:\x..` where its bytes are no whole characters.
-#[must_use]
-pub fn token_string(tokenizer: &Tokenizer, id: u32) -> String {
+fn token_string(tokenizer: &Tokenizer, id: u32) -> String {
     match String::from_utf8(tokenizer.token_bytes(id).unwrap_or_default()) {
         Ok(text) => text,
         Err(error) => error.as_bytes().iter().fold("bytes:".to_owned(), |mut text, byte| {
@@ -31,29 +47,29 @@ pub fn token_string(tokenizer: &Tokenizer, id: u32) -> String {
 
 /// The completions' shape of a run of tokens.
 #[must_use]
-pub fn completion(tokenizer: &Tokenizer, tokens: Vec<OutputToken>) -> CompletionLogprobs {
+pub fn completion(names: TokenNames<'_>, tokens: Vec<OutputToken>) -> CompletionLogprobs {
     let mut logprobs = CompletionLogprobs::default();
     for token in tokens {
-        logprobs.tokens.push(token_string(tokenizer, token.id));
+        logprobs.tokens.push(names.of(token.id));
         logprobs.text_offset.push(token.text_offset);
         let chosen = token.logprobs.as_ref().map(|logprobs| finite(logprobs.chosen.logprob));
         logprobs.token_logprobs.push(chosen);
-        logprobs.top_logprobs.push(token.logprobs.map(|at| by_text(tokenizer, &at)));
+        logprobs.top_logprobs.push(token.logprobs.map(|at| by_name(names, &at)));
     }
     logprobs
 }
 
-/// The top tokens and the chosen one by their text. Of tokens with one text the chosen one wins,
+/// The top tokens and the chosen one by their names. Of tokens with one name the chosen one wins,
 /// then the best.
-fn by_text(tokenizer: &Tokenizer, at: &TokenLogprobs) -> InOrder<String, f32> {
+fn by_name(names: TokenNames<'_>, at: &TokenLogprobs) -> InOrder<String, f32> {
     let mut entries: Vec<(String, f32)> = Vec::with_capacity(at.top.len() + 1);
     for Logprob { token, logprob } in &at.top {
-        let text = token_string(tokenizer, *token);
+        let text = names.of(*token);
         if !entries.iter().any(|(known, _)| *known == text) {
             entries.push((text, finite(*logprob)));
         }
     }
-    let (text, logprob) = (token_string(tokenizer, at.chosen.token), finite(at.chosen.logprob));
+    let (text, logprob) = (names.of(at.chosen.token), finite(at.chosen.logprob));
     match entries.iter_mut().find(|(known, _)| *known == text) {
         Some(entry) => entry.1 = logprob,
         None => entries.push((text, logprob)),
@@ -61,35 +77,36 @@ fn by_text(tokenizer: &Tokenizer, at: &TokenLogprobs) -> InOrder<String, f32> {
     InOrder(entries)
 }
 
-/// The chats' shape of a run of tokens.
+/// The chats' shape of those among a run of tokens that are what is said.
 #[must_use]
-pub fn chat(tokenizer: &Tokenizer, tokens: Vec<OutputToken>) -> ChatLogprobs {
+pub fn chat(names: TokenNames<'_>, tokens: &[OutputToken]) -> ChatLogprobs {
     let write = |Logprob { token, logprob }: &Logprob| TokenLogprob {
-        token: token_string(tokenizer, *token),
+        token: names.of(*token),
         logprob: finite(*logprob),
-        bytes: tokenizer.token_bytes(*token).unwrap_or_default(),
+        bytes: names.tokenizer.token_bytes(*token).unwrap_or_default(),
     };
     let content = tokens
-        .into_iter()
-        .filter_map(|token| token.logprobs)
+        .iter()
+        .filter(|token| token.place == Place::Content)
+        .filter_map(|token| token.logprobs.as_ref())
         .map(|at| ChatLogprob {
             chosen: write(&at.chosen),
             top_logprobs: at.top.iter().map(write).collect(),
         })
         .collect();
-    ChatLogprobs { content, refusal: None }
+    ChatLogprobs { content: Some(content), refusal: None }
 }
 
 /// vLLM's shape of a prompt's, with the `top` best tokens at each place.
 #[must_use]
 pub fn prompt(
-    tokenizer: &Tokenizer,
+    names: TokenNames<'_>,
     logprobs: &PromptLogprobs,
     top: usize,
 ) -> Vec<Option<PromptLogprobEntry>> {
     let write = |at: &TokenLogprobs| {
         let entry = |found: &Logprob, rank: Option<usize>| {
-            let decoded_token = token_string(tokenizer, found.token);
+            let decoded_token = names.of(found.token);
             (found.token, PromptLogprob { logprob: finite(found.logprob), rank, decoded_token })
         };
         let best = at.top.iter().enumerate().map(|(place, found)| entry(found, Some(place + 1)));

@@ -1,105 +1,146 @@
-//! The messages of a chat: checked, and brought to what chat templates understand, a role and a
-//! string.
+//! The messages of a chat: checked, and brought to what chat templates understand: roles, strings,
+//! and calls whose arguments are strings of JSON.
 
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use crate::server::error::ApiError;
 
-/// Takes `messages`, which is required, as an array of `{"role", "content"}` and, where given,
-/// `"name"`. Parts of text are joined by line breaks; a `developer` is the template's `system`.
+/// Takes `messages`, which is required. Parts of text are joined by line breaks; a `developer` is
+/// the template's `system`.
 ///
 /// # Errors
-/// Where it is empty or not such an array, and for content other than text.
-pub fn take_messages(fields: &mut Fields) -> Result<Value, ApiError> {
+/// Where it is empty or no array of messages, and for content other than text.
+pub fn take_messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
     let messages = fields.array("messages")?.ok_or_else(|| fields.missing("messages"))?;
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "`messages` must not be empty"));
     }
-    let messages = messages
-        .into_iter()
-        .enumerate()
-        .map(|(number, value)| message(&format!("messages[{number}]"), value))
-        .collect::<Result<_, _>>()?;
-    Ok(Value::Array(messages))
+    let numbered = messages.into_iter().enumerate();
+    numbered.map(|(number, value)| message(&format!("messages[{number}]"), value)).collect()
 }
 
 fn message(param: &str, value: Value) -> Result<Value, ApiError> {
-    let Value::Object(mut map) = value else {
-        return Err(ApiError::invalid(param, format!("`{param}` must be an object")));
-    };
-    let content = map.swap_remove("content").unwrap_or(Value::Null);
-    for name in ["tool_calls", "function_call", "tool_call_id", "audio"] {
-        let asks = map.get(name).is_some_and(|value| !value.is_null() && *value != json!([]));
-        if asks {
+    let mut fields = Fields::nested(param, value)?;
+    for name in ["function_call", "audio"] {
+        if fields.take(name).is_some() {
             return Err(ApiError::unsupported(format!("{param}.{name}")));
         }
     }
+    let role = role(param, &mut fields)?;
+    let calls = fields.array("tool_calls")?.unwrap_or_default();
+    if !calls.is_empty() && role != "assistant" {
+        return Err(only_for(param, "tool_calls", "assistant"));
+    }
+    let content_param = format!("{param}.content");
+    let content = match fields.take("content") {
+        // An assistant may have said nothing: it called, or was cut off.
+        None if role == "assistant" && (!calls.is_empty() || fields.has("refusal")) => {
+            fields.string("refusal")?.unwrap_or_default()
+        }
+        content => text(&content_param, content.unwrap_or_default())?,
+    };
     let mut message = Map::new();
-    message.insert("role".to_owned(), Value::from(role(param, &mut map)?));
-    message.insert("content".to_owned(), Value::from(text(&format!("{param}.content"), content)?));
-    match map.swap_remove("name") {
-        None | Some(Value::Null) => {}
-        Some(Value::String(name)) => {
-            message.insert("name".to_owned(), Value::from(name));
+    message.insert("role".to_owned(), role.into());
+    message.insert("content".to_owned(), content.into());
+    for name in ["name", "reasoning_content"] {
+        if let Some(text) = fields.string(name)? {
+            message.insert(name.to_owned(), text.into());
         }
-        Some(_) => {
-            let param = format!("{param}.name");
-            let message = format!("`{param}` must be a string");
-            return Err(ApiError::invalid(param, message));
+    }
+    match fields.string("tool_call_id")? {
+        Some(_) if role != "tool" => return Err(only_for(param, "tool_call_id", "tool")),
+        Some(id) => {
+            message.insert("tool_call_id".to_owned(), id.into());
         }
+        None if role == "tool" => return Err(fields.missing("tool_call_id")),
+        None => {}
+    }
+    if !calls.is_empty() {
+        let numbered = calls.into_iter().enumerate();
+        let calls: Result<Vec<Value>, ApiError> = numbered
+            .map(|(number, value)| call(&format!("{param}.tool_calls[{number}]"), value))
+            .collect();
+        message.insert("tool_calls".to_owned(), calls?.into());
     }
     Ok(Value::Object(message))
 }
 
-fn role(param: &str, map: &mut Map<String, Value>) -> Result<&'static str, ApiError> {
+fn only_for(param: &str, name: &str, role: &str) -> ApiError {
+    let param = format!("{param}.{name}");
+    let message = format!("`{param}` is only allowed where the role is `{role}`");
+    ApiError::invalid(param, message)
+}
+
+fn role(param: &str, fields: &mut Fields) -> Result<&'static str, ApiError> {
     let param = format!("{param}.role");
-    match map.swap_remove("role").as_ref().and_then(Value::as_str) {
+    match fields.take("role").as_ref().and_then(Value::as_str) {
         Some("system" | "developer") => Ok("system"),
         Some("user") => Ok("user"),
         Some("assistant") => Ok("assistant"),
-        Some(role @ ("tool" | "function")) => {
-            let message = format!("the role `{role}` is not supported by this server");
+        Some("tool") => Ok("tool"),
+        Some("function") => {
+            let message = "the role `function` is not supported by this server: use `tool`";
             Err(ApiError::invalid(param, message))
         }
         _ => {
-            let message = format!("`{param}` must be `system`, `developer`, `user` or `assistant`");
+            let message =
+                format!("`{param}` must be `system`, `developer`, `user`, `assistant` or `tool`");
             Err(ApiError::invalid(param, message))
         }
     }
+}
+
+/// A past call of a function.
+fn call(param: &str, value: Value) -> Result<Value, ApiError> {
+    let mut fields = Fields::nested(param, value)?;
+    match fields.string("type")?.as_deref() {
+        None | Some("function") => {}
+        Some(kind) => {
+            let message = format!("calls of type `{kind}` are not supported by this server");
+            return Err(ApiError::invalid(format!("{param}.type"), message));
+        }
+    }
+    let id = fields.string("id")?.ok_or_else(|| fields.missing("id"))?;
+    let mut function = fields.object("function")?.ok_or_else(|| fields.missing("function"))?;
+    let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
+    let arguments = function.string("arguments")?.ok_or_else(|| function.missing("arguments"))?;
+    Ok(past_call(id, name, arguments))
+}
+
+/// A past call as it stands in a message; `arguments` are a string of JSON.
+#[must_use]
+pub fn past_call(id: String, name: String, arguments: String) -> Value {
+    let function = json!({"name": name, "arguments": arguments});
+    json!({"id": id, "type": "function", "function": function})
 }
 
 /// A message's text: a string, or the text parts of an array.
 fn text(param: &str, content: Value) -> Result<String, ApiError> {
-    let wrong =
-        || ApiError::invalid(param, format!("`{param}` must be a string or an array of parts"));
     match content {
         Value::String(text) => Ok(text),
         Value::Array(parts) => {
-            let texts = parts
-                .into_iter()
-                .enumerate()
+            let numbered = parts.into_iter().enumerate();
+            let texts: Result<Vec<String>, ApiError> = numbered
                 .map(|(number, part)| part_text(&format!("{param}[{number}]"), part))
-                .collect::<Result<Vec<_>, _>>()?;
-            Ok(texts.join("\n"))
+                .collect();
+            Ok(texts?.join("\n"))
         }
-        _ => Err(wrong()),
+        _ => {
+            let message = format!("`{param}` must be a string or an array of parts");
+            Err(ApiError::invalid(param, message))
+        }
     }
 }
 
 fn part_text(param: &str, part: Value) -> Result<String, ApiError> {
-    let Value::Object(mut part) = part else {
-        return Err(ApiError::invalid(param, format!("`{param}` must be an object")));
-    };
-    match part.swap_remove("type").as_ref().and_then(Value::as_str) {
-        Some("text") => match part.swap_remove("text") {
-            Some(Value::String(text)) => Ok(text),
-            _ => {
-                let param = format!("{param}.text");
-                let message = format!("`{param}` must be a string");
-                Err(ApiError::invalid(param, message))
-            }
-        },
+    let mut part = Fields::nested(param, part)?;
+    match part.take("type").as_ref().and_then(Value::as_str) {
+        Some(kind @ ("text" | "refusal")) => part.string(kind)?.ok_or_else(|| {
+            let param = format!("{param}.{kind}");
+            let message = format!("`{param}` must be a string");
+            ApiError::invalid(param, message)
+        }),
         Some(kind @ ("image_url" | "input_audio" | "file" | "video_url" | "audio_url")) => {
             let message = format!("parts of type `{kind}` are not supported by this server");
             Err(ApiError::invalid(format!("{param}.type"), message))
@@ -117,7 +158,8 @@ mod tests {
     use super::*;
 
     fn take(messages: Value) -> Result<Value, ApiError> {
-        take_messages(&mut Fields::new([("messages".to_owned(), messages)].into_iter().collect()))
+        let fields = [("messages".to_owned(), messages)].into_iter().collect();
+        take_messages(&mut Fields::new(fields)).map(Value::Array)
     }
 
     #[test]
@@ -134,13 +176,32 @@ mod tests {
     }
 
     #[test]
+    fn calls_and_their_results_are_passed_on() {
+        let call =
+            json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
+        let messages = json!([
+            {"role": "assistant", "content": null, "tool_calls": [call], "refusal": null, "audio": null},
+            {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "1"}]},
+            {"role": "assistant", "refusal": "no"},
+        ]);
+        let expected = json!([
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "1", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "no"},
+        ]);
+        assert_eq!(take(messages), Ok(expected));
+    }
+
+    #[test]
     fn errors_name_the_very_place() {
+        let called =
+            |call: Value| json!([{"role": "assistant", "content": "a", "tool_calls": [call]}]);
         let cases = [
             (json!([]), "`messages` must not be empty"),
             (json!(["hi"]), "`messages[0]` must be an object"),
             (
                 json!([{"content": "x"}]),
-                "`messages[0].role` must be `system`, `developer`, `user` or `assistant`",
+                "`messages[0].role` must be `system`, `developer`, `user`, `assistant` or `tool`",
             ),
             (
                 json!([{"role": "user"}]),
@@ -151,12 +212,29 @@ mod tests {
                 "parts of type `image_url` are not supported by this server",
             ),
             (
-                json!([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]),
-                "the role `tool` is not supported by this server",
+                json!([{"role": "user", "content": [{"type": "text"}]}]),
+                "`messages[0].content[0].text` must be a string",
             ),
             (
-                json!([{"role": "assistant", "content": "a", "tool_calls": [{}]}]),
-                "`messages[0].tool_calls` is not supported by this server",
+                json!([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]),
+                "`messages[1].tool_call_id` is required",
+            ),
+            (
+                json!([{"role": "function", "name": "f", "content": "b"}]),
+                "the role `function` is not supported by this server: use `tool`",
+            ),
+            (
+                json!([{"role": "user", "content": "a", "tool_call_id": "b"}]),
+                "`messages[0].tool_call_id` is only allowed where the role is `tool`",
+            ),
+            (called(json!({})), "`messages[0].tool_calls[0].id` is required"),
+            (
+                called(json!({"id": "1", "type": "custom"})),
+                "calls of type `custom` are not supported by this server",
+            ),
+            (
+                called(json!({"id": "1", "function": {"name": "f", "arguments": {}}})),
+                "`messages[0].tool_calls[0].function.arguments` must be a string",
             ),
         ];
         for (messages, expected) in cases {

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod chat;
 pub mod completions;
+pub mod conversation;
 pub mod convert;
 pub mod embeddings;
 pub mod endpoint;
@@ -17,5 +18,6 @@ pub mod model;
 pub mod models;
 pub mod prompts;
 pub mod render;
+pub mod tools;
 pub mod types;
 pub mod validate;

@@ -1,32 +1,62 @@
-//! Messages through the model's chat template to token ids. Templates are the operator's, never a
-//! request's, and a request sets no variable of them but those named here. Where the operator asks
-//! for it, only the template writes special tokens, and those in a message are text.
+//! Conversations through the model's chat template to token ids. Templates are the operator's, never
+//! a request's, and a request sets no variable of them but those named here. Only the template
+//! writes special tokens, and those in a message are text, unless the operator allows them.
 
-use std::borrow::Cow;
+use uuid::Uuid;
 
-use serde_json::Value;
-
+use super::conversation::Conversation;
 use super::convert;
 use super::fields::Fields;
+use super::tools::{ToolChoice, Tools};
+use crate::server::chat_format::ChatFormat;
+use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
 use crate::server::state::{ServerConfig, Serving};
+use crate::text::answer::{AnswerParser, Calls, Thoughts, reasoning};
 use crate::text::chat_template::{ChatTemplateError, RenderOptions};
 use crate::text::tokenizer::Tokenizer;
+use crate::text::tool_format::ToolFormat;
 
 /// What a request may tell the template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TemplateOptions {
-    add_generation_prompt: bool,
+    opening: Opening,
     enable_thinking: Option<bool>,
+    /// Lets the tokenizer add its own tokens; templates write them themselves.
+    add_special_tokens: bool,
+}
+
+/// Where the answer begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// In a turn of its own.
+    Turn,
+    /// Wherever the conversation ends.
+    End,
+    /// Within the last message.
+    LastMessage,
 }
 
 impl TemplateOptions {
-    /// Takes `add_generation_prompt`, and `enable_thinking` from `chat_template_kwargs`.
+    /// Takes `add_generation_prompt`, `continue_final_message`, `add_special_tokens`, and
+    /// `enable_thinking` from `chat_template_kwargs`.
     ///
     /// # Errors
     /// Where one is no boolean, and for any other variable.
     pub fn take(fields: &mut Fields) -> Result<Self, ApiError> {
-        let add_generation_prompt = fields.boolean("add_generation_prompt", true)?;
+        let has_prompt = fields.has("add_generation_prompt");
+        let adds_prompt = fields.boolean("add_generation_prompt", true)?;
+        let continues = fields.boolean("continue_final_message", false)?;
+        let opening = match (continues, adds_prompt) {
+            (true, true) if has_prompt => {
+                let message = "`continue_final_message` is not allowed with \
+                               `add_generation_prompt`: true";
+                return Err(ApiError::invalid("continue_final_message", message));
+            }
+            (true, _) => Opening::LastMessage,
+            (false, true) => Opening::Turn,
+            (false, false) => Opening::End,
+        };
         let mut enable_thinking = None;
         if let Some(mut variables) = fields.object("chat_template_kwargs")? {
             if variables.has("enable_thinking") {
@@ -36,51 +66,133 @@ impl TemplateOptions {
                 return Err(ApiError::unsupported(format!("chat_template_kwargs.{other}")));
             }
         }
-        Ok(Self { add_generation_prompt, enable_thinking })
+        let add_special_tokens = fields.boolean("add_special_tokens", false)?;
+        Ok(Self { opening, enable_thinking, add_special_tokens })
     }
 }
 
-/// Renders and tokenises checked messages. Slow for long ones: not for async threads.
+/// A conversation as the model reads it.
+#[derive(Debug)]
+pub struct Rendered {
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+    /// How the answer to it is taken apart.
+    pub answer: AnswerRules,
+    /// Special tokens that stand in the answer's text.
+    pub marks: Vec<u32>,
+}
+
+/// Renders and tokenises a conversation. Slow for long ones: not for async threads.
 ///
 /// # Errors
-/// Where the model has no template, and where the template refuses the messages.
+/// Where the model has no template or calls no functions, and where the template refuses the
+/// messages.
 pub fn chat(
     config: &ServerConfig,
     serving: &Serving,
-    messages: Value,
+    conversation: Conversation,
     options: TemplateOptions,
-    add_special_tokens: bool,
-) -> Result<Vec<u32>, ApiError> {
-    let template = serving.chat_template.as_ref().ok_or_else(|| {
+) -> Result<Rendered, ApiError> {
+    let format = serving.chat.as_ref().ok_or_else(|| {
         let message = "this model has no chat template: use `/v1/completions`";
         ApiError::invalid("messages", message)
     })?;
+    let calls = conversation.tools.as_ref().map(|tools| calls(format, tools)).transpose()?;
+    let forced_call = conversation
+        .tools
+        .as_ref()
+        .is_some_and(|tools| matches!(tools.choice, ToolChoice::Named(_)));
     let tokenizer = &serving.tokenizer;
-    let messages =
-        if config.escape_special_tokens { protected(tokenizer, messages) } else { messages };
-    let add_generation_prompt = options.add_generation_prompt;
-    let options =
-        RenderOptions { enable_thinking: options.enable_thinking, ..RenderOptions::default() };
-    let text = template
-        .render(&messages, add_generation_prompt, &options)
-        .map_err(|error| refusal(tokenizer, &error))?;
-    tokenizer
-        .encode_rendered(&text, add_special_tokens)
-        .map_err(|error| convert::not_tokenised(&error, "messages"))
+    let with_tools = calls.is_some();
+    let last = last_content(&conversation, options)?;
+    let text = text(config, tokenizer, format, conversation, options)?;
+    let tokens = tokenizer
+        .encode_rendered(&text, options.add_special_tokens)
+        .map_err(|error| convert::not_tokenised(&error, "messages"))?;
+    let thoughts = format.thinks.then(|| thoughts(&text, last.as_deref()));
+    let parser = (thoughts.is_some() || with_tools).then(|| AnswerParser::new(thoughts, calls));
+    let short_ids = format.tool_format.is_some_and(ToolFormat::has_short_ids);
+    let answer = AnswerRules { parser, hide_reasoning: false, forced_call, short_ids };
+    Ok(Rendered { tokens, answer, marks: format.marks(tokenizer, with_tools) })
 }
 
-/// Every string of the client's in `messages`, protected; a `role` is ours.
-fn protected(tokenizer: &Tokenizer, mut messages: Value) -> Value {
-    let messages_of = messages.as_array_mut().into_iter().flatten();
-    for (name, value) in messages_of.filter_map(Value::as_object_mut).flatten() {
-        if let Value::String(text) = value
-            && name != "role"
-            && let Cow::Owned(text) = tokenizer.protect(text)
-        {
-            *value = Value::String(text);
+/// The calls that an answer may hold.
+fn calls(format: &ChatFormat, tools: &Tools) -> Result<Calls, ApiError> {
+    let Some(tool_format) = format.tool_format else {
+        let message = "this server does not know how the model calls functions";
+        return Err(ApiError::invalid("tools", message));
+    };
+    let only_one = !tools.parallel || matches!(tools.choice, ToolChoice::Named(_));
+    Ok(Calls { shape: tool_format.shape(), names: tools.names(), only_one })
+}
+
+/// The text of the message that is to be continued.
+fn last_content(
+    conversation: &Conversation,
+    options: TemplateOptions,
+) -> Result<Option<String>, ApiError> {
+    if options.opening != Opening::LastMessage {
+        return Ok(None);
+    }
+    let last = conversation.messages.last();
+    let last = last.filter(|last| last["role"] == "assistant" && last.get("tool_calls").is_none());
+    match last.and_then(|last| last["content"].as_str()) {
+        Some(content) => Ok(Some(content.to_owned())),
+        None => {
+            let message = "`continue_final_message` needs an assistant's text as the last message";
+            Err(ApiError::invalid("continue_final_message", message))
         }
     }
-    messages
+}
+
+fn text(
+    config: &ServerConfig,
+    tokenizer: &Tokenizer,
+    format: &ChatFormat,
+    conversation: Conversation,
+    options: TemplateOptions,
+) -> Result<String, ApiError> {
+    let template = format.templates.pick(conversation.tools.is_some());
+    let mut input = conversation.into_input(format);
+    if !config.allow_special_tokens {
+        input = input.protected(tokenizer);
+    }
+    // Stands where the last message ends, whatever the template does around it: only digits, which
+    // no template changes.
+    let end = Uuid::new_v4().as_u128().to_string();
+    if options.opening == Opening::LastMessage
+        && let Some(last) = input.messages.as_array_mut().and_then(|messages| messages.last_mut())
+    {
+        last["content"] = format!("{}{end}", last["content"].as_str().unwrap_or_default()).into();
+    }
+    let variables = RenderOptions {
+        tools: input.tools.as_ref(),
+        enable_thinking: options.enable_thinking,
+        ..RenderOptions::default()
+    };
+    let mut text = template
+        .render(&input.messages, options.opening == Opening::Turn, &variables)
+        .map_err(|error| refusal(tokenizer, &error))?;
+    if options.opening == Opening::LastMessage {
+        let Some(place) = text.rfind(&end) else {
+            let message = "the chat template leaves the final message out: it cannot be continued";
+            return Err(ApiError::invalid("continue_final_message", message));
+        };
+        text.truncate(place);
+    }
+    Ok(text)
+}
+
+/// Whether thoughts are open where the answer begins: at the end of the rendered `text`, or in the
+/// `last` message, which the answer continues.
+fn thoughts(text: &str, last: Option<&str>) -> Thoughts {
+    let opened = match last {
+        None => text.trim_end().ends_with(reasoning::OPEN),
+        Some(last) => {
+            last.rfind(reasoning::OPEN).is_some_and(|at| !last[at..].contains(reasoning::CLOSE))
+        }
+    };
+    if opened { Thoughts::Opened } else { Thoughts::Unopened }
 }
 
 fn refusal(tokenizer: &Tokenizer, error: &ChatTemplateError) -> ApiError {

@@ -3,6 +3,7 @@
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use crate::server::choice::CallDelta;
 use crate::server::generation::TokenCounts;
 
 /// Present as `null` on a stream's chunks before the last; absent where nobody asked.
@@ -19,6 +20,16 @@ pub struct Usage {
     pub total_tokens: usize,
     /// More about the prompts' tokens.
     pub prompt_tokens_details: PromptTokensDetails,
+    /// More about the generated ones, where thoughts are told from answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion_tokens_details: Option<CompletionTokensDetails>,
+}
+
+/// `completion_tokens_details`.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct CompletionTokensDetails {
+    /// Those of thoughts.
+    pub reasoning_tokens: usize,
 }
 
 /// `prompt_tokens_details`.
@@ -35,6 +46,9 @@ impl From<TokenCounts> for Usage {
             completion_tokens: counts.completion,
             total_tokens: counts.prompt + counts.completion,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: counts.cached },
+            completion_tokens_details: counts
+                .reasoning
+                .map(|reasoning_tokens| CompletionTokensDetails { reasoning_tokens }),
         }
     }
 }
@@ -70,6 +84,9 @@ pub struct Envelope<'a, T> {
     /// vLLM's extension for chats: log-probabilities of the one prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<Vec<Option<PromptLogprobEntry>>>,
+    /// vLLM's extension for chats: the tokens of the one prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// A choice of a completion, or of a chunk of one.
@@ -89,6 +106,12 @@ pub struct CompletionChoice {
     /// vLLM's extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_logprobs: Option<Vec<Option<PromptLogprobEntry>>>,
+    /// vLLM's extension: the prompt's tokens, on a stream's first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// vLLM's extension: the generated tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// The log-probabilities of a completion: four arrays of one length.
@@ -118,6 +141,9 @@ pub struct ChatChoice {
     /// vLLM's extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_reason: Option<StopReasonField>,
+    /// vLLM's extension: all tokens, those of thoughts and calls too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// A whole answer's message.
@@ -125,14 +151,60 @@ pub struct ChatChoice {
 pub struct ChatMessage {
     /// `assistant`.
     pub role: &'static str,
-    /// The text.
-    pub content: String,
+    /// The text; `null` where there are only calls.
+    pub content: Option<String>,
+    /// What was thought before, an extension of many servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The calls, if any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Always `null`; strict clients want the key.
     pub refusal: Option<String>,
 }
 
-/// A choice of a chunk of a chat answer.
+/// A call of a function, or a chunk's piece of one.
 #[derive(Debug, serde::Serialize)]
+pub struct ToolCall {
+    /// Which call of the choice; in chunks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
+    /// Its id; on its first piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#type: Option<&'static str>,
+    /// What is called.
+    pub function: CalledFunction,
+}
+
+/// The function of a [`ToolCall`].
+#[derive(Debug, serde::Serialize)]
+pub struct CalledFunction {
+    /// Its name; on the call's first piece.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its arguments, JSON as the model wrote it, or more of them.
+    pub arguments: String,
+}
+
+impl ToolCall {
+    /// A whole call, or a piece of one in a chunk.
+    #[must_use]
+    pub fn new(call: CallDelta, in_chunk: bool) -> Self {
+        let (id, name) = call.head.map(|head| (head.id, head.name)).unzip();
+        Self {
+            index: in_chunk.then_some(call.index),
+            r#type: id.as_ref().map(|_| "function"),
+            id,
+            function: CalledFunction { name, arguments: call.arguments },
+        }
+    }
+}
+
+/// A choice of a chunk of a chat answer.
+#[derive(Debug, Default, serde::Serialize)]
 pub struct ChatChunkChoice {
     /// Its number.
     pub index: usize,
@@ -145,6 +217,9 @@ pub struct ChatChunkChoice {
     /// vLLM's extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_reason: Option<StopReasonField>,
+    /// vLLM's extension: the tokens since the last chunk that had some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
 }
 
 /// What a chunk adds to a message.
@@ -156,13 +231,19 @@ pub struct ChatDelta {
     /// More text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More thoughts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// More of a call.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
 }
 
 /// The log-probabilities of a chat answer.
 #[derive(Debug, serde::Serialize)]
 pub struct ChatLogprobs {
-    /// One entry per token.
-    pub content: Vec<ChatLogprob>,
+    /// One entry per token of the content; `null` where there is none.
+    pub content: Option<Vec<ChatLogprob>>,
     /// Always `null`; strict clients want the key.
     pub refusal: Option<Vec<ChatLogprob>>,
 }

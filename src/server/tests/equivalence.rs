@@ -46,10 +46,23 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 /// Appends a chunk's choice to a whole one, as a client does.
-fn append(whole: &mut Value, chunk: &Value) {
+pub fn append(whole: &mut Value, chunk: &Value) {
     let text = chunk["text"].as_str().or(chunk["delta"]["content"].as_str()).unwrap_or_default();
     let so_far = whole["text"].as_str().unwrap_or_default();
     whole["text"] = json!(format!("{so_far}{text}"));
+    if let Some(thought) = chunk["delta"]["reasoning_content"].as_str() {
+        let so_far = whole["reasoning"].as_str().unwrap_or_default();
+        whole["reasoning"] = json!(format!("{so_far}{thought}"));
+    }
+    for call in chunk["delta"]["tool_calls"].as_array().into_iter().flatten() {
+        append_call(whole, call);
+    }
+    for id in chunk["token_ids"].as_array().into_iter().flatten() {
+        if whole["token_ids"].is_null() {
+            whole["token_ids"] = json!([]);
+        }
+        whole["token_ids"].as_array_mut().unwrap().push(id.clone());
+    }
     for field in ["finish_reason", "stop_reason"] {
         if !chunk[field].is_null() {
             assert!(whole[field].is_null(), "{field} came twice");
@@ -66,12 +79,40 @@ fn append(whole: &mut Value, chunk: &Value) {
     }
 }
 
+/// Appends a piece of a call, whose id nobody can foresee.
+fn append_call(whole: &mut Value, call: &Value) {
+    if whole["calls"].is_null() {
+        whole["calls"] = json!([]);
+    }
+    let calls = whole["calls"].as_array_mut().unwrap();
+    let index = usize::try_from(call["index"].as_u64().unwrap()).unwrap();
+    if index == calls.len() {
+        assert!(call["id"].is_string() && call["type"] == "function");
+        calls.push(json!({"name": call["function"]["name"], "arguments": ""}));
+    } else {
+        assert!(call.get("id").is_none() && call["function"].get("name").is_none());
+    }
+    let arguments = calls[index]["arguments"].as_str().unwrap().to_owned();
+    calls[index]["arguments"] =
+        (arguments + call["function"]["arguments"].as_str().unwrap()).into();
+}
+
 /// A choice of either kind of answer, reduced to what [`append`] builds.
-fn reduce(choice: &Value) -> Value {
+pub fn reduce(choice: &Value) -> Value {
     let mut whole = json!({});
     let mut chunk = choice.clone();
-    if let Some(content) = choice["message"]["content"].as_str() {
+    let message = &choice["message"];
+    if let Some(content) = message["content"].as_str() {
         chunk["text"] = json!(content);
+    }
+    if message.is_object() {
+        let mut calls = message["tool_calls"].clone();
+        for (index, call) in calls.as_array_mut().into_iter().flatten().enumerate() {
+            call["index"] = json!(index);
+        }
+        chunk["delta"] = json!({
+            "reasoning_content": message["reasoning_content"], "tool_calls": calls,
+        });
     }
     append(&mut whole, &chunk);
     whole

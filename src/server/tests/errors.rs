@@ -121,10 +121,27 @@ async fn wrong_completions_are_refused_by_the_name_of_the_field() {
         with("response_format", json!({"type": "json_object"})),
         with("response_format", json!({"type": "poem"})),
         with("prompt_embeds", json!("AAAA")),
-        with("include_stop_str_in_output", json!(true)),
         with("modalities", json!("audio")),
         // More than may wait at once: another try would not help.
         with("prompt", json!(vec!["a"; 17])),
+    ];
+    insta::assert_snapshot!(table(&server, "/v1/completions", bodies).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn extensions_and_accepted_fields_are_checked_too() {
+    let server = Server::saying("hello").await;
+    let bodies = [
+        with("include_stop_str_in_output", json!("yes")),
+        with("allowed_token_ids", json!([])),
+        with("allowed_token_ids", json!([320])),
+        with("truncate_prompt_tokens", json!(0)),
+        with("truncate_prompt_tokens", json!(65)),
+        with("bad_words", json!(["x"])),
+        with("user", json!(1)),
+        with("store", json!("yes")),
+        with("metadata", json!({"a": 1})),
+        with("metadata", json!(["a"])),
     ];
     insta::assert_snapshot!(table(&server, "/v1/completions", bodies).await);
 }

@@ -13,13 +13,15 @@ use crate::adapter::registry::{AdapterVersion, Registry};
 use crate::engine::handle::{self, Received, Submission};
 use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprobs};
 use crate::metrics::Metrics;
+use crate::server::chat_format::ChatFormat;
 use crate::server::state::{AppState, SamplingDefaults, ServerConfig, Serving};
 use crate::server::tenancy::Tenancy;
 use crate::server::usage::UsageLog;
 use crate::server::{Drained, serve};
-use crate::text::chat_template::ChatTemplate;
+use crate::text::chat_templates::ChatTemplates;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::tokenizer_config::SpecialTokens;
+use crate::text::tool_format::ToolFormat;
 
 /// The end of sequence in the fixture's tokenizer.
 pub const EOS: u32 = 2;
@@ -122,7 +124,7 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
         engine: handle,
         registry: Arc::new(registry),
         tokenizer: TOKENIZER.clone(),
-        chat_template: Some(chat_template()),
+        chat: Some(chat_format()),
         max_model_len: MAX_MODEL_LEN,
         vocab_size: VOCAB_SIZE,
         eos_token_ids: vec![EOS],
@@ -135,13 +137,19 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
     (serving, Engine(receiver))
 }
 
-fn chat_template() -> ChatTemplate {
+/// A chat format around a template.
+pub fn format_of(source: &str, tool_format: ToolFormat, thinks: bool) -> ChatFormat {
+    let templates = ChatTemplates::single(source, SpecialTokens::default()).unwrap();
+    ChatFormat { templates, tool_format: Some(tool_format), thinks }
+}
+
+fn chat_format() -> ChatFormat {
     let source = "{% for m in messages %}{% if m['role'] == 'system' %}\
         {{ raise_exception('no system') }}{% endif %}\
         <s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}\
         {% if add_generation_prompt %}<s>assistant\n{% endif %}\
         {% if enable_thinking %}<think>{% endif %}";
-    ChatTemplate::new(source, SpecialTokens::default()).unwrap()
+    format_of(source, ToolFormat::Hermes, false)
 }
 
 /// A running server.
@@ -219,6 +227,15 @@ impl Server {
     /// A server with the usual limits, and its engine.
     pub async fn start() -> (Self, Engine) {
         Self::with_config(ServerConfig::default(), 16).await
+    }
+
+    /// A server whose model holds conversations as `format` says, with room for long ones.
+    pub async fn chatting(format: ChatFormat) -> (Self, Engine) {
+        let server = Self::loading(ServerConfig::default(), Duration::from_secs(60)).await;
+        let (serving, engine) = model(16);
+        let serving = Serving { chat: Some(format), max_model_len: 4096, ..serving };
+        assert!(server.state.set_serving(serving));
+        (server, engine)
     }
 
     /// A server whose engine says `text` in every choice.

@@ -7,3 +7,4 @@ mod errors;
 mod harness;
 mod lifecycle;
 mod tenants;
+mod tools;

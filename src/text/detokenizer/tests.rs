@@ -14,6 +14,13 @@ fn streamed(tokenizer: &Tokenizer, ids: &[u32], skip: bool) -> String {
 }
 
 #[test]
+fn a_special_token_may_be_kept() {
+    let tokenizer = samples::byte_level();
+    let mut detokenizer = Detokenizer::new(tokenizer, true).keeping(&[1]);
+    assert_eq!(pushed(&mut detokenizer, &[0, 1, 2]), ["", "<s>", ""]);
+}
+
+#[test]
 fn a_split_character_waits_and_is_flushed() {
     let tokenizer = samples::byte_level();
     let ids = tokenizer.encode("é🙂", false).unwrap();

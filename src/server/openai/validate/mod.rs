@@ -1,6 +1,7 @@
 //! What completions and chats have in common: their shared fields, checked against the API's bounds
 //! and the loaded model. Each kind of field has a file of its own.
 
+mod accepted;
 pub mod length;
 pub mod refused;
 pub mod response_format;
@@ -23,6 +24,15 @@ const MAX_CHOICES: i64 = 128;
 /// Most tokens that may be guessed ahead: each is a row of its own to compute.
 const MAX_SPECULATIVE_TOKENS: i64 = 16;
 
+/// Which token ids an answer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenIds {
+    /// Those of prompt and answer, in fields of their own.
+    pub returned: bool,
+    /// In place of the tokens' texts in log-probabilities.
+    pub as_tokens: bool,
+}
+
 /// The fields completions and chats share.
 #[derive(Debug)]
 pub struct Common {
@@ -32,6 +42,12 @@ pub struct Common {
     pub n: usize,
     /// Strings that end a choice.
     pub stop: Vec<String>,
+    /// Whether what ends a choice's text is part of it.
+    pub include_stop: bool,
+    /// Tokens of a prompt to read at most.
+    pub truncate_prompt: Option<usize>,
+    /// Which ids the answer repeats.
+    pub token_ids: TokenIds,
     /// `None` asks for one whole answer.
     pub stream: Option<StreamOptions>,
     /// Everything but `max_tokens`, which depends on the prompt.
@@ -62,6 +78,12 @@ impl Common {
             model,
             n: fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1),
             stop: take_stop(fields)?,
+            include_stop: fields.boolean("include_stop_str_in_output", false)?,
+            truncate_prompt: take_truncate_prompt(fields, serving)?,
+            token_ids: TokenIds {
+                returned: fields.boolean("return_token_ids", false)?,
+                as_tokens: fields.boolean("return_tokens_as_token_ids", false)?,
+            },
             stream,
             sampling: take_sampling(fields, serving)?,
             skip_special_tokens: fields.boolean("skip_special_tokens", true)?,
@@ -84,6 +106,22 @@ pub fn take_cache_salt(fields: &mut Fields) -> Result<String, ApiError> {
             Err(ApiError::invalid("cache_salt", "`cache_salt` must not be empty"))
         }
         salt => Ok(salt.unwrap_or_default()),
+    }
+}
+
+/// Takes vLLM's `truncate_prompt_tokens`; −1 stands for what the context holds.
+fn take_truncate_prompt(fields: &mut Fields, serving: &Serving) -> Result<Option<usize>, ApiError> {
+    let max_len = serving.max_model_len;
+    let limit = i64::try_from(max_len).unwrap_or(i64::MAX);
+    match fields.integer("truncate_prompt_tokens", -1..=limit)? {
+        None => Ok(None),
+        Some(-1) => Ok(Some(max_len)),
+        Some(count @ 1..) => Ok(usize::try_from(count).ok()),
+        Some(_) => {
+            let message =
+                format!("`truncate_prompt_tokens` must be -1 or an integer from 1 to {limit}");
+            Err(ApiError::invalid("truncate_prompt_tokens", message))
+        }
     }
 }
 

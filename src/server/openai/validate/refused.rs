@@ -5,38 +5,26 @@
 use serde_json::Value;
 
 use super::super::fields::Fields;
+use super::accepted::take_accepted;
 use super::response_format::take_response_format;
 use crate::server::error::ApiError;
 
 /// Fields that change nothing here: accepted, checked by nobody.
-const IGNORED: [&str; 18] = [
-    "metadata",
+const IGNORED: [&str; 7] = [
     "moderation",
     "mm_processor_kwargs",
-    "parallel_tool_calls",
-    "prediction",
     "priority",
-    "prompt_cache_key",
     "prompt_cache_options",
-    "prompt_cache_retention",
-    "reasoning_effort",
     "request_id",
-    "safety_identifier",
-    "service_tier",
     "spaces_between_special_tokens",
-    "store",
-    "user",
-    "verbosity",
     "length_penalty",
 ];
 
 /// Fields that ask for what this server does not do. Refused, unless they ask for nothing.
-const REFUSED: [&str; 30] = [
-    "allowed_token_ids",
+const REFUSED: [&str; 24] = [
     "audio",
     "bad_words",
     "chat_template",
-    "continue_final_message",
     "documents",
     "function_call",
     "functions",
@@ -46,18 +34,14 @@ const REFUSED: [&str; 30] = [
     "guided_json",
     "guided_regex",
     "guided_whitespace_pattern",
-    "include_stop_str_in_output",
     "kv_transfer_params",
     "logits_processors",
     "prompt_embeds",
-    "return_token_ids",
-    "return_tokens_as_token_ids",
     "structured_outputs",
     "suffix",
     "thinking_token_budget",
     "tool_choice",
     "tools",
-    "truncate_prompt_tokens",
     "use_beam_search",
     "vllm_xargs",
     "web_search_options",
@@ -70,6 +54,7 @@ const REFUSED: [&str; 30] = [
 /// # Errors
 /// The first refused field, by name.
 pub fn take_rest(mut fields: Fields) -> Result<usize, ApiError> {
+    take_accepted(&mut fields)?;
     take_response_format(&mut fields)?;
     let modalities = fields.array("modalities")?.unwrap_or_default();
     if modalities.iter().any(|modality| modality != "text") {

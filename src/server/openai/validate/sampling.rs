@@ -34,6 +34,7 @@ pub fn take_sampling(fields: &mut Fields, serving: &Serving) -> Result<SamplingP
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0),
         logit_bias: take_logit_bias(fields, serving.vocab_size)?,
+        allowed_token_ids: take_allowed_token_ids(fields, serving.vocab_size)?,
         // The engine wants 64 bits; every signed seed is one of its own.
         seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
         max_tokens: 0,
@@ -51,6 +52,19 @@ fn take_repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, ApiError>
             "`repetition_penalty` must be a number from 0.01 to 100",
         )),
         penalty => Ok(penalty),
+    }
+}
+
+/// Takes vLLM's `allowed_token_ids`; none at all could never answer.
+fn take_allowed_token_ids(
+    fields: &mut Fields,
+    vocab_size: usize,
+) -> Result<Option<Vec<u32>>, ApiError> {
+    match fields.tokens("allowed_token_ids", vocab_size)? {
+        Some(ids) if ids.is_empty() => {
+            Err(ApiError::invalid("allowed_token_ids", "`allowed_token_ids` must not be empty"))
+        }
+        ids => Ok(ids),
     }
 }
 

@@ -1,0 +1,21 @@
+//! Mistral: an array of calls behind a token.
+
+use super::envelope::{Bit, Envelope};
+use crate::text::answer::Shape;
+
+const OPEN: &str = "[TOOL_CALLS]";
+
+pub(super) const SHAPE: Shape =
+    Shape { open: OPEN, open_is_text: false, after_content: true, separator: None, close: None };
+
+pub(super) fn is_used_by(template: &str) -> bool {
+    template.contains(OPEN)
+}
+
+pub(super) const ENVELOPE: Envelope = Envelope {
+    start: &[Bit::Mark(OPEN), Bit::Text(" [")],
+    before_call: &[],
+    after_call: &[],
+    between: ", ",
+    end: &[Bit::Text("]")],
+};
