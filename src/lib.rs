@@ -22,6 +22,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod grammar;
 pub mod kernels;
 pub mod kv_cache;
 pub mod layers;

@@ -17,11 +17,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "tenant", "text"]),
     (
         "server",
-        &["engine::handle", "engine::request", "text", "adapter::registry", "metrics", "tenant"],
+        &[
+            "engine::handle",
+            "engine::request",
+            "grammar",
+            "text",
+            "adapter::registry",
+            "metrics",
+            "tenant",
+        ],
     ),
     ("tenant", &[]),
     ("text", &[]),
-    ("engine", &["kv_cache", "adapter", "model", "metrics"]),
+    ("grammar", &[]),
+    ("engine", &["grammar", "kv_cache", "adapter", "model", "metrics"]),
     ("kv_cache", &[]),
     ("model", &["layers", "adapter", "kv_cache"]),
     (
@@ -40,8 +49,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Everything below the server: no HTTP, no wire type, no async.
-const BELOW_SERVER: &[&str] =
-    &["tenant", "text", "engine", "kv_cache", "adapter", "model", "layers", "kernels", "metrics"];
+const BELOW_SERVER: &[&str] = &[
+    "tenant", "text", "grammar", "engine", "kv_cache", "adapter", "model", "layers", "kernels",
+    "metrics",
+];
 
 const MAX_LINES: usize = 500;
 const MAX_MEDIAN_LINES: usize = 150;

@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::engine::handle::channel;
 use crate::engine::model_runner::ModelRunner;
 use crate::engine::scheduler::{Scheduler, SchedulerConfig};
+use crate::grammar::GrammarCompiler;
 use crate::kv_cache::block_manager::BlockManager;
 use crate::kv_cache::storage::KvCache;
 use crate::layers::packed_weight::Bits;
@@ -23,6 +24,7 @@ use crate::model::builder::{LoadOptions, Quantization};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::generation_config::GenerationConfig;
 use crate::model::llama::LlamaForCausalLm;
+use crate::server::form;
 use crate::server::state::{AppState, SamplingDefaults, Serving};
 
 /// Tokens per cache block.
@@ -31,6 +33,8 @@ const BLOCK_SIZE: usize = 16;
 const MAX_THREADS: usize = 1024;
 /// Cache memory where none is given.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
+/// Memory of the grammars that are remembered.
+const GRAMMAR_CACHE_BYTES: u64 = 64 << 20;
 
 /// A served model.
 pub struct Loaded {
@@ -136,6 +140,9 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         },
         block_manager(args, cache.num_blocks, source.digest.0),
     );
+    let eos_token_ids = eos_token_ids(checkpoint);
+    let vocabulary = form::vocabulary(&text.tokenizer, config.vocab_size, &eos_token_ids);
+    let grammars = Arc::new(GrammarCompiler::new(vocabulary, GRAMMAR_CACHE_BYTES)?);
     let (handle, submissions) = channel(args.engine.max_waiting_requests.get());
     let runner = ModelRunner::new(Box::new(model), kv_cache);
     let engine = Engine::new(submissions, scheduler, runner, Arc::clone(&state.metrics)).spawn()?;
@@ -157,11 +164,12 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     state.set_serving(Serving {
         engine: handle,
         registry: Arc::new(registry),
+        grammars,
         tokenizer: text.tokenizer,
         chat,
         max_model_len: cache.max_model_len,
         vocab_size: config.vocab_size,
-        eos_token_ids: eos_token_ids(checkpoint),
+        eos_token_ids,
         speculative_lookup: args.engine.speculative_lookup.into(),
         sampling_defaults: sampling_defaults(&checkpoint.generation_config),
         root,

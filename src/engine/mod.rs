@@ -4,6 +4,7 @@
 //! text and no HTTP. A sequence that fails, fails alone.
 
 pub mod batch;
+pub mod constraint;
 pub mod fairness;
 pub mod handle;
 pub mod line;
@@ -31,6 +32,10 @@ use self::scheduler::Scheduler;
 use self::sequence::{Sequence, SequenceId};
 use self::telemetry::Telemetry;
 use crate::metrics::Metrics;
+
+/// The stack of the engine's thread. Grammars are recursive, and a stack that overflows takes the
+/// process with it.
+const STACK_BYTES: usize = 64 << 20;
 
 /// Owns everything that decides and computes.
 pub struct Engine {
@@ -67,7 +72,8 @@ impl Engine {
     /// # Errors
     /// Where the operating system gives no thread.
     pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name("engine".into()).spawn(|| self.run())
+        let builder = std::thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES);
+        builder.spawn(|| self.run())
     }
 
     /// Steps until every handle is gone.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::adapter::registry::AdapterVersion;
+use crate::grammar::Grammar;
 
 /// Names one request in logs and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +121,8 @@ pub struct Request {
     pub cache_owner: String,
     /// ... and of the same salt, which the caller chose.
     pub cache_salt: String,
+    /// What each choice's text obeys.
+    pub grammar: Option<Arc<Grammar>>,
     /// Tokens to guess ahead from what the text has already said, at most; 0 guesses none. Only
     /// greedy choices are guessed for, and no token of the answer depends on it.
     pub num_speculative_tokens: usize,
@@ -158,6 +161,8 @@ pub struct TokenLogprobs {
 pub enum FinishReason {
     /// This stop token was generated (it is the last token event).
     Stop(u32),
+    /// Its text is complete: the grammar lets nothing follow.
+    Complete,
     /// `max_tokens` or the end of the context was reached.
     Length,
     /// The server shut down.

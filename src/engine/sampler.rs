@@ -2,15 +2,18 @@
 //! what else runs in the same step cannot change its choice.
 //!
 //! Order: log-probabilities of the unmodified distribution are taken first; then logit bias,
-//! penalties, the ban on tokens that are not allowed and on stop tokens before `min_tokens`; then temperature, `min_p`, `top_k`
-//! and `top_p`; then one draw from the sequence's own random stream.
+//! penalties, the ban on tokens that are not allowed, on stop tokens before `min_tokens`, and what the
+//! grammar rules out; then temperature, `min_p`, `top_k` and `top_p`; then one draw from the sequence's
+//! own random stream.
 
 use std::collections::{HashMap, HashSet};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::constraint::Constraint;
 use super::request::{Logprob, Request, SamplingParams, TokenLogprobs};
+use crate::grammar::MatchError;
 
 /// The model produced no usable distribution for one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum SamplingError {
     /// Every token is ruled out.
     #[error("no token is allowed next")]
     NothingAllowed,
+    /// The text cannot go on as its grammar asks.
+    #[error(transparent)]
+    Grammar(#[from] MatchError),
 }
 
 /// A chosen token.
@@ -44,6 +50,7 @@ pub struct Sampler {
     prompt_tokens: HashSet<u32>,
     output_counts: HashMap<u32, u32>,
     num_generated: usize,
+    constraint: Option<Constraint>,
 }
 
 impl Sampler {
@@ -66,7 +73,19 @@ impl Sampler {
             prompt_tokens,
             output_counts: HashMap::new(),
             num_generated: 0,
+            constraint: request.grammar.as_ref().map(|grammar| Constraint::new(grammar)),
         }
+    }
+
+    /// True where the text is complete and nothing may follow.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_complete)
+    }
+
+    /// How many of `tokens` could follow, one after the other.
+    pub fn count_allowed(&mut self, tokens: &[u32]) -> usize {
+        self.constraint.as_mut().map_or(tokens.len(), |constraint| constraint.count_allowed(tokens))
     }
 
     /// Chooses the next token and remembers it; `logits` has one per token of the vocabulary.
@@ -75,13 +94,26 @@ impl Sampler {
     /// Where the logits hold no distribution; the sampler is unchanged then.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled, SamplingError> {
         check_finite(logits)?;
-        let token = if self.params.is_greedy() && !self.modifies() {
+        let stops = &self.params.stop_token_ids;
+        let allowed = match &mut self.constraint {
+            Some(constraint) => Some(constraint.allowed(stops)?),
+            None => None,
+        };
+        let token = if self.params.is_greedy() && allowed.is_none() && !self.modifies() {
             argmax(logits)?
         } else {
             let mut logits = logits.to_vec();
-            self.modify(&mut logits);
+            // A text that can only end, ends.
+            let ends = allowed.as_ref().is_some_and(|allowed| allowed.is_within(stops));
+            self.modify(&mut logits, !ends);
+            if let Some(allowed) = &allowed {
+                allowed.apply(&mut logits);
+            }
             if self.params.is_greedy() { argmax(&logits)? } else { self.draw(logits)? }
         };
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token, &self.params.stop_token_ids)?;
+        }
         let logprobs = self
             .num_logprobs
             .map(|count| LogSoftmax::new(logits).describe(logits, token, top(logits, count)));
@@ -101,7 +133,7 @@ impl Sampler {
         penalises || bans || restricts || !params.logit_bias.is_empty()
     }
 
-    fn modify(&self, logits: &mut [f32]) {
+    fn modify(&self, logits: &mut [f32], bans: bool) {
         let params = &self.params;
         for &(token, bias) in &params.logit_bias {
             logits[token as usize] += bias;
@@ -124,7 +156,7 @@ impl Sampler {
             logits.fill(f32::NEG_INFINITY);
             allowed.iter().zip(kept).for_each(|(token, logit)| logits[*token as usize] = logit);
         }
-        if self.num_generated < params.min_tokens {
+        if bans && self.num_generated < params.min_tokens {
             for &token in &params.stop_token_ids {
                 if let Some(logit) = logits.get_mut(token as usize) {
                     *logit = f32::NEG_INFINITY;

@@ -205,10 +205,10 @@ impl Sequence {
     }
 
     /// Tokens that may come next, as the text itself suggests. Greedy choices alone are guessed for,
-    /// once they are being answered, and never beyond the end that `max_model_len` or the request
-    /// sets.
+    /// once they are being answered, and never beyond the end that `max_model_len`, the request or
+    /// its grammar sets.
     #[must_use]
-    pub fn draft(&self, max_model_len: usize, limit: usize) -> Vec<u32> {
+    pub fn draft(&mut self, max_model_len: usize, limit: usize) -> Vec<u32> {
         let generated = self.num_generated();
         if !self.request.sampling.is_greedy() || generated == 0 || self.num_uncomputed() != 1 {
             return Vec::new();
@@ -217,7 +217,9 @@ impl Sequence {
         let left = to_generate.min(max_model_len.saturating_sub(self.tokens.len()));
         // Right guesses are followed by one more token.
         let count = self.draft_length.next().min(limit).min(left.saturating_sub(1));
-        prompt_lookup::propose(&self.tokens, count)
+        let mut drafts = prompt_lookup::propose(&self.tokens, count);
+        drafts.truncate(self.sampler.count_allowed(&drafts));
+        drafts
     }
 
     /// Sequences this one stands for: itself and the choices that will fork off it.
@@ -339,6 +341,9 @@ impl Sequence {
             && sampling.stop_token_ids.contains(&last)
         {
             return Some(FinishReason::Stop(last));
+        }
+        if self.sampler.is_complete() {
+            return Some(FinishReason::Complete);
         }
         let full = generated >= sampling.max_tokens || self.tokens.len() >= max_model_len;
         full.then_some(FinishReason::Length)

@@ -2,6 +2,7 @@
 //! it proves that every key of its context was there, in order, and of its own adapter.
 
 mod fairness;
+mod grammars;
 mod pooling;
 mod prefix;
 mod speculation;
@@ -143,6 +144,9 @@ fn oracle(request: &Request) -> (Vec<sampler::Sampled>, FinishReason) {
         if request.sampling.stop_token_ids.contains(&token) {
             return (output, FinishReason::Stop(token));
         }
+        if sampler.is_complete() {
+            return (output, FinishReason::Complete);
+        }
         if output.len() == request.sampling.max_tokens || tokens.len() == MAX_MODEL_LEN {
             return (output, FinishReason::Length);
         }
@@ -280,6 +284,7 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         tenant: TenantShare::default(),
         cache_owner: String::new(),
         cache_salt: String::new(),
+        grammar: None,
         num_speculative_tokens: 0,
         pooling: None,
     }
@@ -337,7 +342,8 @@ fn any_request() -> impl Strategy<Value = Request> {
         0..6_usize,
     );
     let rest = (0..4_usize, 0..2_usize, 0..9_usize, proptest::option::of(0..3_usize), 1..4_usize);
-    (prompt(), sampling, rest).prop_map(|(prompt, sampling, rest)| {
+    let grammar = proptest::option::weighted(0.4, prop::sample::select(grammars::all()));
+    (prompt(), sampling, rest, grammar).prop_map(|(prompt, sampling, rest, grammar)| {
         let (max_tokens, seed, penalty, min_tokens) = sampling;
         let (adapter, salt, num_speculative_tokens, logprobs, n) = rest;
         let mut request = request(prompt, max_tokens);
@@ -349,7 +355,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         request.sampling.min_tokens = min_tokens.min(max_tokens);
         let adapter = adapters()[adapter].clone();
         let cache_salt = ["", "salt"][salt].to_owned();
-        Request { n, adapter, cache_salt, num_speculative_tokens, logprobs, ..request }
+        Request { n, adapter, cache_salt, num_speculative_tokens, logprobs, grammar, ..request }
     })
 }
 

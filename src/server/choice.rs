@@ -296,6 +296,7 @@ impl Choice {
                 ("stop", StopReason::Model)
             }
             FinishReason::Stop(token) => ("stop", StopReason::Token(token)),
+            FinishReason::Complete => ("stop", StopReason::Model),
             FinishReason::Length => ("length", StopReason::Model),
             FinishReason::Abort => {
                 self.end("abort");

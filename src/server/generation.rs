@@ -17,6 +17,7 @@ use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
+use crate::grammar::Grammar;
 use crate::text::answer::Place;
 use crate::text::detokenizer::Detokenizer;
 use crate::text::stop::StopMatcher;
@@ -69,6 +70,8 @@ pub struct Job {
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Cached prompts are shared among requests of one salt.
     pub cache_salt: String,
+    /// What each choice's text obeys.
+    pub grammar: Option<Arc<Grammar>>,
     /// Tokens to guess ahead at most.
     pub num_speculative_tokens: usize,
 }
@@ -312,6 +315,7 @@ impl Job {
             tenant: call.caller.share(),
             cache_owner: call.caller.cache_owner(),
             cache_salt: self.cache_salt.clone(),
+            grammar: self.grammar.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
             pooling: None,
         }

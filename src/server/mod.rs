@@ -13,6 +13,7 @@ pub mod chat_format;
 pub mod choice;
 pub mod error;
 pub mod extract;
+pub mod form;
 pub mod generation;
 pub mod lifecycle;
 pub mod observe;

@@ -17,6 +17,7 @@ use super::usage::UsageLog;
 use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::{Pooling, RequestId};
+use crate::grammar::GrammarCompiler;
 use crate::metrics::Metrics;
 use crate::text::tokenizer::Tokenizer;
 
@@ -39,6 +40,8 @@ pub struct ServerConfig {
     pub max_request_tokens: usize,
     /// Requests whose text is rendered and tokenised at the same time.
     pub text_workers: usize,
+    /// Time for a schema, grammar or regular expression to compile; longer is 400.
+    pub grammar_timeout: Duration,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
     /// Reads special tokens in chat messages as tokens, as transformers reads a rendered chat: a
@@ -59,6 +62,7 @@ impl Default for ServerConfig {
             max_choices: 1024,
             max_request_tokens: 4 << 20,
             text_workers: 2,
+            grammar_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(15),
             allow_special_tokens: false,
             pooling: Pooling::Mean,
@@ -88,6 +92,8 @@ pub struct Serving {
     pub registry: Arc<Registry>,
     /// The model's tokenizer.
     pub tokenizer: Tokenizer,
+    /// Compiles what texts must obey.
+    pub grammars: Arc<GrammarCompiler>,
     /// How it holds conversations, where it has a chat template.
     pub chat: Option<ChatFormat>,
     /// Tokens of prompt and answer together.
@@ -123,6 +129,8 @@ pub struct AppState {
     pub usage: Option<UsageLog>,
     /// Places for rendering and tokenising.
     pub(super) text_work: Arc<Semaphore>,
+    /// Places for compiling grammars, so that slow ones hold up no other text work.
+    pub(super) grammar_work: Arc<Semaphore>,
     serving: OnceLock<Arc<Serving>>,
     next_request: AtomicU64,
 }
@@ -138,6 +146,7 @@ impl AppState {
     ) -> Arc<Self> {
         Arc::new(Self {
             text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
+            grammar_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             config,
             metrics,
             lifecycle: Lifecycle::default(),

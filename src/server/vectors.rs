@@ -100,6 +100,7 @@ impl PoolJob {
             tenant: call.caller.share(),
             cache_owner: call.caller.cache_owner(),
             cache_salt: self.cache_salt.clone(),
+            grammar: None,
             num_speculative_tokens: 0,
             pooling: Some(self.pooling),
         }

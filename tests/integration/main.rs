@@ -17,6 +17,7 @@ mod model_oracle;
 mod reference;
 mod serving;
 mod sorsa_checkpoint;
+mod structured;
 mod text_golden;
 mod tiny_llama;
 mod tools;

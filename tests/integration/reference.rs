@@ -162,6 +162,7 @@ async fn check_greedy(
             tenant: TenantShare::default(),
             cache_owner: String::new(),
             cache_salt: String::new(),
+            grammar: None,
             num_speculative_tokens: 0,
             pooling: None,
         };

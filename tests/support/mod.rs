@@ -2,5 +2,6 @@
 
 pub mod lora;
 pub mod model;
+pub mod schemas;
 pub mod server;
 pub mod shared;

@@ -20,6 +20,7 @@ fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
         tenant: TenantShare::default(),
         cache_owner: String::new(),
         cache_salt: String::new(),
+        grammar: None,
         num_speculative_tokens: 0,
         pooling: None,
     }

@@ -26,6 +26,7 @@ use crate::server::call::Call;
 use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
+use crate::server::form::Form;
 use crate::server::generation::{Generation, Job, TokenCounts};
 use crate::server::state::{AppState, ServerConfig, Serving};
 use crate::server::stream::Chunks;
@@ -81,6 +82,10 @@ impl Endpoint for ChatRequest {
             include_reasoning: fields.boolean("include_reasoning", true)?,
             common,
         })
+    }
+
+    fn take_form(&mut self) -> Option<Form> {
+        self.common.form.take()
     }
 
     fn writer(&self, serving: &Arc<Serving>) -> (ChatWriter, Delivery) {

@@ -179,6 +179,7 @@ pub fn job(
             Target::Adapter(version) => Some(Arc::clone(version)),
         },
         cache_salt: common.cache_salt.clone(),
+        grammar: None,
         num_speculative_tokens: common.num_speculative_tokens,
     })
 }

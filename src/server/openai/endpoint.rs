@@ -29,6 +29,7 @@ use super::validate::refused;
 use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
+use crate::server::form::{self, Form};
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::stream::{self, Chunks};
@@ -60,6 +61,9 @@ pub trait Endpoint: Sized + Send + 'static {
     fn take_rest(fields: Fields) -> Result<usize, ApiError> {
         refused::take_rest(fields)
     }
+
+    /// Gives away what each text must obey; it is compiled before [`Self::into_job`].
+    fn take_form(&mut self) -> Option<Form>;
 
     /// What will write the answer, and whether it is streamed.
     fn writer(&self, serving: &Arc<Serving>) -> (Self::Writer, Delivery);
@@ -99,11 +103,16 @@ pub async fn answer<E: Endpoint>(
     let serving = state.serving()?;
     let model = take_model(&mut fields, call, &serving).await?;
     let digest = model.adapter_digest();
-    let request = E::take(&mut fields, model, &serving, &state.config)?;
+    let mut request = E::take(&mut fields, model, &serving, &state.config)?;
     state.metrics.unknown_fields(E::take_rest(fields)?);
     let (writer, delivery) = request.writer(&serving);
+    let grammar = match request.take_form() {
+        Some(form) => Some(form::compile(state, &serving, form).await?),
+        None => None,
+    };
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
     let job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
+    let job = Job { grammar, ..job };
     let mut generation = Generation::start(state, &serving, job, call, admission).await?;
     let response = match delivery {
         Delivery::Streamed => stream::respond(generation, writer, state.config.keep_alive),

@@ -55,6 +55,27 @@ async fn a_salt_says_something_and_guesses_are_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wrong_forms_are_refused_by_the_name_of_the_field() {
+    let server = Server::saying("never said").await;
+    let bodies = vec![
+        with("guided_json", json!(5)),
+        with("guided_json", json!("{")),
+        with("guided_json", json!({"type": "array", "contains": {"type": "null"}})),
+        with("guided_json", json!({"type": "string", "minLength": 3, "maxLength": 2})),
+        with("guided_regex", json!("a(")),
+        with("guided_choice", json!(["a", 1])),
+        with("guided_choice", json!([])),
+        with("guided_grammar", json!("start: nothing")),
+        with("guided_whitespace_pattern", json!(" ")),
+        with("structured_outputs", json!({"json": {}, "regex": "a"})),
+        with("structured_outputs", json!({"choice": "a"})),
+        with("structured_outputs", json!({"regex": "a", "whitespace_pattern": " "})),
+        with("response_format", json!({"type": "structural_tag"})),
+    ];
+    insta::assert_snapshot!(table(&server, "/v1/completions", bodies).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn wrong_completions_are_refused_by_the_name_of_the_field() {
     let server = Server::saying("hello").await;
     let bodies = [
@@ -117,8 +138,6 @@ async fn wrong_completions_are_refused_by_the_name_of_the_field() {
         json!({"model": "base", "prompt": "hi", "stream": true, "prompt_logprobs": 1}),
         with("suffix", json!("end")),
         with("use_beam_search", json!(true)),
-        with("guided_json", json!({"type": "object"})),
-        with("response_format", json!({"type": "json_object"})),
         with("response_format", json!({"type": "poem"})),
         with("prompt_embeds", json!("AAAA")),
         with("modalities", json!("audio")),
@@ -170,7 +189,23 @@ async fn wrong_chats_are_refused_by_the_name_of_the_field() {
         chat_with("functions", json!([{}])),
         chat_with("modalities", json!(["text", "audio"])),
         chat_with("audio", json!({"voice": "x"})),
+        chat_with("response_format", json!({"type": "json_schema"})),
         chat_with("response_format", json!({"type": "json_schema", "json_schema": {}})),
+        chat_with(
+            "response_format",
+            json!({"type": "json_schema", "json_schema": {"name": "a b"}}),
+        ),
+        chat_with("response_format", json!({"type": "json_schema", "json_schema": {"name": "a"}})),
+        chat_with(
+            "response_format",
+            json!({
+                "type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "cow"}},
+            }),
+        ),
+        json!({
+            "model": "base", "messages": [{"role": "user", "content": "hi"}],
+            "response_format": {"type": "json_object"}, "guided_regex": "a",
+        }),
         chat_with("chat_template", json!("{{ 1 }}")),
         chat_with("chat_template_kwargs", json!({"tokenize": true})),
         chat_with("continue_final_message", json!(true)),

@@ -12,8 +12,10 @@ use crate::adapter::delta::{AdapterId, LowRankDelta};
 use crate::adapter::registry::{AdapterVersion, Registry};
 use crate::engine::handle::{self, Received, Submission};
 use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprobs};
+use crate::grammar::GrammarCompiler;
 use crate::metrics::Metrics;
 use crate::server::chat_format::ChatFormat;
+use crate::server::form;
 use crate::server::state::{AppState, SamplingDefaults, ServerConfig, Serving};
 use crate::server::tenancy::Tenancy;
 use crate::server::usage::UsageLog;
@@ -120,10 +122,12 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
     let mut registry = Registry::new(vec!["base".to_owned(), "org/base".to_owned()]);
     let delta = Arc::new(LowRankDelta::new(AdapterId([7; 32]), Vec::new()));
     registry.insert(AdapterVersion { name: "tenant".to_owned(), delta }).unwrap();
+    let vocabulary = form::vocabulary(&TOKENIZER, VOCAB_SIZE, &[EOS]);
     let serving = Serving {
         engine: handle,
         registry: Arc::new(registry),
         tokenizer: TOKENIZER.clone(),
+        grammars: Arc::new(GrammarCompiler::new(vocabulary, 1 << 20).unwrap()),
         chat: Some(chat_format()),
         max_model_len: MAX_MODEL_LEN,
         vocab_size: VOCAB_SIZE,

@@ -2,13 +2,14 @@
 //! and the loaded model. Each kind of field has a file of its own.
 
 mod accepted;
+pub mod form;
 pub mod length;
 pub mod refused;
-pub mod response_format;
 pub mod sampling;
 pub mod stop;
 pub mod stream;
 
+use self::form::take_form;
 use self::sampling::take_sampling;
 use self::stop::take_stop;
 use self::stream::{StreamOptions, take_stream};
@@ -16,6 +17,7 @@ use super::fields::Fields;
 use super::model::Model;
 use crate::engine::request::SamplingParams;
 use crate::server::error::ApiError;
+use crate::server::form::Form;
 use crate::server::state::Serving;
 
 /// Most top tokens that may be asked for.
@@ -58,6 +60,8 @@ pub struct Common {
     pub prompt_logprobs: Option<usize>,
     /// Cached prompts are shared among requests of one salt.
     pub cache_salt: String,
+    /// What each text obeys, until it is compiled.
+    pub form: Option<Form>,
     /// Tokens to guess ahead at most.
     pub num_speculative_tokens: usize,
 }
@@ -89,6 +93,7 @@ impl Common {
             skip_special_tokens: fields.boolean("skip_special_tokens", true)?,
             prompt_logprobs,
             cache_salt: take_cache_salt(fields)?,
+            form: take_form(fields)?,
             num_speculative_tokens: fields
                 .count("num_speculative_tokens", 0..=MAX_SPECULATIVE_TOKENS)?
                 .unwrap_or(serving.speculative_lookup),

@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::super::fields::Fields;
 use super::accepted::take_accepted;
-use super::response_format::take_response_format;
 use crate::server::error::ApiError;
 
 /// Fields that change nothing here: accepted, checked by nobody.
@@ -21,23 +20,18 @@ const IGNORED: [&str; 7] = [
 ];
 
 /// Fields that ask for what this server does not do. Refused, unless they ask for nothing.
-const REFUSED: [&str; 24] = [
+const REFUSED: [&str; 19] = [
     "audio",
     "bad_words",
     "chat_template",
     "documents",
     "function_call",
     "functions",
-    "guided_choice",
     "guided_decoding_backend",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
     "guided_whitespace_pattern",
     "kv_transfer_params",
     "logits_processors",
     "prompt_embeds",
-    "structured_outputs",
     "suffix",
     "thinking_token_budget",
     "tool_choice",
@@ -55,7 +49,6 @@ const REFUSED: [&str; 24] = [
 /// The first refused field, by name.
 pub fn take_rest(mut fields: Fields) -> Result<usize, ApiError> {
     take_accepted(&mut fields)?;
-    take_response_format(&mut fields)?;
     let modalities = fields.array("modalities")?.unwrap_or_default();
     if modalities.iter().any(|modality| modality != "text") {
         return Err(ApiError::unsupported("modalities"));

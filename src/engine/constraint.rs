@@ -1,0 +1,61 @@
+//! A choice's text on its way through its grammar: what the sampler may choose, and whether that is
+//! the end.
+
+use crate::grammar::{Allowed, Grammar, MatchError, Matcher};
+
+/// One text under a grammar.
+#[derive(Debug)]
+pub struct Constraint {
+    matcher: Matcher,
+    /// Whether the text could end here; known once it was asked for what may come next.
+    may_end: bool,
+    complete: bool,
+}
+
+impl Constraint {
+    /// A text that has not begun.
+    #[must_use]
+    pub fn new(grammar: &Grammar) -> Self {
+        Self { matcher: grammar.matcher(), may_end: false, complete: false }
+    }
+
+    /// The tokens that may come next: what the grammar allows, and `stops`, the tokens that end the
+    /// text, where it may end.
+    ///
+    /// # Errors
+    /// Where the grammar cannot say.
+    pub fn allowed(&mut self, stops: &[u32]) -> Result<Allowed, MatchError> {
+        let mut allowed = self.matcher.allowed()?;
+        self.may_end = allowed.may_end();
+        if self.may_end {
+            allowed.extend(stops);
+        }
+        Ok(allowed)
+    }
+
+    /// The text goes on with `token`, one of those that were allowed.
+    ///
+    /// # Errors
+    /// Where the grammar does not take it.
+    pub fn advance(&mut self, token: u32, stops: &[u32]) -> Result<(), MatchError> {
+        if self.may_end && stops.contains(&token) {
+            self.complete = true;
+            return Ok(());
+        }
+        self.matcher.advance(token)?;
+        self.complete = self.matcher.is_finished();
+        Ok(())
+    }
+
+    /// How many of `tokens` could follow, one after the other.
+    pub fn count_allowed(&mut self, tokens: &[u32]) -> usize {
+        // An error comes up again where a token is chosen, and ends the choice there.
+        self.matcher.count_allowed(tokens).unwrap_or(0)
+    }
+
+    /// True where nothing may follow.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+}

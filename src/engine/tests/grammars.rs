@@ -1,0 +1,124 @@
+//! Texts that obey a grammar, in the engine. That they are the same in any batch, cached, guessed,
+//! forked and preempted is part of the engine's one property in the module above.
+
+use std::sync::LazyLock;
+
+use super::*;
+use crate::grammar::{Grammar, GrammarCompiler, GrammarSpec, Vocabulary};
+
+/// Tokens 1 to 26 are letters, 27 to 29 what stands between them; 0 ends a text, others are none.
+static COMPILER: LazyLock<GrammarCompiler> = LazyLock::new(|| {
+    let mut vocabulary = Vocabulary::new(VOCAB, &[0]);
+    for (id, text) in (1..).zip("abcdefghijklmnopqrstuvwxyz ,\"".chars()) {
+        vocabulary.insert(id, text.to_string().as_bytes(), false);
+    }
+    GrammarCompiler::new(vocabulary, 1 << 20).unwrap()
+});
+
+fn regex(text: &str) -> Arc<Grammar> {
+    COMPILER.compile(GrammarSpec::Regex(text.to_owned())).unwrap()
+}
+
+/// Some that end soon, some that need not end.
+pub fn all() -> Vec<Arc<Grammar>> {
+    let list = "start: WORD (\", \" WORD)* \nWORD: /[a-z]{1,3}/";
+    let list = GrammarSpec::Lark { text: list.to_owned(), schemas: Vec::new() };
+    let choice = ["abc", "abd", "xyz zyx"].map(str::to_owned).to_vec();
+    vec![
+        regex("([b-y]{2,4} )*z"),
+        regex("(abc|abd|ef)+"),
+        COMPILER.compile(list).unwrap(),
+        COMPILER.compile(GrammarSpec::Choice(choice)).unwrap(),
+    ]
+}
+
+fn text(events: &[Event]) -> String {
+    let letters: Vec<char> = " abcdefghijklmnopqrstuvwxyz ,\"".chars().collect();
+    tokens(events).into_iter().filter(|token| *token != 0).map(|t| letters[t as usize]).collect()
+}
+
+#[test]
+fn a_finished_text_ends_without_another_token() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    for prompt in 1..20 {
+        let grammar = Some(regex("[a-c]{7}"));
+        let request =
+            Request { grammar, num_speculative_tokens: 4, ..request(vec![prompt; 9], 30) };
+        let (events, _) = rig.answer(&request);
+        let text = text(&events);
+        assert!(text.len() == 7 && text.chars().all(|letter| ('a'..='c').contains(&letter)));
+        assert_eq!(tokens(&events).len(), 7);
+        assert_eq!(events.last(), Some(&Event::Finished(FinishReason::Complete)));
+    }
+}
+
+#[test]
+fn a_text_ends_where_it_may_and_not_before() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    let mut stopped = 0;
+    for prompt in 1..30 {
+        let grammar = Some(regex("(ab|cd)+"));
+        let mut request = Request { grammar, ..request(vec![prompt; 3], 12) };
+        // The end is what the model likes best, whenever it may be.
+        request.sampling.logit_bias.push((0, 50.0));
+        request.sampling.min_tokens = 3;
+        let (events, _) = rig.answer(&request);
+        assert_eq!(text(&events).len(), 4, "{}", text(&events));
+        stopped += usize::from(events.last() == Some(&Event::Finished(FinishReason::Stop(0))));
+    }
+    assert_eq!(stopped, 29);
+}
+
+#[test]
+fn a_text_that_can_only_end_ends_before_min_tokens() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    // The whole is one token that could go on; a second one of its kind is never allowed.
+    let grammar = Some(regex("a( z)?"));
+    let mut request = Request { grammar, ..request(vec![4, 5], 12) };
+    request.sampling.min_tokens = 9;
+    let (events, _) = rig.answer(&request);
+    assert_eq!(text(&events), "a z");
+    assert_eq!(events.last(), Some(&Event::Finished(FinishReason::Complete)));
+}
+
+#[test]
+fn a_request_may_end_a_text_in_its_own_way() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    let grammar = Some(regex("[a-c]+"));
+    let mut request = Request { grammar, ..request(vec![4, 5], 20) };
+    // No letter: no text of the grammar holds it.
+    request.sampling.stop_token_ids = vec![30];
+    request.sampling.logit_bias.push((30, 50.0));
+    let (events, _) = rig.answer(&request);
+    assert_eq!(tokens(&events).len(), 2);
+    assert_eq!(events.last(), Some(&Event::Finished(FinishReason::Stop(30))));
+}
+
+#[test]
+fn guesses_are_of_the_grammar() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    let prompt = [2, 3, 4].into_iter().cycle().take(15).collect();
+    let grammar = Some(regex("([b-d]{2} )+"));
+    let guessed = Request { grammar, num_speculative_tokens: 8, ..request(prompt, 30) };
+    let (events, _) = rig.answer(&guessed);
+    assert_answers(&events, &guessed);
+    let drafted = rig.metric("vllm:spec_decode_num_draft_tokens_total");
+    assert!(drafted <= 2 * 30, "{drafted} tokens were guessed");
+}
+
+#[test]
+fn a_text_that_cannot_go_on_fails_alone() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    // No token is a capital letter.
+    let grammar = regex("abcX");
+    let healthy = request(vec![5, 6, 7], 12);
+    let mut good = rig.submit(healthy.clone()).remove(0);
+    let mut bad =
+        rig.submit(Request { grammar: Some(grammar), ..request(vec![8, 9], 12) }).remove(0);
+    rig.run_until_idle();
+    assert_answers(&drain(&mut good), &healthy);
+    let events = drain(&mut bad);
+    assert_eq!(text(&events), "abc");
+    assert!(matches!(events.last(), Some(Event::Failed(message)) if message.contains("grammar")));
+    assert_eq!(rig.free_blocks(), 64);
+}

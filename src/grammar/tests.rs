@@ -1,0 +1,427 @@
+//! Texts written at random, token by token, under every kind of grammar; and specifications that
+//! mean harm.
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+use super::*;
+
+const SIZE: usize = 300;
+const BOS: u32 = 1;
+const EOS: u32 = 2;
+const TOOL: u32 = 3;
+const FIRST_BYTE: u32 = 4;
+/// What a refusal may take on a machine that does much else.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Every byte and some longer tokens; ids without a token at both ends.
+static COMPILER: LazyLock<GrammarCompiler> = LazyLock::new(|| {
+    let mut vocabulary = Vocabulary::new(SIZE, &[EOS]);
+    for (id, name) in [(BOS, "<s>"), (EOS, "</s>"), (TOOL, "[TOOL]")] {
+        vocabulary.insert(id, name.as_bytes(), id != EOS);
+    }
+    let bytes = (0..=255_u8).map(|byte| vec![byte]);
+    let words = ["{\"", "\": ", "\", ", "true", "  ", "\n", "}}", "é", "<tool", "{\"a\":"];
+    let words = words.into_iter().map(|word| word.as_bytes().to_vec());
+    for (id, bytes) in (FIRST_BYTE..).zip(bytes.chain(words)) {
+        vocabulary.insert(id, &bytes, false);
+    }
+    GrammarCompiler::new(vocabulary, 1 << 20).unwrap()
+});
+
+fn bytes_of(token: u32) -> Vec<u8> {
+    let words = ["{\"", "\": ", "\", ", "true", "  ", "\n", "}}", "é", "<tool", "{\"a\":"];
+    match token - FIRST_BYTE {
+        byte @ 0..256 => vec![byte as u8],
+        word => words[word as usize - 256].as_bytes().to_vec(),
+    }
+}
+
+fn compile(spec: GrammarSpec) -> Result<Arc<Grammar>, GrammarError> {
+    COMPILER.compile(spec)
+}
+
+fn schema(value: Value) -> GrammarSpec {
+    GrammarSpec::JsonSchema(value)
+}
+
+fn lark(text: &str) -> GrammarSpec {
+    GrammarSpec::Lark { text: text.to_owned(), schemas: Vec::new() }
+}
+
+/// Draws tokens until the text is complete; `None` where it is not after `limit` of them. `weigh`
+/// says how likely a token is beside the others that are allowed.
+fn write(grammar: &Grammar, seed: u64, limit: usize, weigh: impl Fn(u32) -> f64) -> Option<String> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut matcher = grammar.matcher();
+    let mut text = Vec::new();
+    for _ in 0..limit {
+        let allowed = matcher.allowed().unwrap();
+        let tokens: Vec<u32> = (0..SIZE as u32).filter(|token| allowed.contains(*token)).collect();
+        assert!(!tokens.is_empty());
+        assert_eq!(allowed.may_end(), allowed.contains(EOS));
+        let known = |token: &u32| *token == EOS || (FIRST_BYTE..FIRST_BYTE + 266).contains(token);
+        assert!(tokens.iter().all(known), "a token that is no text");
+        let total: f64 = tokens.iter().map(|token| weigh(*token)).sum();
+        let mut left = random.random::<f64>() * total;
+        let drawn = tokens.iter().find(|token| {
+            left -= weigh(**token);
+            left <= 0.0
+        });
+        let token = *drawn.unwrap_or(&tokens[0]);
+        matcher.advance(token).unwrap();
+        if token != EOS {
+            text.extend(bytes_of(token));
+        }
+        if matcher.is_finished() {
+            return Some(String::from_utf8(text).expect("whole characters"));
+        }
+        assert_ne!(token, EOS, "an end that is none");
+    }
+    None
+}
+
+/// Likely to close what is open.
+fn brief(token: u32) -> f64 {
+    match token {
+        EOS => 40.0,
+        token => match &bytes_of(token)[..] {
+            b"\"" | b"}" | b"]" | b"\": " => 40.0,
+            b"," => 8.0,
+            [first, ..] if *first >= 0x80 => 0.2,
+            _ => 1.0,
+        },
+    }
+}
+
+fn texts(spec: GrammarSpec) -> Vec<String> {
+    let grammar = compile(spec).unwrap();
+    (0..30).filter_map(|seed| write(&grammar, seed, 400, brief)).collect()
+}
+
+#[test]
+fn any_object_is_json() {
+    let texts = texts(GrammarSpec::JsonObject);
+    assert!(texts.len() > 20, "{texts:?}");
+    for text in texts {
+        let value: Result<Value, _> = serde_json::from_str(&text);
+        // A number may be larger than a double.
+        assert!(value.is_ok_and(|value| value.is_object()) || text.contains(['e', 'E']), "{text}");
+    }
+}
+
+#[test]
+fn a_regular_expression_ends_where_nothing_can_follow() {
+    let digits = compile(GrammarSpec::Regex("[0-9]{3}".to_owned())).unwrap();
+    let mut matcher = digits.matcher();
+    for token in [b'1', b'2', b'3'].map(|byte| FIRST_BYTE + u32::from(byte)) {
+        assert!(!matcher.is_finished() && !matcher.allowed().unwrap().may_end());
+        matcher.advance(token).unwrap();
+    }
+    assert!(matcher.is_finished());
+    let any = compile(lark("start: <[*]> \"a\"")).unwrap();
+    let allowed = any.matcher().allowed().unwrap();
+    assert!(allowed.contains(BOS) && !allowed.contains(EOS) && !allowed.contains(0));
+    assert!(!allowed.contains(SIZE as u32 - 1), "a token that nobody knows");
+    for text in texts(GrammarSpec::Regex("(ab|é)*c?".to_owned())) {
+        assert!(text.trim_end_matches('c').replace("ab", "").replace('é', "").is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_choice_is_one_of_its_strings() {
+    let choices = ["yes", "no", "n\"o", "line\nbreak", "yes and no", "日本"].map(str::to_owned);
+    let texts = texts(GrammarSpec::Choice(choices.to_vec()));
+    assert_eq!(texts.len(), 30);
+    assert!(texts.iter().all(|text| choices.contains(text)), "{texts:?}");
+    for wrong in [vec![], vec![String::new()]] {
+        assert_eq!(compile(GrammarSpec::Choice(wrong)).unwrap_err(), GrammarError::NoChoice);
+    }
+}
+
+#[test]
+fn an_envelope_holds_values_of_its_schemas() {
+    let call = json!({
+        "type": "object", "properties": {"name": {"const": "add"}, "n": {"enum": [1, 2]}},
+        "required": ["name", "n"], "additionalProperties": false,
+    });
+    let spec = GrammarSpec::Lark {
+        text: "start: call+\ncall: \"<tool_call>\" @call \"</tool_call>\"".to_owned(),
+        schemas: vec![("call".to_owned(), call)],
+    };
+    let texts = texts(spec);
+    assert!(!texts.is_empty());
+    for text in texts {
+        let inner = text.strip_prefix("<tool_call>").unwrap().strip_suffix("</tool_call>").unwrap();
+        for call in inner.split("</tool_call><tool_call>") {
+            let call: Value = serde_json::from_str(call).unwrap();
+            assert!(call["name"] == "add" && [1, 2].contains(&call["n"].as_i64().unwrap()));
+        }
+    }
+}
+
+#[test]
+fn special_tokens_come_only_by_their_name() {
+    let grammar = compile(lark("start: <[TOOL]> \"a\" | \"b\"")).map(|_| ());
+    assert!(grammar.is_err(), "names of special tokens stand in angle brackets");
+    let grammar = compile(lark("start: <[3]> \"a\"")).unwrap();
+    let mut matcher = grammar.matcher();
+    let allowed = matcher.allowed().unwrap();
+    assert!(allowed.contains(TOOL) && allowed.is_within(&[TOOL]));
+    matcher.advance(TOOL).unwrap();
+    let end = matcher.allowed().unwrap();
+    assert!(!end.may_end() && end.is_within(&[FIRST_BYTE + u32::from(b'a')]));
+    matcher.advance(FIRST_BYTE + u32::from(b'a')).unwrap();
+    assert!(matcher.is_finished());
+}
+
+#[test]
+fn texts_of_one_grammar_know_nothing_of_each_other() {
+    let grammar = compile(GrammarSpec::JsonObject).unwrap();
+    let (mut one, mut other) = (grammar.matcher(), grammar.matcher());
+    let set = |matcher: &mut Matcher| {
+        let allowed = matcher.allowed().unwrap();
+        (0..SIZE as u32).filter(|token| allowed.contains(*token)).collect::<Vec<_>>()
+    };
+    let first = set(&mut one);
+    for byte in b"{\"k\": [1, {" {
+        one.advance(FIRST_BYTE + u32::from(*byte)).unwrap();
+    }
+    assert_eq!(set(&mut other), first);
+    assert_ne!(set(&mut one), first);
+    for byte in b"{\"k\": [1, {" {
+        other.advance(FIRST_BYTE + u32::from(*byte)).unwrap();
+    }
+    assert_eq!(set(&mut other), set(&mut one));
+    let tokens = b"\"a\": 1}]}x".map(|byte| FIRST_BYTE + u32::from(byte));
+    assert_eq!(one.count_allowed(&tokens), Ok(9));
+    assert_eq!(set(&mut other), set(&mut one), "counting changes nothing");
+    assert_eq!(one.advance(EOS), Err(MatchError::Stuck));
+}
+
+#[test]
+fn the_same_is_compiled_once() {
+    let spec = || schema(json!({"type": "array", "items": {"type": "null"}, "maxItems": 3}));
+    assert!(Arc::ptr_eq(&compile(spec()).unwrap(), &compile(spec()).unwrap()));
+    let other = schema(json!({"type": "array", "items": {"type": "null"}, "maxItems": 4}));
+    assert!(!Arc::ptr_eq(&compile(spec()).unwrap(), &compile(other).unwrap()));
+}
+
+#[test]
+fn nobody_writes_blanks_for_ever() {
+    let schema = json!({
+        "type": "object", "properties": {"a": {"type": "array", "items": {"enum": [1]}, "maxItems": 4}},
+        "required": ["a"], "additionalProperties": false,
+    });
+    let grammar = compile(GrammarSpec::JsonSchema(schema)).unwrap();
+    let blank = |token: u32| match token {
+        EOS => 1e-9,
+        token if bytes_of(token).iter().all(u8::is_ascii_whitespace) => 1e9,
+        _ => 1.0,
+    };
+    let text = write(&grammar, 1, 2000, blank).expect("an end");
+    assert!(text.contains("\n     "), "{text:?}");
+    serde_json::from_str::<Value>(&text).unwrap();
+}
+
+#[test]
+fn schemas_may_refer_to_themselves_where_there_is_a_way_out() {
+    let list = |next: Value| {
+        schema(json!({
+            "$ref": "#/$defs/node",
+            "$defs": {"node": {
+                "type": "object", "properties": {"v": {"enum": [0, 1]}, "next": next},
+                "required": ["v", "next"], "additionalProperties": false,
+            }},
+        }))
+    };
+    let node = json!({"$ref": "#/$defs/node"});
+    let texts = texts(list(json!({"anyOf": [node, {"type": "null"}]})));
+    assert!(texts.iter().any(|text| text.contains("next") && text.contains("null")), "{texts:?}");
+    for endless in [
+        list(node.clone()),
+        list(json!({"type": "array", "items": node, "minItems": 1})),
+        schema(json!({"$ref": "#"})),
+        schema(json!({"anyOf": [{"$ref": "#"}]})),
+        schema(json!({"allOf": [{"type": "string"}, {"$ref": "#"}]})),
+        schema(json!(false)),
+    ] {
+        assert_eq!(
+            compile(endless.clone()).unwrap_err(),
+            GrammarError::Unsatisfiable,
+            "{endless:?}"
+        );
+    }
+}
+
+#[test]
+fn alternatives_that_name_themselves_exclude_each_other() {
+    let animal = |kind: &str, key: &str| {
+        json!({
+            "type": "object",
+            "properties": {"kind": {"const": kind, "type": "string"}, key: {"type": "boolean"}},
+            "required": ["kind", key], "additionalProperties": false,
+        })
+    };
+    let union = json!({
+        "$defs": {"Cat": animal("cat", "meows"), "Dog": animal("dog", "barks")},
+        "oneOf": [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}],
+        "discriminator": {"propertyName": "kind"},
+    });
+    let texts = texts(schema(union));
+    assert!(texts.iter().any(|text| text.contains("meows")));
+    assert!(texts.iter().any(|text| text.contains("barks")));
+    let overlap =
+        schema(json!({"oneOf": [{"type": "integer"}, {"type": "integer", "minimum": 3}]}));
+    let error = compile(overlap).unwrap_err();
+    assert!(matches!(&error, GrammarError::Unsupported(m) if m.contains("`oneOf`")), "{error}");
+}
+
+#[test]
+fn properties_may_have_the_names_of_keywords() {
+    let names =
+        ["const", "enum", "default", "$ref", "minProperties", "properties", "pattern", "oneOf"];
+    let cat = json!({"type": "object", "properties": {"k": {"const": "c"}}, "required": ["k"], "additionalProperties": false});
+    let dog = json!({"type": "object", "properties": {"k": {"const": "d"}}, "required": ["k"], "additionalProperties": false});
+    let value = json!({"oneOf": [{"$ref": "#/$defs/default"}, {"$ref": "#/$defs/enum"}]});
+    let properties: serde_json::Map<String, Value> =
+        names.iter().map(|name| ((*name).to_owned(), value.clone())).collect();
+    let object = json!({
+        "$defs": {"default": cat, "enum": dog}, "type": "object", "properties": properties,
+        "required": names, "additionalProperties": false,
+    });
+    for text in texts(schema(object)) {
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert!(names.iter().all(|name| ["c", "d"].contains(&value[name]["k"].as_str().unwrap())));
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    let cases = [
+        (json!({"type": "array", "uniqueItems": true}), "uniqueItems"),
+        (json!({"not": {"type": "null"}}), "not"),
+        (json!({"type": "object", "propertyNames": {"maxLength": 3}}), "propertyNames"),
+        (json!({"type": "string", "format": "iri"}), "iri"),
+        (json!({"type": "object", "minProperties": 3, "required": ["a"]}), "minProperties"),
+        (json!({"$ref": "https://example.com/schema.json"}), "$ref"),
+        (json!({"if": {"type": "string"}, "then": false}), "if"),
+        (json!({"type": "text"}), "text"),
+        (json!({"type": "string", "pattern": "(?<=a)b("}), ""),
+        (json!({"type": 5}), "type"),
+        (json!({"minLength": "x", "type": "string"}), "minLength"),
+        (json!([1]), "object"),
+    ];
+    for (value, word) in cases {
+        let error = compile(schema(value.clone())).unwrap_err().to_string();
+        assert!(error.contains(word) && !error.contains("panic"), "{value}: {error}");
+    }
+}
+
+fn nested(levels: usize) -> Value {
+    let mut value = json!({"type": "null"});
+    for _ in 0..levels {
+        value = json!({"type": "object", "properties": {"a": value}});
+    }
+    value
+}
+
+/// Each is refused, in time, and nothing happens to anyone else.
+#[test]
+fn hostile_specifications_are_refused() {
+    let chain = |count: usize| {
+        let rules = (0..count).map(|n| format!("r{n}: r{}\n", n + 1)).collect::<String>();
+        format!("start: r0\n{rules}r{count}: r0")
+    };
+    let many: Vec<Value> = (0..20_000).map(Value::from).collect();
+    let long: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
+    let cases = [
+        ("deep", schema(nested(200))),
+        ("many values", schema(json!({ "enum": many }))),
+        ("long", schema(json!({"const": "x".repeat(200_000)}))),
+        ("choices", GrammarSpec::Choice(long)),
+        ("repetition", GrammarSpec::Regex("((a{1000}){1000}){1000}".to_owned())),
+        ("wide repetition", GrammarSpec::Regex(r"(\w{1,500}x){500}".to_owned())),
+        ("one repetition", GrammarSpec::Regex("a{100000000}".to_owned())),
+        ("pattern", schema(json!({"type": "string", "pattern": "^((a{1000}){1000}){1000}$"}))),
+        ("brackets", GrammarSpec::Regex("(".repeat(10_000) + "a" + &")".repeat(10_000))),
+        ("classes", GrammarSpec::Regex("[".repeat(10_000))),
+        ("broken", GrammarSpec::Regex("a(".to_owned())),
+        ("negations", lark(&format!("start: {}\"a\"", "~".repeat(50_000)))),
+        ("lark brackets", lark(&format!("start: {}\"a\"{}", "(".repeat(5000), ")".repeat(5000)))),
+        ("chain", lark(&chain(8_000))),
+        ("no start", lark("a: \"b\"")),
+        ("no grammar", lark("{")),
+        ("endless", lark("start: \"a\" start | start")),
+        ("nested schema", lark(&format!("start: %json {}", nested(100)))),
+        ("longer", lark(&"start: \"a\"\n".repeat(20_000))),
+    ];
+    for (name, spec) in cases {
+        let started = Instant::now();
+        let result = compile(spec).map(|_| ());
+        let took = started.elapsed();
+        println!(
+            "{name}: {took:?} {}",
+            result.as_ref().map_or_else(ToString::to_string, |()| "taken".to_owned())
+        );
+        assert!(took < PATIENCE, "{name} took {took:?}");
+        if name != "endless" {
+            assert!(result.is_err(), "{name} was taken");
+        }
+    }
+    assert_eq!(texts(GrammarSpec::Choice(vec!["fine".to_owned()])).len(), 30);
+}
+
+/// What stays within the limits fits the stack, however deep it goes.
+#[test]
+fn the_deepest_that_is_allowed_fits_the_stack() {
+    let references = 500;
+    let definitions: serde_json::Map<String, Value> = (0..references)
+        .map(|n| {
+            (
+                format!("d{n}"),
+                json!({"anyOf": [{"$ref": format!("#/$defs/d{}", n + 1)}, {"type": "null"}]}),
+            )
+        })
+        .chain([(format!("d{references}"), json!({"type": "boolean"}))])
+        .collect();
+    let rules = (0..8_000).map(|n| format!("r{n}: r{}\n", n + 1)).collect::<String>();
+    let cases = [
+        schema(json!({"$ref": "#/$defs/d0", "$defs": definitions})),
+        schema(nested(30)),
+        lark(&format!("start: r0\n{rules}r8000: \"a\"")),
+        GrammarSpec::Regex("(".repeat(200) + "a" + &")?".repeat(200)),
+        schema((0..60).fold(json!({"type": "null"}), |inner, _| json!({"anyOf": [inner]}))),
+    ];
+    for spec in cases {
+        let started = Instant::now();
+        match compile(spec) {
+            Ok(grammar) => assert!(write(&grammar, 1, 4000, brief).is_some()),
+            Err(error) => println!("refused: {error}"),
+        }
+        println!("{:?}", started.elapsed());
+    }
+}
+
+proptest! {
+    /// Ruling out is exact for every length of a row.
+    #[test]
+    fn only_allowed_logits_are_left(len in 0..400_usize, tokens in prop::collection::vec(0..SIZE as u32, 0..50)) {
+        let grammar = compile(GrammarSpec::Regex("[a-c]".to_owned())).unwrap();
+        let mut allowed = grammar.matcher().allowed().unwrap();
+        allowed.extend(&tokens);
+        allowed.extend(&[100_000]);
+        let mut logits = vec![1.0; len];
+        allowed.apply(&mut logits);
+        for (token, logit) in (0..).zip(logits) {
+            let letter = (FIRST_BYTE + 97..FIRST_BYTE + 100).contains(&token);
+            let kept = token < SIZE as u32 && (letter || tokens.contains(&token));
+            prop_assert_eq!(logit, if kept { 1.0 } else { f32::NEG_INFINITY });
+        }
+    }
+}

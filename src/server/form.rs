@@ -1,0 +1,65 @@
+//! What a request asks its texts to obey: the field that says so, and its compilation, off the async
+//! threads and far from the engine's, a bounded number at a time and for a bounded time.
+
+use std::sync::Arc;
+
+use super::error::ApiError;
+use super::state::{AppState, Serving};
+use crate::grammar::{Grammar, GrammarError, GrammarSpec, Vocabulary};
+use crate::text::tokenizer::Tokenizer;
+
+/// The form that a request asks of its texts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Form {
+    /// The field that asks for it, for errors.
+    pub param: String,
+    /// What is asked.
+    pub spec: GrammarSpec,
+}
+
+/// The tokens of a model of `vocab_size` ids as a grammar sees them.
+#[must_use]
+pub fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize, eos_token_ids: &[u32]) -> Vocabulary {
+    let mut vocabulary = Vocabulary::new(vocab_size, eos_token_ids);
+    for id in (0..).take(tokenizer.vocab_size()) {
+        if let Some(bytes) = tokenizer.token_bytes(id) {
+            vocabulary.insert(id, &bytes, tokenizer.is_special(id));
+        }
+    }
+    vocabulary
+}
+
+/// Compiles a form.
+///
+/// # Errors
+/// 400 for one that is malformed, too large, not supported or impossible to obey.
+pub(super) async fn compile(
+    state: &AppState,
+    serving: &Serving,
+    form: Form,
+) -> Result<Arc<Grammar>, ApiError> {
+    let Form { param, spec } = form;
+    let permit = Arc::clone(&state.grammar_work)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed");
+    let grammars = Arc::clone(&serving.grammars);
+    let work = tokio::task::spawn_blocking(move || {
+        let result = grammars.compile(spec);
+        // Given back when the work is done, not when its client stops waiting for it.
+        drop(permit);
+        result
+    });
+    let invalid = |reason: &dyn std::fmt::Display| {
+        ApiError::invalid(param.clone(), format!("`{param}` cannot be obeyed: {reason}"))
+    };
+    match tokio::time::timeout(state.config.grammar_timeout, work).await {
+        Ok(Ok(Ok(grammar))) => Ok(grammar),
+        Ok(Ok(Err(error))) => Err(invalid(&error)),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "bug: compiling a grammar panicked");
+            Err(invalid(&GrammarError::Failed))
+        }
+        Err(_) => Err(invalid(&"compiling it takes too long")),
+    }
+}
