@@ -5,9 +5,7 @@
 
 pub mod batch;
 pub mod constraint;
-pub mod fairness;
 pub mod handle;
-pub mod line;
 pub mod model_runner;
 pub mod pace;
 pub mod pooling;
