@@ -452,15 +452,7 @@ async fn what_each_request_used_is_counted_and_written_down() {
         post(&server, "acme", &json!({"model": "nobody", "prompt": "a"})).await.status(),
         404
     );
-    server.state.lifecycle.idle().await;
-    server.state.usage.as_ref().unwrap().flush().await;
-    let text = std::fs::read_to_string(&path).unwrap();
-    let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    records.iter_mut().for_each(|record| {
-        let time = record.as_object_mut().unwrap().shift_remove("time").unwrap();
-        assert!(time.as_f64().unwrap() > 1.6e9);
-    });
-    records.sort_by_key(|record| record["model"].as_str().unwrap().to_owned());
+    let records = records(&server, &path).await;
     let (prompt, cached) = (ids("abc").len(), ids("abc").len() / 2);
     let digest = |byte: &str| format!("blake3:{}", byte.repeat(32));
     let long = ids("a long text").len().min(4);
@@ -498,4 +490,18 @@ async fn what_each_request_used_is_counted_and_written_down() {
     ] {
         assert!(metrics.lines().any(|other| *other == line), "no {line} in\n{metrics}");
     }
+}
+
+/// The usage records once nobody is answered any more, by model and without times.
+async fn records(server: &Server, path: &std::path::Path) -> Vec<Value> {
+    server.state.lifecycle.idle().await;
+    server.state.usage.as_ref().unwrap().flush().await;
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut records: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    records.iter_mut().for_each(|record| {
+        let time = record.as_object_mut().unwrap().shift_remove("time").unwrap();
+        assert!(time.as_f64().unwrap() > 1.6e9);
+    });
+    records.sort_by_key(|record| record["model"].as_str().unwrap().to_owned());
+    records
 }
