@@ -4,9 +4,10 @@
 //! Handles are lock-free and cheap to call from any thread. It knows no request, no engine and no
 //! HTTP framework; who records what is said at each field.
 
+pub mod adapters;
 pub mod tenants;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString,
@@ -15,14 +16,12 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use self::adapters::{AdapterMetrics, ResidentAdapters};
 use self::tenants::{TenantSeries, Tenants};
 
 const METADATA: Metadata<'static> = Metadata::new("sorsa", Level::INFO, None);
 
 const FINISHED: &str = "vllm:request_success_total";
-const LORA_INFO: &str = "vllm:lora_requests_info";
-const LORA_HELP: &str =
-    "When the sets of running and waiting adapters last changed, in Unix seconds.";
 const HTTP_REQUESTS: &str = "sorsa:http_requests_total";
 const UNKNOWN_FIELDS: &str = "sorsa:unknown_fields_total";
 
@@ -44,6 +43,9 @@ const REQUEST_SECONDS: &[f64] = &[
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0, 7680.0,
 ];
+/// Upper bounds in seconds: loading an adapter.
+const LOAD_SECONDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 /// Upper bounds in tokens.
 const TOKENS: &[f64] = &[
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0,
@@ -52,7 +54,7 @@ const TOKENS: &[f64] = &[
 /// Upper bounds of the number of choices.
 const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
-const HISTOGRAMS: [(&str, &str, &[f64]); 9] = [
+const HISTOGRAMS: [(&str, &str, &[f64]); 10] = [
     (
         "vllm:time_to_first_token_seconds",
         "Seconds from a request's arrival to its first token.",
@@ -86,6 +88,7 @@ const HISTOGRAMS: [(&str, &str, &[f64]); 9] = [
     ("vllm:request_prompt_tokens", "Prompt tokens of a finished request.", TOKENS),
     ("vllm:request_generation_tokens", "Tokens generated for a finished request.", TOKENS),
     ("vllm:request_params_n", "The n of a request: choices asked for.", CHOICES),
+    ("sorsa:adapter_load_seconds", "Seconds to load an adapter.", LOAD_SECONDS),
 ];
 
 /// Every metric of one server. Fields without another word are recorded by the engine.
@@ -129,7 +132,8 @@ pub struct Metrics {
     pub request_params_n: Histogram,
     finished: [(&'static str, Counter); FINISH_REASONS.len()],
     unknown_fields: Counter,
-    lora: Mutex<String>,
+    /// Adapters in memory. Recorded by their registry.
+    pub adapters: AdapterMetrics,
     tenants: Tenants,
 }
 
@@ -236,7 +240,7 @@ impl Metrics {
                 UNKNOWN_FIELDS,
                 "Unknown top-level fields of request bodies, accepted and ignored.",
             ),
-            lora: Mutex::new(lora_line(&LoraSets::default(), 0.0)),
+            adapters: adapter_metrics(&recorder, histogram(9)),
             tenants: Tenants::default(),
             recorder,
             handle,
@@ -274,20 +278,10 @@ impl Metrics {
         self.unknown_fields.increment(u64::try_from(count).unwrap_or(u64::MAX));
     }
 
-    /// Says which adapters run and which wait, as one series whose value is the time of the change
-    /// in seconds since 1970. Only the newest sets are kept, so churn adds no series.
-    pub fn lora_requests_info(&self, sets: &LoraSets<'_>, unix_seconds: f64) {
-        *self.lora.lock().unwrap_or_else(PoisonError::into_inner) = lora_line(sets, unix_seconds);
-    }
-
     /// The Prometheus text format, version 0.0.4.
     #[must_use]
     pub fn render(&self) -> String {
-        let lora = self.lora.lock().unwrap_or_else(PoisonError::into_inner);
-        format!(
-            "{}# HELP {LORA_INFO} {LORA_HELP}\n# TYPE {LORA_INFO} gauge\n{lora}\n",
-            self.handle.render()
-        )
+        self.handle.render() + &self.adapters.render()
     }
 
     /// Folds recorded samples into the buckets. Call it every few seconds: where nobody scrapes,
@@ -295,17 +289,6 @@ impl Metrics {
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
-}
-
-/// Labels of [`Metrics::lora_requests_info`].
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LoraSets<'a> {
-    /// Adapters that may run at once.
-    pub max_lora: usize,
-    /// Names of those that run, comma-separated.
-    pub running: &'a str,
-    /// Names of those that only wait, comma-separated.
-    pub waiting: &'a str,
 }
 
 fn describe_labelled(recorder: &PrometheusRecorder) {
@@ -322,16 +305,24 @@ fn describe_labelled(recorder: &PrometheusRecorder) {
     );
 }
 
-fn lora_line(sets: &LoraSets<'_>, unix_seconds: f64) -> String {
-    let escape =
-        |names: &str| names.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!(
-        "{LORA_INFO}{{max_lora=\"{}\",running_lora_adapters=\"{}\",waiting_lora_adapters=\"{}\"}} \
-         {unix_seconds}",
-        sets.max_lora,
-        escape(sets.running),
-        escape(sets.waiting),
-    )
+fn adapter_metrics(recorder: &PrometheusRecorder, load_seconds: Histogram) -> AdapterMetrics {
+    AdapterMetrics {
+        loads: counter(recorder, "sorsa:adapter_loads_total", "Adapters loaded."),
+        load_failures: counter(
+            recorder,
+            "sorsa:adapter_load_failures_total",
+            "Loads of adapters that failed.",
+        ),
+        evictions: counter(
+            recorder,
+            "sorsa:adapter_evictions_total",
+            "Adapters that left memory for others.",
+        ),
+        load_seconds,
+        count: gauge(recorder, "sorsa:adapters_resident", "Adapters ready to answer."),
+        bytes: gauge(recorder, "sorsa:adapter_memory_bytes", "Bytes of adapters in memory."),
+        lines: Mutex::new(adapters::lines(&ResidentAdapters::default())),
+    }
 }
 
 fn gauge(recorder: &PrometheusRecorder, name: &'static str, help: &'static str) -> Gauge {
@@ -386,6 +377,9 @@ mod tests {
             ("vllm:request_generation_tokens", "histogram"),
             ("vllm:request_params_n", "histogram"),
             ("vllm:lora_requests_info", "gauge"),
+            ("vllm:lora_adapter_loaded", "gauge"),
+            ("sorsa:adapter_load_seconds", "histogram"),
+            ("sorsa:adapter_evictions_total", "counter"),
             ("sorsa:unknown_fields_total", "counter"),
         ];
         for (name, kind) in families {
@@ -416,16 +410,28 @@ mod tests {
         one.finished("no such reason");
         one.http_request("GET", "/v1/models/{*id}", 404);
         one.unknown_fields(3);
-        let sets = LoraSets { max_lora: 4, running: "a,b", waiting: "" };
-        one.lora_requests_info(&sets, 1.5);
-        one.lora_requests_info(&LoraSets { running: "a\"b", ..sets }, 2.5);
+        let now = ResidentAdapters {
+            resident: &[("a\"b", true)],
+            max: Some(4),
+            level: "cpu",
+            unix_seconds: 2.5,
+            ..ResidentAdapters::default()
+        };
+        one.adapters.resident(&ResidentAdapters { resident: &[("old", false)], ..now });
+        one.adapters.resident(&now);
         let text = one.render();
         assert!(text.contains("vllm:request_success_total{finished_reason=\"stop\"} 1\n"));
         assert!(text.contains("vllm:request_success_total{finished_reason=\"abort\"} 0\n"));
         assert!(text.contains("sorsa:unknown_fields_total 3\n"));
-        assert!(
-            text.contains("running_lora_adapters=\"a\\\"b\",waiting_lora_adapters=\"\"} 2.5\n")
-        );
+        assert!(text.contains(
+            "vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"a\\\"b\",\
+             waiting_lora_adapters=\"\"} 2.5\n"
+        ));
+        assert!(text.contains(
+            "vllm:lora_adapter_loaded{adapter_name=\"a\\\"b\",level=\"cpu\",pinned=\"true\"} 1\n"
+        ));
+        assert!(!text.contains("old"));
+        assert!(text.contains("sorsa:adapters_resident 1\n"), "{text}");
         assert_eq!(text.matches("vllm:lora_requests_info{").count(), 1);
         let route = "route=\"/v1/models/{*id}\",status=\"404\"} 1\n";
         assert!(text.contains(route), "{text}");

@@ -43,7 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kernels",
         ],
     ),
-    ("adapter", &["kernels"]),
+    ("adapter", &["kernels", "metrics"]),
     ("kernels", &[]),
     ("metrics", &[]),
 ];

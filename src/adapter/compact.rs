@@ -128,11 +128,13 @@ pub fn compact(
         tolerance = tolerance.get(),
         "adapter compacted"
     );
-    Ok((LowRankDelta::new(id(delta.id(), tolerance), modules), report))
+    Ok((LowRankDelta::new(compacted_id(delta.id(), tolerance), modules), report))
 }
 
-/// The digest of a content's own, the tolerance, and this method's version.
-fn id(content: AdapterId, tolerance: Tolerance) -> AdapterId {
+/// The id of what [`compact`] makes of a delta: the digest of its own, the tolerance, and this
+/// method's version.
+#[must_use]
+pub fn compacted_id(content: AdapterId, tolerance: Tolerance) -> AdapterId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(b"sorsa compacted delta 1");
     hasher.update(&content.0);

@@ -63,8 +63,8 @@ fn update_matrix(hasher: &mut blake3::Hasher, matrix: &Tensor) -> Result<()> {
     update_number(hasher, rows);
     update_number(hasher, columns);
     let values = matrix.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-    hasher.update(&bytes);
+    let bits: Vec<u32> = values.into_iter().map(|value| value.to_bits().to_le()).collect();
+    hasher.update(bytemuck::cast_slice(&bits));
     Ok(())
 }
 

@@ -1,66 +1,85 @@
 //! An adapter's directory: files are read whole, within a budget, and never from outside it.
 
-use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
 
 use super::error::AdapterError;
 
 /// Extensions of pickles.
 const PICKLES: [&str; 3] = ["bin", "pt", "pth"];
 
-/// An open directory and what may still be read from it.
+/// An open directory and what may still be read from it. Files are opened beneath it: no link leads
+/// out, whatever changes in the meantime.
 #[derive(Debug)]
-pub(super) struct AdapterDir {
+pub struct AdapterDir {
+    dir: Dir,
     root: PathBuf,
     remaining: u64,
 }
 
 impl AdapterDir {
     /// Opens `path`, to read at most `max_bytes` in all. The directory itself may be a link.
+    ///
+    /// # Errors
+    /// Where it is no directory.
     pub fn open(path: &Path, max_bytes: u64) -> Result<Self, AdapterError> {
         if is_pickle(path) && path.is_file() {
             return Err(AdapterError::Pickle { path: path.into() });
         }
-        let root = path.canonicalize().map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => AdapterError::NotADirectory { path: path.into() },
-            _ => AdapterError::Io { path: path.into(), source },
-        })?;
+        let root = path.canonicalize().map_err(|source| not_opened(path, source))?;
         if !root.is_dir() {
             return Err(AdapterError::NotADirectory { path: path.into() });
         }
-        Ok(Self { root, remaining: max_bytes })
+        let dir = Dir::open_ambient_dir(&root, ambient_authority());
+        let dir = dir.map_err(|source| not_opened(path, source))?;
+        Ok(Self { dir, root, remaining: max_bytes })
+    }
+
+    /// Opens the directory `path` beneath `root`; nothing on the way there leads out.
+    ///
+    /// # Errors
+    /// Where it is no directory, or leads out.
+    pub fn beneath(root: &Path, path: &Path, max_bytes: u64) -> Result<Self, AdapterError> {
+        let shown = root.join(path);
+        let outer = Dir::open_ambient_dir(root, ambient_authority());
+        let outer = outer.map_err(|source| not_opened(root, source))?;
+        let dir = outer.open_dir(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotADirectory => AdapterError::NotADirectory { path: shown.clone() },
+            _ if leads_out(&source) => AdapterError::LeavesDirectory { path: shown.clone() },
+            _ => not_opened(&shown, source),
+        })?;
+        Ok(Self { dir, root: shown, remaining: max_bytes })
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.root
     }
 
     /// Whether something of this name is in the directory, of whatever kind.
-    pub fn has(&self, name: &str) -> bool {
-        self.root.join(name).symlink_metadata().is_ok()
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.dir.symlink_metadata(name).is_ok()
     }
 
     /// The bytes of a file, at most `limit` of them.
-    pub fn read(&mut self, name: &'static str, limit: u64) -> Result<Vec<u8>, AdapterError> {
+    pub(super) fn read(&mut self, name: &'static str, limit: u64) -> Result<Vec<u8>, AdapterError> {
         let path = self.root.join(name);
         let limit = limit.min(self.remaining);
-        let io = |source| AdapterError::Io { path: path.clone(), source };
-        let target = path.canonicalize().map_err(|source| match source.kind() {
+        let io = |source: io::Error| match source.kind() {
             io::ErrorKind::NotFound => {
                 AdapterError::MissingFile { dir: self.root.clone(), file: name }
             }
-            _ => io(source),
-        })?;
-        if !target.starts_with(&self.root) {
-            return Err(AdapterError::LeavesDirectory { path });
-        }
+            _ if leads_out(&source) => AdapterError::LeavesDirectory { path: path.clone() },
+            _ => AdapterError::Io { path: path.clone(), source },
+        };
         // A pipe must not even be opened: that waits for a writer.
-        if !fs::metadata(&target).map_err(io)?.is_file() {
+        if !self.dir.metadata(name).map_err(io)?.is_file() {
             return Err(AdapterError::NotAFile { path });
         }
-        let file = File::open(&target).map_err(io)?;
+        let file = self.dir.open(name).map_err(io)?;
         let metadata = file.metadata().map_err(io)?;
         if !metadata.is_file() {
             return Err(AdapterError::NotAFile { path });
@@ -80,7 +99,7 @@ impl AdapterDir {
 
     /// The bytes of the safetensors file `name`; where it is missing, a pickle in its place is
     /// named.
-    pub fn read_weights(&mut self, name: &'static str) -> Result<Vec<u8>, AdapterError> {
+    pub(super) fn read_weights(&mut self, name: &'static str) -> Result<Vec<u8>, AdapterError> {
         if !self.has(name)
             && let Some(path) = self.pickle()
         {
@@ -91,10 +110,24 @@ impl AdapterDir {
 
     /// A pickle in the directory that may hold weights.
     fn pickle(&self) -> Option<PathBuf> {
-        let entries = fs::read_dir(&self.root).ok()?;
+        let names = self.dir.entries().ok()?.flatten().map(|entry| entry.file_name());
+        let paths = names.map(|name| self.root.join(name));
         let weights = |path: &PathBuf| is_pickle(path) && !path.ends_with("training_args.bin");
-        entries.flatten().map(|entry| entry.path()).filter(weights).min()
+        paths.filter(weights).min()
     }
+}
+
+fn not_opened(path: &Path, source: io::Error) -> AdapterError {
+    match source.kind() {
+        io::ErrorKind::NotFound => AdapterError::NotADirectory { path: path.into() },
+        _ => AdapterError::Io { path: path.into(), source },
+    }
+}
+
+/// True for the error with which opening beneath a directory answers what would lead out of it: it
+/// is not the system's own.
+fn leads_out(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
 fn is_pickle(path: &Path) -> bool {
@@ -103,6 +136,8 @@ fn is_pickle(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const NAME: &str = "adapter_model.safetensors";

@@ -68,6 +68,9 @@ pub struct LoadedAdapter {
     pub kind: AdapterKind,
     /// The largest rank as trained; a SORSA delta has twice as many directions.
     pub rank: usize,
+    /// Whether its delta is the difference of two parts, most of which may cancel: SORSA's, and
+    /// that of a LoRA that took its first weights out of the base.
+    pub is_difference: bool,
     /// The base model by its own account.
     pub base_model_name: Option<String>,
     /// The digest of that model's weights, where the adapter records it.
@@ -101,7 +104,17 @@ pub fn load(
     modules: &[ModuleSpec],
     limits: &Limits,
 ) -> Result<LoadedAdapter, AdapterError> {
-    let mut dir = AdapterDir::open(path, limits.max_bytes)?;
+    load_from(AdapterDir::open(path, limits.max_bytes)?, modules)
+}
+
+/// Reads the adapter in an open directory for a base model of these `modules`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(
+    mut dir: AdapterDir,
+    modules: &[ModuleSpec],
+) -> Result<LoadedAdapter, AdapterError> {
     let loaded = if dir.has(CONFIG_FILE) || !dir.has("config.json") {
         let config = AdapterConfig::parse(&dir.read(CONFIG_FILE, MAX_CONFIG_BYTES)?)?;
         let weights = dir.read_weights(WEIGHTS_FILE)?;
@@ -120,7 +133,7 @@ pub fn load(
         "adapter loaded"
     );
     if loaded.delta.is_zero()? {
-        tracing::warn!(path = %path.display(), "this adapter changes nothing: its factors are zero");
+        tracing::warn!(path = %dir.path().display(), "this adapter changes nothing: its factors are zero");
     }
     Ok(loaded)
 }
@@ -189,7 +202,8 @@ fn from_parts(
             table.into_factors(config)?
         }
     };
-    finish(kind, config, modules, factors, rank)
+    let loaded = finish(kind, config, modules, factors, rank)?;
+    Ok(LoadedAdapter { is_difference: loaded.is_difference || initial.is_some(), ..loaded })
 }
 
 fn load_factor_pair(
@@ -238,7 +252,8 @@ fn finish(
     });
     let base_digest = base_digest.transpose()?;
     let delta = LowRankDelta::from_content(modules, factors)?;
-    Ok(LoadedAdapter { delta, kind, rank, base_model_name, base_digest })
+    let is_difference = kind == AdapterKind::Sorsa;
+    Ok(LoadedAdapter { delta, kind, rank, is_difference, base_model_name, base_digest })
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 
 pub mod base;
 pub mod compact;
+pub mod compacted_cache;
 mod config;
 pub mod delta;
-mod directory;
+pub mod directory;
 pub mod error;
 mod factors;
 pub mod file;

@@ -22,6 +22,12 @@ impl Point {
         let ratio = slots.filter(|_| adapters > 0).map(|slots| adapters as f64 / slots as f64);
         Self { concurrency, adapters, slots, adapters_per_slot: ratio }
     }
+
+    /// The ratio to read: two places at most.
+    #[must_use]
+    pub fn ratio(&self) -> Option<String> {
+        self.adapters_per_slot.map(|ratio| ((ratio * 100.0).round() / 100.0).to_string())
+    }
 }
 
 /// A sweep over distinct adapters in relation to the room for them.
@@ -73,6 +79,8 @@ mod tests {
         assert_eq!(adapters(&left_out), [(8, 16)]);
         assert_eq!(points[5].adapters_per_slot, Some(0.5));
         assert_eq!(points[3].adapters_per_slot, None);
+        let ratios: Vec<_> = points[4..].iter().filter_map(Point::ratio).collect();
+        assert_eq!(ratios, ["0.13", "0.5", "1"]);
     }
 
     #[test]

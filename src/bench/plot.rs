@@ -85,10 +85,7 @@ impl<'a> Axes<'a> {
         let point = &measured.point;
         let streams = point.concurrency;
         if self.sweep {
-            let column = match point.adapters_per_slot {
-                None => "base".to_owned(),
-                Some(ratio) => format!("{}", (ratio * 100.0).round() / 100.0),
-            };
+            let column = point.ratio().unwrap_or_else(|| "base".to_owned());
             return (column, format!("{streams} streams"));
         }
         let line = match point.adapters {

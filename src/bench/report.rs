@@ -63,10 +63,10 @@ fn row(measured: &Measurement) -> [String; HEADER.len()] {
     let time = |times: Option<Distribution>, of: fn(Distribution) -> f64| {
         times.map_or_else(|| "-".into(), |times| format!("{:.1}", of(times)))
     };
-    let adapters = match (measured.point.adapters, measured.point.adapters_per_slot) {
+    let adapters = match (measured.point.adapters, measured.point.ratio()) {
         (0, _) => "base".to_owned(),
         (count, None) => count.to_string(),
-        (count, Some(ratio)) => format!("{count} ({ratio:.2} a slot)"),
+        (count, Some(ratio)) => format!("{count} ({ratio} a slot)"),
     };
     [
         measured.point.concurrency.to_string(),
@@ -95,6 +95,6 @@ mod tests {
         };
         assert_eq!(row(0, None), ["8", "base", "0.0", "0.00", "-", "-", "-", "-", "0"]);
         assert_eq!(row(3, None)[1], "3");
-        assert_eq!(row(4, Some(8))[1], "4 (0.50 a slot)");
+        assert_eq!(row(4, Some(8))[1], "4 (0.5 a slot)");
     }
 }

@@ -19,14 +19,18 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// What administrators declare, in the state directory.
 const TENANTS_FILE: &str = "tenants.toml";
 
-/// The tenants of a server that listens on `host`.
+/// The tenants of a server that listens on `host`; what administrators declare lasts in `state_dir`.
 ///
 /// # Errors
 /// Where the keys file cannot be used, and where strangers could call without a key though nobody
 /// said that they may.
-pub fn tenancy(args: &AccessArgs, host: IpAddr) -> anyhow::Result<Arc<Tenancy>> {
+pub fn tenancy(
+    args: &AccessArgs,
+    host: IpAddr,
+    state_dir: Option<&Path>,
+) -> anyhow::Result<Arc<Tenancy>> {
     if let Some(path) = &args.keys {
-        return with_file(path, args).with_context(|| context(path));
+        return with_file(path, args, state_dir).with_context(|| context(path));
     }
     if !args.api_key.is_empty() {
         let secrets: Vec<String> = args.api_key.iter().map(|secret| secret.0.clone()).collect();
@@ -47,11 +51,15 @@ pub fn tenancy(args: &AccessArgs, host: IpAddr) -> anyhow::Result<Arc<Tenancy>> 
     Ok(Tenancy::open())
 }
 
-fn with_file(path: &Path, args: &AccessArgs) -> anyhow::Result<Arc<Tenancy>> {
+fn with_file(
+    path: &Path,
+    args: &AccessArgs,
+    state_dir: Option<&Path>,
+) -> anyhow::Result<Arc<Tenancy>> {
     let file = KeysFile::parse(&read(path)?)?;
     ensure!(!file.keys.is_empty(), "there is no key in it");
     Directory::new(&file)?;
-    let state = args.state_dir.as_deref().map(|dir| dir.join(TENANTS_FILE));
+    let state = state_dir.map(|dir| dir.join(TENANTS_FILE));
     let book = Book::open(file, state).context("what administrators declared")?;
     Ok(Tenancy::with_book(book, metrics_access(args))?)
 }

@@ -3,11 +3,12 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::adapter_watch::Followed;
 use super::model_source::ModelSource;
 use super::names::{self, base_names};
 use super::text_files::TextFiles;
@@ -64,10 +65,23 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
             "--threads {threads} is more than {MAX_THREADS}: one per core is the most that helps"
         );
     }
+    if let Some(threads) = args.load_parallelism {
+        ensure!(
+            threads.get() <= MAX_THREADS,
+            "--load-parallelism {threads} is more than {MAX_THREADS}: each thread holds a tensor"
+        );
+    }
     check_quantize(args)?;
     let names = if args.base.is_some() { base_names(args) } else { Vec::new() };
     if let Some(adapter) = args.adapter.iter().find(|adapter| names.contains(&adapter.name)) {
         bail!("--adapter {}: that is the checkpoint's own name already", adapter.name);
+    }
+    if let Some(flag) = args.adapters.runtime_flag() {
+        ensure!(
+            args.base.is_none() && args.merge.is_none(),
+            "{flag}: adapters that come while serving are relative to a base model's own weights; \
+             with --base and --merge others are served"
+        );
     }
     let Some(merge) = &args.merge else { return Ok(()) };
     let own = names.contains(merge);
@@ -120,10 +134,14 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let options = source.load_options(args, &device)?;
     let held = held_as(&options);
     let progress = progress_bar(source.weights().total_elements());
-    let mut model =
-        LlamaForCausalLm::load(config, source.weights(), options, &mut |n| progress.inc(n))?;
+    let mut model = LlamaForCausalLm::load(config, source.weights(), options.clone(), &mut |n| {
+        progress.inc(n)
+    })?;
     progress.finish_and_clear();
-    let registry = names::registry(args, &source, &mut model)?;
+    let registry = names::registry(args, &source, &mut model, &options, &state.metrics)?;
+    let registry = Arc::new(registry);
+    Followed::open(&args.adapters, Arc::clone(&registry))?.watch()?;
+    registry.warm_up();
     let kv_dtype = args.engine.kv_cache_dtype.resolve(&model.kv_cache_dtypes())?;
 
     let cache = CacheSize::new(args, config.max_position_embeddings, |tokens| {
@@ -155,7 +173,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         config.vocab_size,
         held,
         if device.is_cpu() { "cpu" } else { "cuda" },
-        registry.adapters().count(),
+        registry.num_adapters(),
         cache.max_model_len,
         cache.num_blocks * BLOCK_SIZE,
         kv_dtype.as_str(),
@@ -163,7 +181,8 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let root = source.digest.to_string();
     state.set_serving(Serving {
         engine: handle,
-        registry: Arc::new(registry),
+        adapter_load_timeout: Duration::from_secs(args.adapters.adapter_load_timeout),
+        registry,
         grammars,
         tokenizer: text.tokenizer,
         chat,

@@ -1,6 +1,8 @@
 //! The command line: one file a command.
 
 mod access;
+mod adapter_loader;
+mod adapter_watch;
 mod base_check;
 pub mod bench;
 mod bench_server;

@@ -2,6 +2,7 @@
 //! beside the model it was trained from.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use candle_core::{DType, Device};
@@ -9,8 +10,10 @@ use candle_core::{DType, Device};
 use super::base_check::{OnMismatch, base_digest};
 use crate::adapter::base::BaseDigest;
 use crate::adapter::delta::{LowRankDelta, ModuleSpec};
-use crate::adapter::file::{self, Limits};
-use crate::config::{AdapterArg, DTypeArg, QuantizeArg, ServeArgs};
+use crate::adapter::directory::AdapterDir;
+use crate::adapter::file::{self, AdapterKind, Limits};
+use crate::adapter::registry::Source;
+use crate::config::{DTypeArg, QuantizeArg, ServeArgs};
 use crate::kernels::Kernels;
 use crate::layers::backend::Backend;
 use crate::layers::packed_weight::Bits;
@@ -28,7 +31,28 @@ pub struct ModelSource {
     /// The digest of the dense weights.
     pub digest: BaseDigest,
     on_mismatch: OnMismatch,
-    residual: Option<Residual>,
+    residual: Option<Arc<Residual>>,
+}
+
+/// Reads adapters for what is served; outlives the model's files, unless adapters need them.
+#[derive(Debug)]
+pub struct AdapterReader {
+    digest: BaseDigest,
+    on_mismatch: OnMismatch,
+    residual: Option<Arc<Residual>>,
+}
+
+/// An adapter relative to what is served, float32 on the CPU.
+#[derive(Debug)]
+pub struct ServedAdapter {
+    /// Its weights.
+    pub delta: LowRankDelta,
+    /// How it was trained, in a word.
+    pub kind: &'static str,
+    /// Its rank as trained.
+    pub rank: usize,
+    /// Whether the delta is a difference of which most may cancel.
+    pub is_difference: bool,
 }
 
 /// A checkpoint whose weights are served in place of the model's own.
@@ -67,6 +91,7 @@ impl ModelSource {
         let weights = residual.as_ref().map_or(&model.weights, |own| &own.checkpoint.weights);
         let digest = base_digest(weights)?;
         tracing::info!(%digest, "base model");
+        let residual = residual.map(Arc::new);
         Ok(Self { model, digest, on_mismatch: on_mismatch(args), residual })
     }
 
@@ -80,12 +105,6 @@ impl ModelSource {
     #[must_use]
     pub fn weights(&self) -> &Weights {
         self.residual.as_ref().map_or(&self.model.weights, |residual| &residual.checkpoint.weights)
-    }
-
-    /// Whether the weights served are the residual of a SORSA checkpoint.
-    #[must_use]
-    pub fn is_residual(&self) -> bool {
-        self.residual.is_some()
     }
 
     /// How the weights are to be held. A residual is computed in float32 unless something else is
@@ -111,7 +130,9 @@ impl ModelSource {
             ensure!(device.is_cpu(), "--cpu {level} says how a CPU computes");
             options.backend = Backend::Cpu(Kernels::new(level.parse()?)?);
         }
-        Ok(LoadOptions { keep_stored, quantization, ..options })
+        let parallelism = args.load_parallelism.or(args.engine.threads);
+        let parallelism = parallelism.unwrap_or(options.parallelism);
+        Ok(LoadOptions { keep_stored, quantization, parallelism, ..options })
     }
 
     /// Which weights are to be held quantised.
@@ -134,36 +155,45 @@ impl ModelSource {
     /// # Errors
     /// Where they cannot be used.
     pub fn own_delta(&self, modules: &[ModuleSpec]) -> anyhow::Result<Option<LowRankDelta>> {
-        let delta = |residual: &Residual| residual.checkpoint.delta(modules);
+        let delta = |residual: &Arc<Residual>| residual.checkpoint.delta(modules);
         Ok(self.residual.as_ref().map(delta).transpose()?)
     }
 
-    /// An adapter of the command line, float32 on the CPU: relative to the weights that are served.
-    ///
-    /// # Errors
-    /// Where it cannot be used, or is relative to other weights.
-    pub fn adapter(
-        &self,
-        adapter: &AdapterArg,
-        modules: &[ModuleSpec],
-    ) -> anyhow::Result<LowRankDelta> {
-        let delta = match &self.residual {
-            None => self.adapter_directory(&adapter.path, modules),
-            Some(residual) => residual.adapter(&adapter.path, modules),
-        };
-        delta.with_context(|| format!("--adapter {}={}", adapter.name, adapter.path.display()))
+    /// What reads adapters for it.
+    #[must_use]
+    pub fn adapters(&self) -> AdapterReader {
+        let (digest, on_mismatch) = (self.digest, self.on_mismatch);
+        AdapterReader { digest, on_mismatch, residual: self.residual.clone() }
     }
 }
 
-impl ModelSource {
-    fn adapter_directory(
-        &self,
-        path: &Path,
-        modules: &[ModuleSpec],
-    ) -> anyhow::Result<LowRankDelta> {
-        let loaded = file::load(path, modules, &Limits::default())?;
-        self.on_mismatch.check_adapter(path, &loaded, || Ok(self.digest))?;
-        Ok(loaded.delta)
+impl AdapterReader {
+    /// The adapter at `source`, relative to the weights that are served.
+    ///
+    /// # Errors
+    /// Where it cannot be used, or is relative to other weights.
+    pub fn read(&self, source: &Source, modules: &[ModuleSpec]) -> anyhow::Result<ServedAdapter> {
+        let max_bytes = Limits::default().max_bytes;
+        let (dir, path) = match (source, &self.residual) {
+            (Source::Directory { path }, Some(residual)) => return residual.adapter(path, modules),
+            (Source::Directory { path }, None) => {
+                (AdapterDir::open(path, max_bytes)?, path.clone())
+            }
+            (Source::Beneath { root, path }, None) => {
+                (AdapterDir::beneath(root, path, max_bytes)?, root.join(path))
+            }
+            (Source::Beneath { .. }, Some(_)) => {
+                bail!("beside the residual of a SORSA checkpoint adapters come from --adapter only")
+            }
+        };
+        let loaded = file::load_from(dir, modules)?;
+        self.on_mismatch.check_adapter(&path, &loaded, || Ok(self.digest))?;
+        let kind = match loaded.kind {
+            AdapterKind::Sorsa => "sorsa",
+            AdapterKind::Lora => "lora",
+        };
+        let (rank, is_difference) = (loaded.rank, loaded.is_difference);
+        Ok(ServedAdapter { delta: loaded.delta, kind, rank, is_difference })
     }
 }
 
@@ -192,7 +222,7 @@ impl Residual {
         Ok(Self { checkpoint, config })
     }
 
-    fn adapter(&self, path: &Path, modules: &[ModuleSpec]) -> anyhow::Result<LowRankDelta> {
+    fn adapter(&self, path: &Path, modules: &[ModuleSpec]) -> anyhow::Result<ServedAdapter> {
         if path.join("adapter_config.json").exists() || path.join("init.safetensors").exists() {
             bail!(
                 "an adapter directory is relative to the base model's own weights, and the weights \
@@ -202,7 +232,10 @@ impl Residual {
         }
         let other = SorsaCheckpoint::open(path)?;
         self.checkpoint.check_same_residual(&other)?;
-        Ok(other.delta(modules)?)
+        // Beside its residual a checkpoint's factors are no difference of two parts: they are
+        // served as they are, which is the reference's own arithmetic.
+        let (delta, rank) = (other.delta(modules)?, other.max_rank());
+        Ok(ServedAdapter { delta, kind: "sorsa", rank, is_difference: false })
     }
 }
 

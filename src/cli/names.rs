@@ -1,19 +1,23 @@
 //! Which names a server answers to, and what each of them means.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
+use super::adapter_loader::{ModelAdapters, NoAdapters};
 use super::model_source::ModelSource;
-use crate::adapter::compact::compact;
 use crate::adapter::delta::LowRankDelta;
-use crate::adapter::registry::{AdapterVersion, Registry};
-use crate::config::{ServeArgs, is_valid_name};
+use crate::adapter::registry::{Budget, Options, Registry, Source};
+use crate::config::{AdapterArg, ServeArgs, is_valid_name};
+use crate::metrics::Metrics;
+use crate::model::builder::LoadOptions;
 use crate::model::contract::CausalLm;
 use crate::model::llama::LlamaForCausalLm;
 
-/// Reads the adapters: each becomes a name of its own, its factors as the model
-/// takes them; or one is merged into the weights, and only the result has a name.
+/// The registry of a model: each adapter of the command line is loaded under its name, others come
+/// from where the arguments say; or one is merged into the weights, and only the result has a name.
 ///
 /// # Errors
 /// Where an adapter cannot be used, or two things have one name.
@@ -21,38 +25,91 @@ pub fn registry(
     args: &ServeArgs,
     source: &ModelSource,
     model: &mut LlamaForCausalLm,
+    options: &LoadOptions,
+    metrics: &Arc<Metrics>,
 ) -> anyhow::Result<Registry> {
     let own = source.own_delta(model.modules())?;
     if let Some(name) = &args.merge {
-        let adapter = args.adapter.iter().find(|adapter| adapter.name == *name);
-        let (names, delta) = match (adapter, own) {
-            (Some(adapter), _) => {
-                (vec![name.clone()], Some(source.adapter(adapter, model.modules())?))
-            }
-            (None, own) => (base_names(args), own),
-        };
-        let delta = delta.ok_or_else(|| anyhow::anyhow!("--merge {name} names no adapter"))?;
-        model.merge(&delta)?;
-        tracing::info!(adapter = name, id = %delta.id(), "merged into the weights");
-        return Ok(Registry::new(names));
+        let names = merge(args, name, source, own, model)?;
+        let loader = Arc::new(NoAdapters);
+        return Ok(Registry::open(
+            names,
+            None,
+            open_options(args, options),
+            loader,
+            Arc::clone(metrics),
+        )?);
     }
-    let place = |delta: LowRankDelta| Ok::<_, anyhow::Error>(Arc::new(model.prepare(&delta)?));
-    let mut registry = match own {
-        Some(delta) => Registry::of_residual(base_names(args), place(delta)?),
-        None => Registry::new(base_names(args)),
-    };
-    for adapter in &args.adapter {
-        let mut delta = source.adapter(adapter, model.modules())?;
-        // Beside its residual a checkpoint's factors are no difference of two parts: they are
-        // served as they are, which is the reference's own arithmetic.
-        if !source.is_residual() {
-            (delta, _) = compact(&delta, model.modules(), args.adapter_tolerance)
-                .with_context(|| format!("--adapter {}", adapter.name))?;
-        }
-        let delta = place(delta)?;
-        registry.insert(AdapterVersion { name: adapter.name.clone(), delta })?;
+    let own = own.map(|delta| model.prepare(&delta)).transpose()?.map(Arc::new);
+    let loader = ModelAdapters::new(
+        source.adapters(),
+        model.modules().to_vec(),
+        args.adapter_tolerance,
+        roots(args)?,
+        options,
+    )?;
+    let (names, options) = (base_names(args), open_options(args, options));
+    let registry = Registry::open(names, own, options, Arc::new(loader), Arc::clone(metrics))?;
+    for AdapterArg { name, path } in &args.adapter {
+        let declared = registry.declare(name, Source::Directory { path: path.clone() });
+        declared.with_context(|| format!("--adapter {name}={}", path.display()))?;
     }
     Ok(registry)
+}
+
+/// Folds one adapter, or the checkpoint's own factors, into the weights; the result's names.
+fn merge(
+    args: &ServeArgs,
+    name: &str,
+    source: &ModelSource,
+    own: Option<LowRankDelta>,
+    model: &mut LlamaForCausalLm,
+) -> anyhow::Result<Vec<String>> {
+    let adapter = args.adapter.iter().find(|adapter| adapter.name == *name);
+    let (names, delta) = match adapter {
+        Some(AdapterArg { path, .. }) => {
+            let from = Source::Directory { path: path.clone() };
+            let adapter = source.adapters().read(&from, model.modules());
+            let adapter =
+                adapter.with_context(|| format!("--adapter {name}={}", path.display()))?;
+            (vec![name.to_owned()], Some(adapter.delta))
+        }
+        None => (base_names(args), own),
+    };
+    let delta = delta.ok_or_else(|| anyhow::anyhow!("--merge {name} names no adapter"))?;
+    model.merge(&delta)?;
+    tracing::info!(adapter = name, id = %delta.id(), "merged into the weights");
+    Ok(names)
+}
+
+fn open_options(args: &ServeArgs, options: &LoadOptions) -> Options {
+    let budget = Budget {
+        max_bytes: args.adapters.adapter_memory.0,
+        max_resident: args.adapters.max_resident_adapters.map(usize::from),
+        level: if options.device.is_cpu() { "cpu" } else { "gpu" },
+    };
+    Options {
+        budget,
+        threads: args.adapters.adapter_loaders.get(),
+        patience: Duration::from_secs(args.adapters.adapter_load_timeout),
+        state_dir: args.adapters.state_dir.clone(),
+    }
+}
+
+/// The directories beneath which adapters may lie that are named while serving.
+///
+/// # Errors
+/// Where one of them is not there.
+pub fn roots(args: &ServeArgs) -> anyhow::Result<Vec<PathBuf>> {
+    let given = args.adapters.adapter_root.iter().map(|root| ("--adapter-root", root));
+    let dir = args.adapters.adapter_dir.iter().map(|root| ("--adapter-dir", root));
+    let canonical = |(flag, root): (&str, &PathBuf)| {
+        let root_path =
+            root.canonicalize().with_context(|| format!("{flag} {}", root.display()))?;
+        anyhow::ensure!(root_path.is_dir(), "{flag} {}: not a directory", root.display());
+        Ok(root_path)
+    };
+    given.chain(dir).map(canonical).collect()
 }
 
 /// The names given to the model itself, else the file's or directory's own.

@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{access, keys_watch, load};
+use super::{access, keys_watch, load, names};
 use crate::config::ServeArgs;
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
@@ -39,7 +39,7 @@ enum Cause {
 /// Where the address cannot be bound, the model cannot be loaded, or the engine dies.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     load::check(&args)?;
-    let tenancy = access::tenancy(&args.access, args.host)?;
+    let tenancy = access::tenancy(&args.access, args.host, args.adapters.state_dir.as_deref())?;
     if let Some(threads) = args.engine.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
         crate::kernels::start_threads(threads);
@@ -61,6 +61,8 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
     let address = listener.local_addr()?;
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
+        runtime_adapters: args.adapters.allow_runtime_adapters,
+        adapter_roots: names::roots(&args)?,
         allow_special_tokens: args.chat.allow_special_tokens,
         pooling: args.pooling.into(),
         ..ServerConfig::default()

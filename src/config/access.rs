@@ -34,10 +34,6 @@ pub struct AccessArgs {
     /// Let everybody read /metrics, names of tenants included
     #[arg(long, env = "SORSA_PUBLIC_METRICS", conflicts_with = "metrics_key")]
     pub public_metrics: bool,
-    /// Where tenants and keys last that administrators declare through HTTP; without it they end with
-    /// the process
-    #[arg(long, env = "SORSA_STATE_DIR", value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
     /// Write down what each request used, as a line of JSON in this file
     #[arg(long, env = "SORSA_USAGE_LOG", value_name = "FILE")]
     pub usage_log: Option<PathBuf>,

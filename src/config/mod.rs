@@ -5,6 +5,8 @@
 
 mod access;
 mod adapter;
+mod adapters;
+mod adapters_file;
 mod chat;
 mod device;
 mod engine;
@@ -18,6 +20,8 @@ use clap::{Args, ValueEnum};
 
 pub use self::access::{AccessArgs, Secret};
 pub use self::adapter::{AdapterArg, is_valid_name};
+pub use self::adapters::AdaptersArgs;
+pub use self::adapters_file::{AdaptersFileError, read_adapters};
 pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};
 pub use self::device::DeviceArg;
 pub use self::engine::{EngineArgs, KvCacheDTypeArg};

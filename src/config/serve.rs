@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{
-    AccessArgs, AdapterArg, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs, QuantizeArg,
+    AccessArgs, AdapterArg, AdaptersArgs, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs,
+    QuantizeArg,
 };
 use crate::adapter::compact::Tolerance;
 use crate::engine::request::Pooling;
@@ -53,9 +54,13 @@ pub struct ServeArgs {
     #[arg(long, env = "SORSA_ALLOW_BASE_MISMATCH")]
     pub allow_base_mismatch: bool,
     /// Drop an adapter's directions whose singular value is at most this times the largest one of
-    /// its module; 0 keeps all. A merged adapter is never cut
-    #[arg(long, env = "SORSA_ADAPTER_TOLERANCE", default_value = "1e-6", value_name = "T")]
-    pub adapter_tolerance: Tolerance,
+    /// its module; 0 keeps all. A merged adapter is never cut [default: 1e-6 for adapters that are a
+    /// difference of two parts, such as SORSA's; a LoRA is served as it was trained]
+    #[arg(long, env = "SORSA_ADAPTER_TOLERANCE", value_name = "T")]
+    pub adapter_tolerance: Option<Tolerance>,
+    /// Adapters beside those of --adapter
+    #[command(flatten)]
+    pub adapters: AdaptersArgs,
     /// Fold this adapter into the weights at start and serve only the result, under its name; with
     /// --base, the checkpoint's own name folds its own factors
     #[arg(long, env = "SORSA_MERGE", value_name = "NAME")]
@@ -73,6 +78,10 @@ pub struct ServeArgs {
     /// floats
     #[arg(long, env = "SORSA_QUANTIZE", default_value = "auto", value_name = "BITS")]
     pub quantize: QuantizeArg,
+    /// Threads that read and pack the weights at start; more than there are cores help where the
+    /// files lie on slow storage [default: as many as compute]
+    #[arg(long, env = "SORSA_LOAD_PARALLELISM", value_name = "N")]
+    pub load_parallelism: Option<NonZeroUsize>,
     /// Longest sequence, prompt and answer together, in tokens [default: the model's own]
     #[arg(long, env = "SORSA_MAX_MODEL_LEN", value_name = "TOKENS")]
     pub max_model_len: Option<NonZeroUsize>,

@@ -1,8 +1,9 @@
 //! How much prompt a step may compute while other sequences wait for their next token.
 //!
 //! A step takes as long as everything in it, and whoever is being answered feels it. So a step that
-//! also computes prompts shares its time fairly: those being answered, together, get as much of it as
-//! each prompt that waits. Beside one long prompt a step takes twice what it would take without; a
+//! also computes prompts shares its time: each prompt that waits gets four fifths of what those being
+//! answered get together. Beside one long prompt a step takes 1.8 times what it would take without,
+//! so that even its slowest ones, on a machine that others use too, stay within three times; a
 //! crowd of prompts fills it, for then most of those served are waiting. What a step takes is learned
 //! from the steps themselves: the time of steps without prompts, by their rows, and what a
 //! row of a prompt adds. Both are moving averages of the times handed in; no clock is read here.
@@ -14,6 +15,8 @@ use std::time::Duration;
 /// Rows of prompts that a step computes in any case, so that prompts get on. Each chunk of a long
 /// prompt reads all keys before it, so that fewer rows would take hardly less time.
 pub const MIN_PROMPT_ROWS: usize = 8;
+/// A prompt's part of a step's time, where that of all answers together is 1.
+const PROMPT_SHARE: f64 = 0.8;
 /// The newest time's part in a moving average.
 const NEWEST: f64 = 0.2;
 /// One step may be held up by something else: a single time moves an average by no more than this
@@ -89,7 +92,7 @@ impl Pace {
         }
         let Some(without) = self.decode_seconds(decode) else { return MIN_PROMPT_ROWS };
         let Some(row) = self.prompt_row.0 else { return MIN_PROMPT_ROWS };
-        let rows = (prompts.max(1) as f64 * without / row) as usize;
+        let rows = (PROMPT_SHARE * prompts.max(1) as f64 * without / row) as usize;
         rows.max(MIN_PROMPT_ROWS)
     }
 
@@ -140,7 +143,7 @@ mod tests {
     proptest! {
         /// On any machine, noisy as it may be, a long prompt leaves the others their pace: once it
         /// has been learned, a step takes at most three times what it takes without prompts, unless
-        /// it computes the least there is. And the prompt gets half the time where it can.
+        /// it computes the least there is. And the prompt gets its part of the time where it can.
         #[test]
         fn a_prompt_stretches_a_step_by_a_bounded_factor(
             machine in machine(),
@@ -158,7 +161,7 @@ mod tests {
                 let took = machine.run(&mut pace, StepRows { decode, prompt }, *noise);
                 if step >= 50 && prompt > MIN_PROMPT_ROWS {
                     prop_assert!(took <= 3.0 * without, "{took} after {without}");
-                    prop_assert!(took >= 1.4 * without || prompt == 4096, "{took} wastes {without}");
+                    prop_assert!(took >= 1.3 * without || prompt == 4096, "{took} wastes {without}");
                 }
             }
         }

@@ -3,35 +3,31 @@
 //! How a choice ended is counted by the server, which alone can tell a stop string from a client
 //! that went away.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use super::scheduler::Scheduler;
 use super::sequence::Sequence;
-use crate::metrics::{LoraSets, Metrics};
+use crate::metrics::Metrics;
 
 /// Records one engine's events.
 #[derive(Debug)]
 pub struct Telemetry {
     metrics: Arc<Metrics>,
-    running_adapters: String,
-    waiting_adapters: String,
 }
 
 impl Telemetry {
     /// Records into `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, running_adapters: String::new(), waiting_adapters: String::new() }
+        Self { metrics }
     }
 
     /// The gauges, after a step.
-    pub fn load(&mut self, scheduler: &Scheduler) {
+    pub fn load(&self, scheduler: &Scheduler) {
         self.metrics.running.set(scheduler.num_running() as f64);
         self.metrics.waiting.set(scheduler.num_waiting() as f64);
         self.metrics.kv_cache_usage.set(scheduler.blocks().usage());
-        self.adapters(scheduler);
     }
 
     /// Sequences that lost their blocks.
@@ -87,28 +83,4 @@ impl Telemetry {
             self.metrics.request_decode_time.record(last.duration_since(first));
         }
     }
-
-    /// The adapters in use, recorded when they change.
-    fn adapters(&mut self, scheduler: &Scheduler) {
-        let running = adapter_names(scheduler.running().iter());
-        let waiting: BTreeSet<_> =
-            adapter_names(scheduler.waiting()).difference(&running).copied().collect();
-        let (running, waiting) = (join(&running), join(&waiting));
-        if running == self.running_adapters && waiting == self.waiting_adapters {
-            return;
-        }
-        let sets =
-            LoraSets { max_lora: scheduler.max_num_seqs(), running: &running, waiting: &waiting };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.metrics.lora_requests_info(&sets, now.as_secs_f64());
-        (self.running_adapters, self.waiting_adapters) = (running, waiting);
-    }
-}
-
-fn adapter_names<'a>(sequences: impl Iterator<Item = &'a Sequence>) -> BTreeSet<&'a str> {
-    sequences.filter_map(|s| s.request().adapter.as_ref()).map(|v| v.name.as_str()).collect()
-}
-
-fn join(names: &BTreeSet<&str>) -> String {
-    names.iter().copied().collect::<Vec<_>>().join(",")
 }

@@ -155,7 +155,7 @@ fn oracle(request: &Request) -> (Vec<sampler::Sampled>, FinishReason) {
 fn adapters() -> Vec<Option<Arc<AdapterVersion>>> {
     let version = |byte: u8| {
         let delta = Arc::new(LowRankDelta::new(AdapterId([byte; 32]), Vec::new()));
-        Some(Arc::new(AdapterVersion { name: format!("adapter-{byte}"), delta }))
+        Some(Arc::new(AdapterVersion::new(format!("adapter-{byte}"), delta)))
     };
     vec![None, version(1), version(2), version(3)]
 }

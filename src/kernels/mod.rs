@@ -9,13 +9,14 @@
 //! Not here: tensors, devices, models. Shapes that do not fit their slices are a caller's bug and
 //! panic; nothing that a request says can reach these checks.
 //!
-//! `unsafe` is confined to the instruction sets' files below `x86_64`; kernels are written in safe
-//! code over `simd::Simd`.
+//! `unsafe` is confined to the instruction sets' files below `x86_64`, and to a declaration in
+//! [`heap`]; kernels are written in safe code over `simd::Simd`.
 
 mod attention;
 mod attention_tile;
 mod direct;
 mod ggml_blocks;
+pub mod heap;
 mod huge_pages;
 mod kv_bf16;
 mod kv_f32;

@@ -13,6 +13,10 @@ use super::huge_pages::Buffer;
 use super::level::Kernels;
 use super::simd::{LANES, Simd};
 
+/// About as much of a weight as is written at once: it stays in the second-level cache from its
+/// reading to its writing.
+const PIECE_BYTES: usize = 1 << 18;
+
 /// Two input features of each output of a panel.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -43,18 +47,51 @@ impl Panels {
         (out_features, in_features): (usize, usize),
     ) -> Self {
         assert_eq!(weight.len(), out_features * in_features, "bug: length of the weight");
-        let length = in_features.div_ceil(2);
-        let mut lines = Buffer::zeroed(out_features.div_ceil(LANES) * length);
+        let mut panels = Self::zeros((out_features, in_features));
+        let length = panels.panel_len();
         if length > 0 {
             let rows = weight.chunks(LANES * in_features);
-            let items = lines.as_mut_slice().chunks_mut(length).zip(rows).collect();
+            let items = panels.lines.as_mut_slice().chunks_mut(length).zip(rows).collect();
             kernels.for_each(weight.len(), items, |(panel, rows): (&mut [Line], &[bf16])| {
                 for (output, row) in rows.chunks(in_features).enumerate() {
                     write_output(panel, output, row);
                 }
             });
         }
+        panels
+    }
+
+    /// A weight of `out_features x in_features` zeros, to be written.
+    #[must_use]
+    pub fn zeros((out_features, in_features): (usize, usize)) -> Self {
+        let length = in_features.div_ceil(2);
+        let lines = Buffer::zeroed(out_features.div_ceil(LANES) * length);
         Self { lines, in_features, out_features }
+    }
+
+    /// How many rows are best written at once: whole panels of them.
+    #[must_use]
+    pub fn rows_at_once(&self) -> usize {
+        let panel_bytes = LANES * self.in_features * size_of::<bf16>();
+        (PIECE_BYTES / panel_bytes.max(1)).max(1) * LANES
+    }
+
+    /// Writes whole rows from `first` on.
+    ///
+    /// # Panics
+    /// Where `first` does not begin a panel, or there are no such rows.
+    pub fn write_rows(&mut self, first: usize, rows: &[bf16]) {
+        assert!(first.is_multiple_of(LANES), "bug: row {first} begins no panel");
+        let end = first * self.in_features + rows.len();
+        assert!(end <= self.out_features * self.in_features, "bug: rows beyond {self:?}");
+        let (width, length) = (self.in_features.max(1), self.panel_len().max(1));
+        let lines = self.lines.as_mut_slice().get_mut(first / LANES * length..);
+        let panels = lines.unwrap_or_default().chunks_mut(length);
+        for (panel, rows) in panels.zip(rows.chunks(LANES * width)) {
+            for (output, row) in rows.chunks(width).enumerate() {
+                write_output(panel, output, row);
+            }
+        }
     }
 
     /// Columns of the weight.
@@ -128,5 +165,32 @@ fn write_output(panel: &mut [Line], output: usize, row: &[bf16]) {
     }
     if let ([last], Some(line)) = (last, panel.last_mut()) {
         line.0[place] = *last;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_make_the_panels_that_the_whole_makes() {
+        for shape in [(1, 1), (15, 7), (16, 2), (17, 64), (50, 33), (300, 5000), (0, 4), (4, 0)] {
+            let (out_features, in_features) = shape;
+            let value = |i: usize| bf16::from_f32(i as f32 * 0.37 - 9.0);
+            let weight: Vec<bf16> = (0..out_features * in_features).map(value).collect();
+            let whole = Panels::pack(Kernels::best(), &weight, shape);
+            let best = whole.rows_at_once();
+            for count in [LANES, 3 * LANES, best] {
+                let mut panels = Panels::zeros(shape);
+                for first in (0..out_features).step_by(count) {
+                    let end = out_features.min(first + count);
+                    panels.write_rows(first, &weight[first * in_features..end * in_features]);
+                }
+                let lines =
+                    |of: &Panels| of.lines.as_slice().iter().map(|l| l.0).collect::<Vec<_>>();
+                assert_eq!(lines(&panels), lines(&whole), "{shape:?} by {count}");
+                assert_eq!(panels.unpack(), weight);
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! the kernels'.
 
 use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
 
 use super::BlockId;
 
@@ -73,7 +74,8 @@ impl KvCache {
                 values: Tensor::zeros(values, dtype, device)?,
             })
         };
-        let layers = (0..num_layers).map(layer).collect::<Result<_>>()?;
+        // Several threads: to be sure of the memory means to write all of it.
+        let layers = (0..num_layers).into_par_iter().map(layer).collect::<Result<_>>()?;
         Ok(Self { layers, num_blocks, block_size })
     }
 

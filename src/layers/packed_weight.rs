@@ -1,5 +1,6 @@
 //! A weight laid out for the CPU's kernels: in bfloat16, or quantised.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -30,6 +31,32 @@ impl PackedWeight {
             CpuSlice::new(weight)?.elements::<half::bf16>()?,
             shape,
         );
+        Ok(Self::Bf16(Arc::new(panels)))
+    }
+
+    /// Lays out a bfloat16 weight of `out_features x in_features`, some of whose rows `read` gives at a
+    /// time, in order.
+    ///
+    /// # Errors
+    /// `read`'s, and where it gives something else.
+    pub fn bf16_by_rows<E: From<candle_core::Error>>(
+        shape: (usize, usize),
+        backend: Backend,
+        mut read: impl FnMut(Range<usize>) -> std::result::Result<Tensor, E>,
+    ) -> std::result::Result<Self, E> {
+        kernels(backend)?;
+        let (out_features, in_features) = shape;
+        let mut panels = Panels::zeros(shape);
+        let count = panels.rows_at_once();
+        for first in (0..out_features).step_by(count) {
+            let rows = first..out_features.min(first + count);
+            let values = read(rows.clone())?;
+            if values.dims() != [rows.len(), in_features] {
+                let error = format!("rows {rows:?} are {:?}", values.shape());
+                return Err(candle_core::Error::msg(error).into());
+            }
+            panels.write_rows(first, CpuSlice::new(&values)?.elements()?);
+        }
         Ok(Self::Bf16(Arc::new(panels)))
     }
 

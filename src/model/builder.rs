@@ -1,5 +1,9 @@
 //! Layers out of a checkpoint's tensors: what every family's loading has in common.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::config::ModelConfig;
@@ -54,35 +58,57 @@ pub struct LoadOptions {
     pub backend: Backend,
     /// Positions to prepare for, where fewer than the configuration's.
     pub max_positions: Option<usize>,
+    /// Threads that read and pack weights.
+    pub parallelism: NonZeroUsize,
 }
 
 impl LoadOptions {
-    /// Weights of `dtype` on `device`, computed in the fastest way it has.
+    /// Weights of `dtype` on `device`, computed in the fastest way it has, loaded by a thread per core.
     #[must_use]
     pub fn new(dtype: DType, device: Device) -> Self {
         let backend = Backend::for_device(&device);
-        Self { dtype, keep_stored: false, quantization: None, device, backend, max_positions: None }
+        Self {
+            dtype,
+            keep_stored: false,
+            quantization: None,
+            device,
+            backend,
+            max_positions: None,
+            parallelism: available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        }
     }
 }
 
-/// Takes a checkpoint apart into layers and numbers the linear modules as it goes.
+/// Takes a part of a checkpoint apart into layers and numbers the linear modules as it goes.
 pub struct Builder<'a> {
     config: &'a ModelConfig,
     options: &'a LoadOptions,
     loader: WeightLoader<'a>,
+    /// Modules in the parts before.
+    first_module: usize,
     modules: Vec<ModuleSpec>,
 }
 
+/// What a part took: its linear modules in the order in which they were built, and its tensors' names.
+pub struct Taken {
+    /// The modules.
+    pub modules: Vec<ModuleSpec>,
+    /// The names.
+    pub tensors: BTreeSet<String>,
+}
+
 impl<'a> Builder<'a> {
-    /// A builder of what `config` describes; `progress` is told the elements of each tensor.
+    /// A builder of a part of what `config` describes, behind parts of `first_module` linear modules;
+    /// `progress` is told the elements of each tensor.
     pub fn new(
         config: &'a ModelConfig,
         weights: &'a Weights,
         options: &'a LoadOptions,
-        progress: &'a mut dyn FnMut(u64),
+        first_module: usize,
+        progress: &'a dyn Fn(u64),
     ) -> Self {
         let loader = WeightLoader::new(weights, &options.device, progress);
-        Self { config, options, loader, modules: Vec::new() }
+        Self { config, options, loader, first_module, modules: Vec::new() }
     }
 
     /// The configuration.
@@ -140,13 +166,10 @@ impl<'a> Builder<'a> {
         Ok((Embedding::new(table), Some(head)))
     }
 
-    /// Ends the loading: the modules, in the order in which they were built.
-    ///
-    /// # Errors
-    /// Where a tensor was left over.
-    pub fn finish(self) -> Result<Vec<ModuleSpec>, ModelError> {
-        self.loader.finish()?;
-        Ok(self.modules)
+    /// Ends the part.
+    #[must_use]
+    pub fn finish(self) -> Taken {
+        Taken { modules: self.modules, tensors: self.loader.finish() }
     }
 
     /// The next module: its weight `out x in` and, where it has one, its bias.
@@ -172,7 +195,7 @@ impl<'a> Builder<'a> {
             self.loader.tensor(&format!("{path}.bias"), &[out_features], dtype)
         });
         let bias = bias.transpose()?;
-        let module = self.modules.len();
+        let module = self.first_module + self.modules.len();
         self.modules.push(ModuleSpec { path, in_features, out_features });
         match (packed, plain) {
             (Some(weight), _) => Ok(Linear::packed(weight, bias, Some(module), backend)?),
@@ -199,10 +222,7 @@ impl<'a> Builder<'a> {
         }
         match bits {
             Some(bits) => Ok(Some(self.rounded(name, shape, bits)?)),
-            None if backend.packs(dtype) => {
-                let weight = self.weight(name, shape.0, shape.1)?;
-                Ok(Some(PackedWeight::bf16(&weight, backend)?))
-            }
+            None if backend.packs(dtype) => Ok(Some(self.loader.packed(name, shape, backend)?)),
             None => Ok(None),
         }
     }

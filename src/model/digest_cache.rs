@@ -1,7 +1,8 @@
 //! Digests remembered from one start to the next, so that a model is hashed once.
 //!
 //! They lie in a hidden file beside the weights or, where that directory cannot be written to, in
-//! the user's cache. They count only while every file of the weights has the size, times and inode
+//! the user's cache. The hidden file's name ends like no weights' and no configuration's, for other
+//! programs take whatever does. They count only while every file of the weights has the size, times and inode
 //! that it had when it was hashed; a cache that cannot be read or written costs time and nothing
 //! else.
 
@@ -121,7 +122,7 @@ fn places(files: &[PathBuf], user_cache: Option<&Path>) -> Vec<PathBuf> {
         return Vec::new();
     };
     let name = first.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let beside = first.with_file_name(format!(".{name}.digests.json"));
+    let beside = first.with_file_name(format!(".{}.sorsa-digests", name.replace('.', "-")));
     let key = blake3::hash(first.as_os_str().as_encoded_bytes()).to_hex();
     let own = user_cache.map(|dir| dir.join("digests").join(format!("{key}.json")));
     [Some(beside), own].into_iter().flatten().collect()
@@ -219,7 +220,7 @@ mod tests {
     fn digests_are_remembered_until_the_file_changes() {
         let dir = single(&[("a", tensor(1.0, DType::F32))]);
         let first = recalled(&dir, None);
-        let place = dir.path().join(".model.safetensors.digests.json");
+        let place = dir.path().join(".model-safetensors.sorsa-digests");
         // What is found there is believed: it was read and not computed.
         let forged = fs::read_to_string(&place).unwrap();
         let hex = blake3::Hash::from_bytes(*first.tensors().next().unwrap().1).to_hex();
@@ -240,7 +241,7 @@ mod tests {
     fn a_damaged_cache_is_computed_anew() {
         let dir = single(&[("a", tensor(1.0, DType::F32))]);
         let first = recalled(&dir, None);
-        let place = dir.path().join(".model.safetensors.digests.json");
+        let place = dir.path().join(".model-safetensors.sorsa-digests");
         let good = fs::read_to_string(&place).unwrap();
         let other = good.replace("\"version\":1", "\"version\":2");
         for damaged in ["", "{}", "null", &good[..good.len() / 2], &other] {
@@ -255,7 +256,7 @@ mod tests {
         let dir = single(&[("a", tensor(1.0, DType::F32))]);
         let cache = tempfile::tempdir().unwrap();
         // A directory in the file's place refuses even the superuser.
-        fs::create_dir(dir.path().join(".model.safetensors.digests.json")).unwrap();
+        fs::create_dir(dir.path().join(".model-safetensors.sorsa-digests")).unwrap();
         let first = recalled(&dir, Some(cache.path()));
         assert_eq!(fs::read_dir(cache.path().join("digests")).unwrap().count(), 1);
         assert_eq!(recalled(&dir, Some(cache.path())), first);

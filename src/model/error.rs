@@ -156,6 +156,9 @@ pub enum ModelError {
          different \"lm_head.weight\""
     )]
     UntiedHead,
+    /// The system gives no thread to load with.
+    #[error("cannot start a thread to load the model with: {0}")]
+    Thread(std::io::Error),
     /// The tensor library or the device failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

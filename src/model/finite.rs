@@ -4,6 +4,8 @@ use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+/// Values that several threads look at: fewer are sooner looked at than handed out.
+const MANY: usize = 1 << 20;
 /// Values looked at before the next look at the result, so that the loop has no exit inside.
 const BLOCK: usize = 1 << 16;
 
@@ -25,7 +27,11 @@ pub(super) fn first_not_finite(tensor: &Tensor) -> Result<Option<usize>> {
 
 fn first<T: Copy + Sync>(values: &[T], is_finite: impl Fn(T) -> bool + Sync) -> Option<usize> {
     let bad = |block: &[T]| block.iter().fold(false, |bad, &value| bad | !is_finite(value));
-    let block = values.par_chunks(BLOCK).position_first(bad)?;
+    let block = if values.len() < MANY {
+        values.chunks(BLOCK).position(bad)?
+    } else {
+        values.par_chunks(BLOCK).position_first(bad)?
+    };
     let within = values[block * BLOCK..].iter().position(|&value| !is_finite(value))?;
     Some(block * BLOCK + within)
 }
@@ -38,7 +44,12 @@ mod tests {
 
     #[test]
     fn the_first_of_several_is_found_in_every_type() {
-        let count = 3 * BLOCK + 5;
+        for count in [3 * BLOCK + 5, MANY + 5] {
+            firsts_of(count);
+        }
+    }
+
+    fn firsts_of(count: usize) {
         for dtype in [DType::F32, DType::F64, DType::F16, DType::BF16] {
             for at in [0, 7, BLOCK - 1, BLOCK, 2 * BLOCK + 3, count - 1] {
                 for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -1,8 +1,10 @@
 //! The Llama family (arXiv 2302.13971, 2407.21783): what it is made of and in which order.
 
+mod loading;
+
 use candle_core::{DType, Tensor, bail};
 
-use super::builder::{Builder, LoadOptions};
+use super::builder::LoadOptions;
 use super::config::ModelConfig;
 use super::contract::{CausalLm, ForwardInput, ForwardOutput};
 use super::error::ModelError;
@@ -14,11 +16,9 @@ use crate::layers::attention::SelfAttention;
 use crate::layers::embedding::Embedding;
 use crate::layers::linear::Linear;
 use crate::layers::mlp::Mlp;
-use crate::layers::paged::{AttentionSpan, HeadShape, PagedBatch};
+use crate::layers::paged::{AttentionSpan, PagedBatch};
 use crate::layers::rms_norm::RmsNorm;
 use crate::layers::rotary::{RotaryEmbedding, Rotation};
-
-const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// A decoder with its output head.
 #[derive(Debug)]
@@ -53,29 +53,7 @@ impl LlamaForCausalLm {
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, ModelError> {
-        let mut builder = Builder::new(config, weights, &options, progress);
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let (embed_tokens, tied_head) = builder.embedding(EMBEDDING, (vocab, hidden))?;
-        let layers = 0..config.num_hidden_layers;
-        let layers = layers.map(|index| DecoderLayer::load(&mut builder, index));
-        let layers = layers.collect::<Result<_, _>>()?;
-        let norm = builder.rms_norm("model.norm")?;
-        let lm_head = match tied_head {
-            Some(head) => head,
-            None => builder.linear("lm_head".to_owned(), (vocab, hidden), false)?,
-        };
-        let rotary = builder.rotary()?;
-        let modules = builder.finish()?;
-        Ok(Self {
-            config: config.clone(),
-            modules,
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            rotary,
-            options,
-        })
+        loading::load(config, weights, options, progress)
     }
 
     /// What it was loaded from.
@@ -192,36 +170,6 @@ impl DecoderLayer {
         let (attn, mlp) = (&mut self.self_attn, &mut self.mlp);
         let attn = [&mut attn.q_proj, &mut attn.k_proj, &mut attn.v_proj, &mut attn.o_proj];
         attn.into_iter().chain([&mut mlp.gate_proj, &mut mlp.up_proj, &mut mlp.down_proj])
-    }
-
-    fn load(builder: &mut Builder<'_>, index: usize) -> Result<Self, ModelError> {
-        let config = builder.config();
-        let heads = HeadShape {
-            num_heads: config.num_attention_heads,
-            num_kv_heads: config.num_key_value_heads,
-            head_dim: config.head_dim,
-        };
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (heads.num_heads * heads.head_dim, heads.num_kv_heads * heads.head_dim);
-        let path = |name: &str| format!("model.layers.{index}.{name}");
-        let (attn_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
-        Ok(Self {
-            input_layernorm: builder.rms_norm(&path("input_layernorm"))?,
-            self_attn: SelfAttention {
-                q_proj: builder.linear(path("self_attn.q_proj"), (q, hidden), attn_bias)?,
-                k_proj: builder.linear(path("self_attn.k_proj"), (kv, hidden), attn_bias)?,
-                v_proj: builder.linear(path("self_attn.v_proj"), (kv, hidden), attn_bias)?,
-                o_proj: builder.linear(path("self_attn.o_proj"), (hidden, q), attn_bias)?,
-                heads,
-            },
-            post_attention_layernorm: builder.rms_norm(&path("post_attention_layernorm"))?,
-            mlp: Mlp {
-                gate_proj: builder.linear(path("mlp.gate_proj"), (inner, hidden), mlp_bias)?,
-                up_proj: builder.linear(path("mlp.up_proj"), (inner, hidden), mlp_bias)?,
-                down_proj: builder.linear(path("mlp.down_proj"), (hidden, inner), mlp_bias)?,
-                backend: builder.backend(),
-            },
-        })
     }
 
     fn forward(

@@ -19,6 +19,7 @@ pub mod generation_config;
 pub mod gguf;
 mod gguf_config;
 pub mod llama;
+mod parts;
 mod safetensors_file;
 pub mod sorsa;
 mod stored_file;

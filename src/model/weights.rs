@@ -1,8 +1,8 @@
 //! A model's tensors by their Hugging Face names, whatever file holds them.
 //!
-//! [`Weights`] is what is on disk; a [`WeightLoader`] takes tensors out for one model and, at the
-//! end, accounts for every one of them: a tensor nobody asked for is an error, because a model that
-//! ignores part of its checkpoint computes something else.
+//! [`Weights`] is what is on disk; a [`WeightLoader`] takes tensors out for a part of a model and keeps
+//! account of them: at the end, a tensor nobody asked for is an error, because a model that ignores
+//! part of its checkpoint computes something else.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,8 @@ use super::finite::first_not_finite;
 use super::gguf::GgufFile;
 use super::safetensors_file::SafetensorsFiles;
 use super::stored_file::{StoredBytes, StoredFile};
-use crate::layers::packed_weight::{Bits, GgmlBlocks};
+use crate::layers::backend::Backend;
+use crate::layers::packed_weight::{Bits, GgmlBlocks, PackedWeight};
 
 /// Tensors that some exporters add and that hold nothing the configuration does not say.
 const DERIVED_SUFFIX: &str = ".rotary_emb.inv_freq";
@@ -201,15 +202,45 @@ impl Weights {
             Source::Safetensors(files) => files.tensor(name)?.ok_or_else(missing)?,
             Source::Gguf(file) => file.tensor(name)?.ok_or_else(missing)?,
         };
-        if let Some(element) = first_not_finite(&stored)? {
-            return Err(ModelError::NotFinite { name: name.to_owned(), element });
+        Ok(checked(name, stored, 0, dtype)?.to_device(device)?)
+    }
+
+    /// Matrix `name` of `shape`, packed in bfloat16 for `backend`. Its rows are read a few at a time:
+    /// a piece is packed while the cache holds it, and nothing else is held twice.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`].
+    pub fn packed(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+        backend: Backend,
+    ) -> Result<PackedWeight, ModelError> {
+        let dims = [shape.0, shape.1];
+        if let Source::Gguf(_) = &self.0 {
+            let whole = self.tensor(name, &dims, DType::BF16, &Device::Cpu)?;
+            return Ok(PackedWeight::bf16(&whole, backend)?);
         }
-        let converted = stored.to_dtype(dtype)?;
-        if !widens(stored.dtype(), dtype) && first_not_finite(&converted)?.is_some() {
-            let dtype = dtype.as_str();
-            return Err(ModelError::TensorRange { name: name.to_owned(), dtype });
+        self.check_shape(name, &dims)?;
+        PackedWeight::bf16_by_rows(shape, backend, |rows| {
+            let stored = self.rows(name, rows.start, rows.len())?;
+            checked(name, stored, rows.start * shape.1, DType::BF16)
+        })
+    }
+
+    /// Refuses tensors whose names are not in `used`.
+    ///
+    /// # Errors
+    /// [`ModelError::UnusedTensors`] where there are some.
+    pub(super) fn ensure_used(&self, used: &BTreeSet<String>) -> Result<(), ModelError> {
+        let mut unused = self.names();
+        unused.retain(|name| !used.contains(name) && !is_derived(name));
+        let count = unused.len();
+        if count == 0 {
+            return Ok(());
         }
-        Ok(converted.to_device(device)?)
+        unused.truncate(NAMES_SHOWN);
+        Err(ModelError::UnusedTensors { count, names: unused })
     }
 
     /// Rows `start..start + count` of matrix `name` as they are stored, on the CPU; of a GGUF file
@@ -227,6 +258,19 @@ impl Weights {
         };
         rows.ok_or_else(|| ModelError::MissingTensor(name.to_owned()))
     }
+}
+
+/// Values of tensor `name` from element `first` on, as `dtype`: all of them finite.
+fn checked(name: &str, stored: Tensor, first: usize, dtype: DType) -> Result<Tensor, ModelError> {
+    if let Some(element) = first_not_finite(&stored)? {
+        return Err(ModelError::NotFinite { name: name.to_owned(), element: first + element });
+    }
+    let converted = stored.to_dtype(dtype)?;
+    if !widens(stored.dtype(), dtype) && first_not_finite(&converted)?.is_some() {
+        let dtype = dtype.as_str();
+        return Err(ModelError::TensorRange { name: name.to_owned(), dtype });
+    }
+    Ok(converted)
 }
 
 /// True for the name of a tensor that holds nothing the configuration does not say.
@@ -255,17 +299,17 @@ fn widens(from: DType, to: DType) -> bool {
     from == to || to == DType::F64 || (to == DType::F32 && from != DType::F64)
 }
 
-/// Takes the tensors of one model out of [`Weights`] and keeps account of them.
+/// Takes the tensors of a model's part out of [`Weights`] and keeps account of them.
 pub struct WeightLoader<'a> {
     weights: &'a Weights,
     used: BTreeSet<String>,
     device: &'a Device,
-    progress: &'a mut dyn FnMut(u64),
+    progress: &'a dyn Fn(u64),
 }
 
 impl<'a> WeightLoader<'a> {
     /// A loader onto `device`; `progress` is told the elements of each tensor as it arrives.
-    pub fn new(weights: &'a Weights, device: &'a Device, progress: &'a mut dyn FnMut(u64)) -> Self {
+    pub fn new(weights: &'a Weights, device: &'a Device, progress: &'a dyn Fn(u64)) -> Self {
         Self { weights, used: BTreeSet::new(), device, progress }
     }
 
@@ -297,6 +341,22 @@ impl<'a> WeightLoader<'a> {
         self.used.insert(name.to_owned());
         (self.progress)(elements(shape));
         Ok(tensor)
+    }
+
+    /// See [`Weights::packed`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn packed(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        backend: Backend,
+    ) -> Result<PackedWeight, ModelError> {
+        let packed = self.weights.packed(name, shape, backend)?;
+        self.used.insert(name.to_owned());
+        (self.progress)(elements(&[shape.0, shape.1]));
+        Ok(packed)
     }
 
     /// See [`Weights::is_quantized`].
@@ -341,18 +401,9 @@ impl<'a> WeightLoader<'a> {
         Ok(())
     }
 
-    /// Ends the loading.
-    ///
-    /// # Errors
-    /// [`ModelError::UnusedTensors`] where a tensor was never asked for.
-    pub fn finish(self) -> Result<(), ModelError> {
-        let mut unused = self.weights.names();
-        unused.retain(|name| !self.used.contains(name) && !is_derived(name));
-        let count = unused.len();
-        if count == 0 {
-            return Ok(());
-        }
-        unused.truncate(NAMES_SHOWN);
-        Err(ModelError::UnusedTensors { count, names: unused })
+    /// Ends the loading: the names of the tensors that were taken, for [`Weights::ensure_used`].
+    #[must_use]
+    pub fn finish(self) -> BTreeSet<String> {
+        self.used
     }
 }

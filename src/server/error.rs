@@ -10,6 +10,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::adapter::registry::{ChangeError, LoadError, LoadErrorKind, OutsideRoots};
 use crate::engine::handle::SubmitError;
 
 /// What the official SDKs ask before they try again.
@@ -36,9 +37,13 @@ enum Kind {
     Forbidden,
     ContextLength,
     ModelNotFound,
+    AdapterNotFound,
+    Outside,
+    Conflict,
+    RevisionMismatch,
     NotFound,
     MethodNotAllowed,
-    Conflict,
+    InFile,
     Timeout,
     TooLarge,
     MediaType,
@@ -46,6 +51,8 @@ enum Kind {
     RateLimited,
     BeyondLimit,
     Unavailable,
+    AdapterLoading,
+    AdapterFailed,
     Draining,
     EngineDead,
     UsageBehind,
@@ -57,19 +64,22 @@ impl Kind {
         match self {
             Self::Invalid | Self::ContextLength => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::Forbidden => StatusCode::FORBIDDEN,
-            Self::ModelNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::ModelNotFound | Self::AdapterNotFound | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Forbidden | Self::Outside => StatusCode::FORBIDDEN,
+            Self::Conflict | Self::InFile | Self::RevisionMismatch => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict => StatusCode::CONFLICT,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::QueueFull | Self::RateLimited | Self::BeyondLimit => {
                 StatusCode::TOO_MANY_REQUESTS
             }
-            Self::Unavailable | Self::Draining | Self::EngineDead | Self::UsageBehind => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Unavailable
+            | Self::AdapterLoading
+            | Self::AdapterFailed
+            | Self::Draining
+            | Self::EngineDead
+            | Self::UsageBehind => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -80,6 +90,8 @@ impl Kind {
             Self::BeyondLimit => "insufficient_quota",
             Self::Forbidden => "permission_error",
             Self::Unavailable
+            | Self::AdapterLoading
+            | Self::AdapterFailed
             | Self::Draining
             | Self::EngineDead
             | Self::UsageBehind
@@ -93,9 +105,16 @@ impl Kind {
             Self::ContextLength => Some("context_length_exceeded"),
             Self::ModelNotFound => Some("model_not_found"),
             Self::Unauthorized => Some("invalid_api_key"),
-            Self::Forbidden => Some("insufficient_permissions"),
+            Self::InFile => Some("declared_in_file"),
             Self::QueueFull | Self::RateLimited | Self::BeyondLimit => Some("rate_limit_exceeded"),
+            Self::AdapterNotFound => Some("adapter_not_found"),
+            Self::Forbidden => Some("insufficient_permissions"),
+            Self::Outside => Some("path_outside_roots"),
+            Self::Conflict => Some("adapter_conflict"),
+            Self::RevisionMismatch => Some("revision_mismatch"),
             Self::Unavailable => Some("model_not_ready"),
+            Self::AdapterLoading => Some("adapter_loading"),
+            Self::AdapterFailed => Some("adapter_failed"),
             Self::Draining => Some("shutting_down"),
             Self::EngineDead => Some("engine_dead"),
             Self::UsageBehind => Some("usage_log_behind"),
@@ -106,8 +125,12 @@ impl Kind {
     /// Seconds after which another try may succeed, where nothing more is known.
     fn retry_after(self) -> Option<u64> {
         match self {
-            Self::QueueFull | Self::RateLimited => Some(1),
-            Self::Unavailable | Self::Draining | Self::EngineDead | Self::UsageBehind => Some(5),
+            Self::QueueFull | Self::RateLimited | Self::AdapterLoading => Some(1),
+            Self::Unavailable
+            | Self::AdapterFailed
+            | Self::Draining
+            | Self::EngineDead
+            | Self::UsageBehind => Some(5),
             _ => None,
         }
     }
@@ -171,7 +194,7 @@ impl ApiError {
 
     /// 403: the key is valid, and not for this.
     #[must_use]
-    pub fn forbidden() -> Self {
+    pub fn not_allowed() -> Self {
         Self::new(Kind::Forbidden, "this API key is not allowed to do that")
     }
 
@@ -187,10 +210,10 @@ impl ApiError {
         Self::new(Kind::NotFound, format!("there is no `{name}`"))
     }
 
-    /// 409: the state of things is another one.
+    /// 409: it is declared in the keys file, and changed there.
     #[must_use]
-    pub fn conflict(message: impl Into<String>) -> Self {
-        Self::new(Kind::Conflict, message)
+    pub fn in_file(message: impl Into<String>) -> Self {
+        Self::new(Kind::InFile, message)
     }
 
     /// 429: a rate of `limit` per minute is used up for `time`.
@@ -269,6 +292,43 @@ impl ApiError {
         Self::new(Kind::Unavailable, "the model is not loaded yet")
     }
 
+    /// 403: the caller may not do that.
+    #[must_use]
+    pub fn forbidden(message: &str) -> Self {
+        Self::new(Kind::Forbidden, message)
+    }
+
+    /// 403: `param` leads to where adapters are not loaded from.
+    #[must_use]
+    pub fn outside(param: &str, error: &OutsideRoots) -> Self {
+        Self { param: Some(param.to_owned()), ..Self::new(Kind::Outside, error.to_string()) }
+    }
+
+    /// 404: no adapter of that name is registered.
+    #[must_use]
+    pub fn adapter_not_found(name: &str) -> Self {
+        Self::new(Kind::AdapterNotFound, format!("there is no adapter {name:?}"))
+    }
+
+    /// 503: the adapter did not come into memory in time.
+    #[must_use]
+    pub fn adapter_loading(name: &str) -> Self {
+        let message = format!("the model `{name}` is still being loaded");
+        Self { param: Some("model".to_owned()), ..Self::new(Kind::AdapterLoading, message) }
+    }
+
+    /// The adapter cannot be had now; the registry and the log say why.
+    #[must_use]
+    pub fn adapter(name: &str, error: &LoadError) -> Self {
+        match error.kind() {
+            LoadErrorKind::NoRoom => Self::adapter_loading(name),
+            LoadErrorKind::Unusable | LoadErrorKind::Bug => {
+                let message = format!("the model `{name}` could not be loaded");
+                Self { param: Some("model".to_owned()), ..Self::new(Kind::AdapterFailed, message) }
+            }
+        }
+    }
+
     /// 503: the server shuts down.
     #[must_use]
     pub fn draining() -> Self {
@@ -326,6 +386,35 @@ impl From<SubmitError> for ApiError {
             }
             SubmitError::Dead => Self::engine_dead(),
         }
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(error: ChangeError) -> Self {
+        let message = error.to_string();
+        let kind = match &error {
+            ChangeError::Name { .. } => return Self::invalid("name", message),
+            ChangeError::Split => return Self::invalid("weights", message),
+            ChangeError::NotFound { .. } | ChangeError::NoVersion { .. } => Kind::AdapterNotFound,
+            ChangeError::Revision { .. } => Kind::RevisionMismatch,
+            ChangeError::Taken { .. }
+            | ChangeError::Elsewhere { .. }
+            | ChangeError::NoEarlier { .. }
+            | ChangeError::TooMany { .. } => Kind::Conflict,
+            ChangeError::Load(error) => match error.kind() {
+                LoadErrorKind::Unusable => return Self::invalid("path", message),
+                LoadErrorKind::NoRoom => Kind::AdapterLoading,
+                LoadErrorKind::Bug => Kind::Internal,
+            },
+            ChangeError::Store(reason) => {
+                tracing::error!(reason, "a change of adapters could not be stored");
+                return Self::new(
+                    Kind::Internal,
+                    "the change could not be stored, and was not made",
+                );
+            }
+        };
+        Self::new(kind, message)
     }
 }
 

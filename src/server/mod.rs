@@ -3,11 +3,13 @@
 //! [`serve`] owns connections and the drain, [`router`] says which path is whose, [`openai`] turns
 //! bodies into jobs, [`generation`] and [`choice`] turn the engine's events into text, [`stream`]
 //! writes them as they come. A whole answer is the same pieces, collected. [`vectors`] is the way of
-//! prompts that become vectors. [`tenancy`] says who may call, and counts what each tenant uses.
+//! prompts that become vectors. [`tenancy`] says who may call, and counts what each tenant uses, and
+//! [`admin`] changes which adapters are served.
 //!
 //! The server starts before the model is loaded: [`state::AppState`] gets its
 //! [`state::Serving`] later, and until then only probes succeed.
 
+pub mod admin;
 pub mod call;
 pub mod chat_format;
 pub mod choice;

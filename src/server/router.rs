@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::admin::{adapters, vllm};
 use super::error::ApiError;
 use super::observe::observe;
 use super::openai::{chat, completions, embeddings, models};
@@ -38,10 +39,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/ping", get(probes::health).post(probes::health))
         .route("/version", get(probes::version))
         .route("/metrics", get(probes::metrics))
-        .route("/admin/tenants", get(manage::list_tenants))
-        .route("/admin/tenants/{name}", put(manage::put_tenant).delete(manage::delete_tenant))
-        .route("/admin/keys", get(manage::list_keys).post(manage::create_key))
-        .route("/admin/keys/{id}", delete(manage::delete_key))
+        .merge(admin())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
@@ -49,6 +47,27 @@ pub fn router(state: Arc<AppState>) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)
+}
+
+/// What only those may call who manage the server.
+fn admin() -> Router<Arc<AppState>> {
+    Router::new()
+        .route("/admin/tenants", get(manage::list_tenants))
+        .route("/admin/tenants/{name}", put(manage::put_tenant).delete(manage::delete_tenant))
+        .route("/admin/keys", get(manage::list_keys).post(manage::create_key))
+        .route("/admin/keys/{id}", delete(manage::delete_key))
+        .route("/admin/adapters", get(adapters::list))
+        .route(
+            "/admin/adapters/{name}",
+            get(adapters::get).put(adapters::put).delete(adapters::delete),
+        )
+        .route("/admin/adapters/{name}/versions", get(adapters::versions))
+        .route("/admin/adapters/{name}/rollout", put(adapters::roll_out))
+        .route("/admin/adapters/{name}/rollback", post(adapters::roll_back))
+        .route("/admin/adapters/{name}/pin", put(adapters::pin))
+        .route("/admin/adapters/{name}/unload", post(adapters::unload))
+        .route("/v1/load_lora_adapter", post(vllm::load_lora_adapter))
+        .route("/v1/unload_lora_adapter", post(vllm::unload_lora_adapter))
 }
 
 async fn not_found(method: Method, uri: Uri) -> ApiError {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -13,7 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tower::ServiceExt;
 
+use super::admin::guard::Peer;
 use super::lifecycle::Phase;
 use super::router::router;
 use super::state::AppState;
@@ -131,7 +135,12 @@ impl Connections {
     fn spawn(&mut self, (stream, place): Accepted) {
         // Tokens are small writes that must not wait for each other.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(self.service.clone());
+        let peer = stream.peer_addr().ok().map(Peer);
+        let service = self.service.clone().map_request(move |mut request: Request<Incoming>| {
+            peer.and_then(|peer| request.extensions_mut().insert(peer));
+            request
+        });
+        let service = TowerToHyperService::new(service);
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         let connection = self.graceful.watch(connection);
         self.tasks.spawn(async move {

@@ -1,5 +1,6 @@
 //! What handlers share: the limits, the counters, and the model once it is loaded.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -44,6 +45,10 @@ pub struct ServerConfig {
     pub grammar_timeout: Duration,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
+    /// Whether adapters may be registered and changed through HTTP.
+    pub runtime_adapters: bool,
+    /// Directories beneath which callers may name adapters.
+    pub adapter_roots: Vec<PathBuf>,
     /// Reads special tokens in chat messages as tokens, as transformers reads a rendered chat: a
     /// message can then pretend to be several. Otherwise they are text.
     pub allow_special_tokens: bool,
@@ -64,6 +69,8 @@ impl Default for ServerConfig {
             text_workers: 2,
             grammar_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(15),
+            runtime_adapters: false,
+            adapter_roots: Vec::new(),
             allow_special_tokens: false,
             pooling: Pooling::Mean,
         }
@@ -90,6 +97,8 @@ pub struct Serving {
     pub engine: EngineHandle,
     /// Names of the base model and the adapters.
     pub registry: Arc<Registry>,
+    /// How long a request waits for its adapter.
+    pub adapter_load_timeout: Duration,
     /// The model's tokenizer.
     pub tokenizer: Tokenizer,
     /// Compiles what texts must obey.

@@ -7,6 +7,8 @@
 mod support;
 
 mod adapter_files;
+mod adapters_live;
+mod agreement;
 mod bench;
 mod caching;
 mod conversion;

@@ -1,18 +1,21 @@
 //! What a model directory may not hold, and that the error says so.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sorsa::model::builder::LoadOptions;
 use sorsa::model::checkpoint::{Checkpoint, TokenizerSource};
+use sorsa::model::contract::CausalLm;
 use sorsa::model::error::ModelError;
 use sorsa::model::llama::LlamaForCausalLm;
 use tempfile::TempDir;
 
-use crate::tiny_llama::TinyLlama;
+use crate::tiny_llama::{TinyLlama, run_alone};
 
 fn load(path: &Path) -> Result<LlamaForCausalLm, ModelError> {
     let checkpoint = Checkpoint::open(path)?;
@@ -328,5 +331,33 @@ proptest! {
         altered[at] = byte;
         fs::write(&path, &altered).unwrap();
         let _ = load(directory.path());
+    }
+}
+
+/// Who loads what leaves no trace: neither in the numbering of modules, nor in an error.
+#[test]
+fn a_model_is_the_same_whatever_number_of_threads_loads_it() {
+    let tied = json!({"tie_word_embeddings": true});
+    for (patch, dtype) in [(json!({}), DType::F32), (json!({}), DType::BF16), (tied, DType::BF16)] {
+        let directory = written(&patch, |_| {});
+        let checkpoint = Checkpoint::open(directory.path()).unwrap();
+        let run = |threads| {
+            let options = LoadOptions::new(dtype, Device::Cpu);
+            let options =
+                LoadOptions { parallelism: NonZeroUsize::new(threads).unwrap(), ..options };
+            let (config, weights) = (&checkpoint.config, &checkpoint.weights);
+            let mut elements = 0;
+            let model = LlamaForCausalLm::load(config, weights, options, &mut |n| elements += n);
+            let model = model.unwrap();
+            assert_eq!(elements, weights.total_elements());
+            let delta = TinyLlama::adapter(model.modules(), 5, |_| true);
+            let delta = Arc::new(model.prepare(&delta).unwrap());
+            let logits =
+                [None, Some(delta)].map(|delta| run_alone(&model, &[1, 2, 3, 4], delta, 3));
+            (model.modules().to_vec(), logits)
+        };
+        let alone = run(1);
+        assert_eq!(run(2), alone);
+        assert_eq!(run(9), alone);
     }
 }

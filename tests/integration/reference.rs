@@ -38,15 +38,20 @@ const BLOCK_SIZE: usize = 16;
 const MAX_TOKENS: usize = 64;
 const EOS: u32 = 2;
 
-struct Reference {
-    model: LlamaForCausalLm,
+pub struct Reference {
+    pub model: LlamaForCausalLm,
     checkpoint: Checkpoint,
 }
 
 impl Reference {
     fn load() -> Self {
+        Self::load_as(DType::F32)
+    }
+
+    /// The model of record, held and computed in `dtype`.
+    pub fn load_as(dtype: DType) -> Self {
         let checkpoint = Checkpoint::open(&model::hugging_face()).unwrap();
-        let options = LoadOptions::new(DType::F32, Device::Cpu);
+        let options = LoadOptions::new(dtype, Device::Cpu);
         let model =
             LlamaForCausalLm::load(&checkpoint.config, &checkpoint.weights, options, &mut |_| {});
         Self { model: model.unwrap(), checkpoint }
@@ -54,11 +59,12 @@ impl Reference {
 
     fn cache(&self, num_blocks: usize) -> KvCache {
         let shape = self.checkpoint.config.kv_shape();
-        KvCache::new(shape, num_blocks, BLOCK_SIZE, DType::F32, &Device::Cpu).unwrap()
+        let dtype = self.model.kv_cache_dtypes()[0];
+        KvCache::new(shape, num_blocks, BLOCK_SIZE, dtype, &Device::Cpu).unwrap()
     }
 
     /// Logits of every position of one prompt.
-    fn logits(&self, prompt: &[u32], delta: Option<&Arc<LowRankDelta>>) -> Vec<Vec<f32>> {
+    pub fn logits(&self, prompt: &[u32], delta: Option<&Arc<LowRankDelta>>) -> Vec<Vec<f32>> {
         let num_blocks = prompt.len().div_ceil(BLOCK_SIZE);
         let blocks: Vec<_> = (0..num_blocks as u32).map(BlockId).collect();
         let rows: Vec<u32> = (0..prompt.len() as u32).collect();
@@ -102,11 +108,11 @@ fn log_softmax(logits: &[f32], token: u32) -> f32 {
     (f64::from(logits[token as usize] - best) - sum.ln()) as f32
 }
 
-fn numbers(value: &Value) -> Vec<f32> {
+pub fn numbers(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
 }
 
-fn ids(value: &Value) -> Vec<u32> {
+pub fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
@@ -228,7 +234,7 @@ async fn a_real_adapter_as_a_delta_is_the_references() {
     check_logits(&reference, outputs, Some(&Arc::new(loaded.delta)));
     let delta = Arc::new(compacted);
     check_logits(&reference, outputs, Some(&delta));
-    let version = AdapterVersion { name: "gsm8k".into(), delta };
+    let version = AdapterVersion::new("gsm8k".into(), delta);
     check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
 }
 
@@ -274,12 +280,12 @@ async fn a_real_checkpoint_on_its_residual_is_the_references_unmerged_forward() 
     let delta = Arc::new(sorsa.delta(model.modules()).unwrap());
     let reference = Reference { model, checkpoint: base };
     check_logits(&reference, outputs, Some(&delta));
-    let version = AdapterVersion { name: "gsm8k".into(), delta };
+    let version = AdapterVersion::new("gsm8k".into(), delta);
     check_greedy(&reference.into_engine(), outputs, Some(Arc::new(version))).await;
 }
 
 /// The mean Kullback-Leibler divergence of the next token's distribution from the exact one.
-fn mean_divergence(exact: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
+pub fn mean_divergence(exact: &[Vec<f32>], found: &[Vec<f32>]) -> f64 {
     let log_softmax = |logits: &[f32]| {
         let most = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
         let sum: f64 = logits.iter().map(|logit| (f64::from(*logit) - most).exp()).sum();

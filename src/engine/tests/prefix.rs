@@ -9,7 +9,7 @@ fn prompt() -> Vec<u32> {
 
 fn version(name: &str, byte: u8) -> Option<Arc<AdapterVersion>> {
     let delta = Arc::new(LowRankDelta::new(AdapterId([byte; 32]), Vec::new()));
-    Some(Arc::new(AdapterVersion { name: name.to_owned(), delta }))
+    Some(Arc::new(AdapterVersion::new(name.to_owned(), delta)))
 }
 
 #[test]

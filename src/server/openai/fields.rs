@@ -51,6 +51,14 @@ impl Fields {
         self.map.keys().map(String::as_str)
     }
 
+    /// A number that stands for the fields that are left: the same for the same request.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let json = serde_json::to_vec(&self.map).unwrap_or_default();
+        let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(&json).as_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
     /// The name of `name` in errors.
     fn param(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)

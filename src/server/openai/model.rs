@@ -1,7 +1,9 @@
 //! The one place where a name in a request becomes the model or adapter that answers it.
 
+use tokio::time::timeout;
+
 use super::fields::Fields;
-use crate::adapter::registry::Target;
+use crate::adapter::registry::{Found, Target};
 use crate::server::call::Call;
 use crate::server::error::ApiError;
 use crate::server::state::Serving;
@@ -40,10 +42,11 @@ pub async fn take_model(
 ) -> Result<Model, ApiError> {
     let name = call.caller.model_meant(fields.string("model")?);
     let name = name.ok_or_else(|| fields.missing("model"))?;
-    resolve(name, call, serving).await
+    resolve(name, || fields.digest(), call, serving).await
 }
 
-/// Takes `model` where only the base's tokenizer matters: it may be absent, but not wrong.
+/// Takes `model` where only the base's tokenizer matters: it may be absent, but not wrong. No
+/// adapter is loaded for it.
 ///
 /// # Errors
 /// Where it is no string, or a name that nobody has.
@@ -52,23 +55,38 @@ pub async fn check_model(
     call: &Call,
     serving: &Serving,
 ) -> Result<(), ApiError> {
-    if let Some(name) = call.caller.model_meant(fields.string("model")?) {
-        resolve(name, call, serving).await?;
+    match call.caller.model_meant(fields.string("model")?) {
+        Some(name)
+            if !call.caller.may_use(&serving.registry, &name) || !serving.registry.knows(&name) =>
+        {
+            Err(ApiError::model_not_found(&name))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// Finds what `name` stands for. Never another model than the one that was asked for, and never one
-/// that is not the caller's: that is an unknown one.
-async fn resolve(name: String, call: &Call, serving: &Serving) -> Result<Model, ApiError> {
+/// Finds what `name` stands for, and waits for an adapter that is not in memory. Never another model
+/// than the one that was asked for, and never one that is not the caller's: that is an unknown one.
+/// `hash` says which of several versions of an adapter answers.
+async fn resolve(
+    name: String,
+    hash: impl FnOnce() -> u64,
+    call: &Call,
+    serving: &Serving,
+) -> Result<Model, ApiError> {
     if !call.caller.may_use(&serving.registry, &name) {
         return Err(ApiError::model_not_found(&name));
     }
-    match serving.registry.resolve(&name) {
-        Some(target) => {
-            let max_tokens = call.caller.tenant.policy.limits.max_tokens;
-            Ok(Model { name, target, max_tokens })
-        }
-        None => Err(ApiError::model_not_found(&name)),
-    }
+    let target = match serving.registry.find(&name, hash) {
+        Found::Ready(target) => target,
+        Found::Unknown => return Err(ApiError::model_not_found(&name)),
+        Found::Failed(error) => return Err(ApiError::adapter(&name, &error)),
+        Found::Loading(load) => match timeout(serving.adapter_load_timeout, load).await {
+            Ok(Ok(version)) => Target::Adapter(version),
+            Ok(Err(error)) => return Err(ApiError::adapter(&name, &error)),
+            Err(_) => return Err(ApiError::adapter_loading(&name)),
+        },
+    };
+    let max_tokens = call.caller.tenant.policy.limits.max_tokens;
+    Ok(Model { name, target, max_tokens })
 }

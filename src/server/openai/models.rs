@@ -8,7 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
-use crate::adapter::registry::Target;
+use crate::adapter::registry::{Found, NameInfo, Target};
 use crate::server::call::Call;
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::state::{AppState, Serving};
@@ -20,8 +20,9 @@ pub struct ModelCard {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// The content digest as a URI: says which weights without saying where they lie.
-    root: String,
+    /// The content digest as a URI: says which weights without saying where they lie. An adapter
+    /// that nobody has read yet, and one that is several versions at once, has none.
+    root: Option<String>,
     /// The base model of an adapter.
     parent: Option<String>,
     max_model_len: usize,
@@ -59,10 +60,12 @@ pub struct ModelList {
 pub async fn list_models(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<ModelList> {
     let serving = state.serving()?;
     let registry = &serving.registry;
-    let bases = registry.base_names().iter().map(String::as_str);
-    let adapters = registry.adapters().map(|version| version.name.as_str());
-    let own = bases.chain(adapters).filter(|name| call.caller.may_use(registry, name));
-    let data = own.filter_map(|name| card(&serving, name)).collect();
+    let own = |name: &str| call.caller.may_use(registry, name);
+    let bases = registry.base_names().iter().filter(|name| own(name));
+    let bases = bases.filter_map(|name| card(&serving, name));
+    let adapters = registry.names().into_iter().filter(|adapter| own(&adapter.name));
+    let adapters = adapters.map(|adapter| adapter_card(&serving, adapter));
+    let data = bases.chain(adapters).collect();
     Ok(Json(ModelList { object: "list", data }))
 }
 
@@ -85,15 +88,30 @@ pub async fn retrieve_model(
 
 fn card(serving: &Serving, name: &str) -> Option<ModelCard> {
     let registry = &serving.registry;
-    let (root, parent) = match registry.resolve(name)? {
-        Target::Base => (serving.root.clone(), None),
-        Target::Adapter(version) => {
-            // Adapters on a residual have no parent here: what they are relative to is not served.
-            let parent = registry.serves_base().then(|| registry.base_name().to_owned());
-            (format!("blake3:{}", version.id()), parent)
-        }
+    if !registry.base_names().iter().any(|base| base == name) {
+        return registry.name(name).map(|adapter| adapter_card(serving, adapter));
+    }
+    let own = match registry.find(name, || 0) {
+        Found::Ready(Target::Adapter(version)) => Some(format!("blake3:{}", version.id())),
+        _ => None,
     };
-    Some(ModelCard {
+    Some(new_card(serving, name, Some(own.unwrap_or_else(|| serving.root.clone())), None))
+}
+
+fn adapter_card(serving: &Serving, adapter: NameInfo) -> ModelCard {
+    let registry = &serving.registry;
+    // Adapters on a residual have no parent here: what they are relative to is not served.
+    let parent = registry.serves_base().then(|| registry.base_name().to_owned());
+    new_card(serving, &adapter.name, adapter.id.map(|id| format!("blake3:{id}")), parent)
+}
+
+fn new_card(
+    serving: &Serving,
+    name: &str,
+    root: Option<String>,
+    parent: Option<String>,
+) -> ModelCard {
+    ModelCard {
         id: name.to_owned(),
         object: "model",
         created: serving.created,
@@ -115,5 +133,5 @@ fn card(serving: &Serving, name: &str) -> Option<ModelCard> {
             group: None,
             is_blocking: false,
         }],
-    })
+    }
 }

@@ -54,12 +54,12 @@ fn check(
         Access::Admin if tenancy.is_open() => Ok(caller),
         Access::Admin => match caller {
             Some(caller) if caller.is_admin() => Ok(Some(caller)),
-            Some(_) => Err(ApiError::forbidden()),
+            Some(_) => Err(ApiError::not_allowed()),
             None => Err(ApiError::unauthorized()),
         },
         Access::User => match caller {
             Some(caller) if caller.is_user() => Ok(Some(caller)),
-            Some(_) => Err(ApiError::forbidden()),
+            Some(_) => Err(ApiError::not_allowed()),
             None => Err(ApiError::unauthorized()),
         },
     }
@@ -78,7 +78,7 @@ fn check_metrics(
     match caller {
         _ if right_key => Ok(()),
         Some(caller) if caller.is_admin() => Ok(()),
-        Some(_) => Err(ApiError::forbidden()),
+        Some(_) => Err(ApiError::not_allowed()),
         None => Err(ApiError::unauthorized()),
     }
 }

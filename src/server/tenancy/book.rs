@@ -84,11 +84,13 @@ impl Book {
 
 /// Replaces a file as a whole: after a crash there is the old one or the new.
 fn write(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder)?;
     let next = path.with_extension("next");
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&next, path)?;
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    File::open(folder)?.sync_all()
 }

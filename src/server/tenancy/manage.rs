@@ -167,7 +167,7 @@ where
     let done = tokio::task::spawn_blocking(move || tenancy.change(change)).await;
     match done {
         Ok(Some(result)) => result.map_err(|error| match error {
-            ChangeError::InFile(_) => ApiError::conflict(error.to_string()),
+            ChangeError::InFile(_) => ApiError::in_file(error.to_string()),
             ChangeError::Unknown(name) => ApiError::unknown(&name),
             ChangeError::Wrong(wrong) => ApiError::body(wrong.to_string()),
             ChangeError::NotWritten => ApiError::internal(),

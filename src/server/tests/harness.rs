@@ -8,8 +8,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::adapter::delta::{AdapterId, LowRankDelta};
-use crate::adapter::registry::{AdapterVersion, Registry};
+use crate::adapter::registry::Source;
+use crate::adapter::registry::made_up::{MadeUp, registry};
 use crate::engine::handle::{self, Received, Submission};
 use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprobs};
 use crate::grammar::GrammarCompiler;
@@ -119,13 +119,15 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
             }
         }
     });
-    let mut registry = Registry::new(vec!["base".to_owned(), "org/base".to_owned()]);
-    let delta = Arc::new(LowRankDelta::new(AdapterId([7; 32]), Vec::new()));
-    registry.insert(AdapterVersion { name: "tenant".to_owned(), delta }).unwrap();
+    let loader = Arc::new(MadeUp::default());
+    let registry = registry(loader, None);
+    let source = Source::Directory { path: "7".into() };
+    registry.declare("tenant", source).unwrap();
     let vocabulary = form::vocabulary(&TOKENIZER, VOCAB_SIZE, &[EOS]);
     let serving = Serving {
         engine: handle,
         registry: Arc::new(registry),
+        adapter_load_timeout: Duration::from_secs(20),
         tokenizer: TOKENIZER.clone(),
         grammars: Arc::new(GrammarCompiler::new(vocabulary, 1 << 20).unwrap()),
         chat: Some(chat_format()),
@@ -218,10 +220,9 @@ impl Server {
         let config = ServerConfig::default();
         let server = Self::loading_for((tenancy, usage), config, Duration::from_secs(60)).await;
         let (serving, engine) = model(16);
-        let mut registry = Registry::new(vec!["base".to_owned()]);
-        for (name, digest) in [("acme-chat", 1), ("acme-code", 2), ("globex-chat", 3)] {
-            let delta = Arc::new(LowRankDelta::new(AdapterId([digest; 32]), Vec::new()));
-            registry.insert(AdapterVersion { name: name.to_owned(), delta }).unwrap();
+        let registry = registry(Arc::new(MadeUp::default()), None);
+        for (name, content) in [("acme-chat", "1"), ("acme-code", "2"), ("globex-chat", "3")] {
+            registry.declare(name, Source::Directory { path: content.into() }).unwrap();
         }
         let serving = Serving { registry: Arc::new(registry), ..serving };
         assert!(server.state.set_serving(serving));

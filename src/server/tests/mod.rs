@@ -1,5 +1,6 @@
 //! The HTTP surface over a real loopback connection, in front of a scripted engine.
 
+mod admin;
 mod answers;
 mod embeddings;
 mod equivalence;

@@ -182,7 +182,7 @@ async fn what_is_anothers_is_as_what_is_nobodys() {
         }
     };
     assert_eq!(models("acme").await, ["acme-chat", "acme-code"]);
-    assert_eq!(models("globex").await, ["base", "globex-chat"]);
+    assert_eq!(models("globex").await, ["base", "org/base", "globex-chat"]);
     let body = |model: &str| json!({"model": model, "prompt": "hi"});
     for (key, own, others) in [
         ("acme", "acme-code", ["globex-chat", "base"]),

@@ -1,0 +1,265 @@
+//! What is registered: names, their versions and who answers for them. Changed under one lock, and
+//! from then on seen by requests as a new snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::error::ChangeError;
+use super::names::{Meaning, Names, Shares};
+use super::record::{Record, StoredVersion};
+use super::slot::Slot;
+use super::source::{Origin, Source};
+
+/// Names that there may be.
+const MAX_NAMES: usize = 100_000;
+/// Versions of one name that are remembered, those that answer not counted.
+const MAX_HISTORY: usize = 16;
+
+/// All that is registered.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pub entries: BTreeMap<String, Entry>,
+    /// Of the newest change; no revision is given twice.
+    pub revision: u64,
+}
+
+/// What one name stands for.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    /// An adapter.
+    Adapter(Adapter),
+    /// Another name for one.
+    Alias {
+        /// The adapter's name.
+        target: String,
+        /// Who said so.
+        origin: Origin,
+        /// Of the change that said so.
+        revision: u64,
+    },
+}
+
+/// An adapter and its versions.
+#[derive(Debug, Clone)]
+pub(super) struct Adapter {
+    pub origin: Origin,
+    pub revision: u64,
+    /// The number of the next version.
+    pub next: u64,
+    /// Ascending by number.
+    pub versions: Vec<Version>,
+    /// Numbers of the versions that answer, with their weights; at least one.
+    pub split: Vec<(u64, u32)>,
+    pub pinned: bool,
+}
+
+/// One version and its number.
+#[derive(Debug, Clone)]
+pub(super) struct Version {
+    pub number: u64,
+    pub slot: Arc<Slot>,
+    /// When it was registered, in seconds since 1970.
+    pub created: u64,
+}
+
+impl Adapter {
+    /// An adapter without versions.
+    pub fn new(origin: Origin) -> Self {
+        Self {
+            origin,
+            revision: 0,
+            next: 1,
+            versions: Vec::new(),
+            split: Vec::new(),
+            pinned: false,
+        }
+    }
+
+    /// Adds a version that from now on answers alone; its number.
+    pub fn add(&mut self, slot: Arc<Slot>) -> u64 {
+        let number = self.push(slot);
+        self.split = vec![(number, 100)];
+        number
+    }
+
+    /// Adds a version that answers nobody yet; its number.
+    pub fn push(&mut self, slot: Arc<Slot>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.versions.push(Version { number, slot, created: now() });
+        number
+    }
+
+    /// Forgets the oldest versions that do not answer, beyond what is remembered.
+    pub fn trim(&mut self) {
+        let answers = |number: u64| self.split.iter().any(|(other, _)| *other == number);
+        let idle = self.versions.iter().filter(|version| !answers(version.number));
+        let excess = idle.clone().count().saturating_sub(MAX_HISTORY);
+        let forgotten: Vec<u64> = idle.take(excess).map(|version| version.number).collect();
+        self.versions.retain(|version| !forgotten.contains(&version.number));
+    }
+
+    /// The version of a number.
+    pub fn version(&self, number: u64) -> Option<&Version> {
+        self.versions.iter().find(|version| version.number == number)
+    }
+
+    /// The version that answers most requests.
+    pub fn main(&self) -> Option<&Version> {
+        let (number, _) = self.split.iter().max_by_key(|(number, weight)| (*weight, *number))?;
+        self.version(*number)
+    }
+
+    /// Versions that answer, with their weights.
+    pub fn answering(&self) -> impl Iterator<Item = (&Version, u32)> {
+        self.split.iter().filter_map(|(number, weight)| Some((self.version(*number)?, *weight)))
+    }
+
+    fn shares(&self) -> Shares {
+        Shares::new(self.answering().map(|(version, weight)| (Arc::clone(&version.slot), weight)))
+    }
+}
+
+impl Entry {
+    /// Who may change it.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::Adapter(adapter) => adapter.origin,
+            Self::Alias { origin, .. } => *origin,
+        }
+    }
+
+    /// The same, changed at `revision`.
+    pub fn at(mut self, at: u64) -> Self {
+        match &mut self {
+            Self::Adapter(adapter) => adapter.revision = at,
+            Self::Alias { revision, .. } => *revision = at,
+        }
+        self
+    }
+
+    /// Of its last change.
+    pub fn revision(&self) -> u64 {
+        match self {
+            Self::Adapter(adapter) => adapter.revision,
+            Self::Alias { revision, .. } => *revision,
+        }
+    }
+
+    /// What is kept of it on disk.
+    pub fn record(&self) -> Record {
+        match self {
+            Self::Alias { target, revision, .. } => {
+                Record::Alias { target: target.clone(), revision: *revision }
+            }
+            Self::Adapter(adapter) => Record::Adapter {
+                revision: adapter.revision,
+                next: adapter.next,
+                pinned: adapter.pinned,
+                split: adapter.split.clone(),
+                versions: adapter.versions.iter().map(StoredVersion::of).collect(),
+            },
+        }
+    }
+
+    /// What a record says.
+    pub fn restored(name: &str, record: Record) -> Self {
+        match record {
+            Record::Alias { target, revision } => {
+                Self::Alias { target, revision, origin: Origin::Api }
+            }
+            Record::Adapter { revision, next, pinned, split, versions } => {
+                let version = |stored: StoredVersion| {
+                    let slot = Slot::new(name, stored.source, false, stored.content.map(|id| id.0));
+                    slot.pin(pinned);
+                    Version { number: stored.number, slot, created: stored.created }
+                };
+                let versions = versions.into_iter().map(version).collect();
+                Self::Adapter(Adapter {
+                    origin: Origin::Api,
+                    revision,
+                    next,
+                    pinned,
+                    split,
+                    versions,
+                })
+            }
+        }
+    }
+}
+
+impl Book {
+    /// The snapshot that requests read.
+    pub fn names(&self) -> Names {
+        let meaning = |(name, entry): (&String, &Entry)| {
+            let meaning = match entry {
+                Entry::Adapter(adapter) => Meaning::Adapter(adapter.shares()),
+                Entry::Alias { target, .. } => Meaning::Alias(target.clone()),
+            };
+            (name.clone(), meaning)
+        };
+        Names(self.entries.iter().map(meaning).collect())
+    }
+
+    /// A revision that none had.
+    pub fn next_revision(&mut self) -> u64 {
+        self.revision += 1;
+        self.revision
+    }
+
+    /// Checks that one more name fits.
+    pub fn check_room(&self, name: &str) -> Result<(), ChangeError> {
+        let fits = self.entries.contains_key(name) || self.entries.len() < MAX_NAMES;
+        if fits { Ok(()) } else { Err(ChangeError::TooMany { limit: MAX_NAMES }) }
+    }
+
+    /// Every version of every adapter.
+    pub fn slots(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        let adapters = self.entries.values().filter_map(|entry| match entry {
+            Entry::Adapter(adapter) => Some(adapter),
+            Entry::Alias { .. } => None,
+        });
+        adapters.flat_map(|adapter| adapter.versions.iter().map(|version| &version.slot))
+    }
+
+    /// Every version that answers.
+    pub fn slots_answering(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        let adapters = self.entries.values().filter_map(|entry| match entry {
+            Entry::Adapter(adapter) => Some(adapter),
+            Entry::Alias { .. } => None,
+        });
+        adapters.flat_map(|adapter| adapter.answering().map(|(version, _)| &version.slot))
+    }
+
+    /// Every version of one adapter.
+    pub fn slots_of(&self, name: &str) -> impl Iterator<Item = &Arc<Slot>> {
+        let adapter = match self.entries.get(name) {
+            Some(Entry::Adapter(adapter)) => Some(adapter),
+            Some(Entry::Alias { .. }) | None => None,
+        };
+        adapter.into_iter().flat_map(|adapter| adapter.versions.iter().map(|version| &version.slot))
+    }
+
+    /// A version of `name` at `source` that is there already.
+    pub fn slot_at(&self, name: &str, source: &Source) -> Option<&Arc<Slot>> {
+        match self.entries.get(name)? {
+            Entry::Adapter(adapter) => {
+                let mut slots = adapter.versions.iter().map(|version| &version.slot);
+                slots.find(|slot| slot.source == *source)
+            }
+            Entry::Alias { .. } => None,
+        }
+    }
+
+    /// The names of aliases that lead to `name`.
+    pub fn aliases_of(&self, name: &str) -> Vec<String> {
+        let leads = |entry: &Entry| matches!(entry, Entry::Alias { target, .. } if target == name);
+        self.entries.iter().filter(|(_, e)| leads(e)).map(|(alias, _)| alias.clone()).collect()
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

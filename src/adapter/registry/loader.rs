@@ -1,0 +1,79 @@
+//! What the registry asks of whoever reads adapters: it knows no file and no model itself.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::source::Source;
+use crate::adapter::delta::{AdapterId, LowRankDelta};
+
+/// Reads adapters and prepares them for the model that is served.
+pub trait Loader: fmt::Debug + Send + Sync + 'static {
+    /// Reads, checks and compacts what lies at `source`. Slow; runs on the registry's own threads.
+    ///
+    /// # Errors
+    /// Where it cannot be used with the model that is served.
+    fn read(&self, source: &Source) -> Result<ReadAdapter, LoadError>;
+
+    /// The adapter in the form in which the model's batches take it.
+    ///
+    /// # Errors
+    /// Where the device has no room, or a factor overflows.
+    fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError>;
+
+    /// Changes whenever the files at `source` do: made of their sizes and times alone. `None` where
+    /// they cannot be seen.
+    fn stamp(&self, source: &Source) -> Option<u64>;
+}
+
+/// An adapter as it was read.
+#[derive(Debug, Clone)]
+pub struct ReadAdapter {
+    /// Its weights, float32 on the CPU.
+    pub delta: Arc<LowRankDelta>,
+    /// The digest of what its files hold, however it is then served.
+    pub content: AdapterId,
+    /// How it was trained, in a word.
+    pub kind: &'static str,
+    /// Its rank as trained.
+    pub rank: usize,
+}
+
+/// Why an adapter could not be loaded. The message names no path outside the adapter's own
+/// directory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct LoadError {
+    kind: LoadErrorKind,
+    message: Arc<str>,
+}
+
+/// Whose fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadErrorKind {
+    /// What lies there is no adapter for this model.
+    Unusable,
+    /// There is no room, or there was none in time; later there may be.
+    NoRoom,
+    /// A bug of this program.
+    Bug,
+}
+
+impl LoadError {
+    /// An error of this kind.
+    #[must_use]
+    pub fn new(kind: LoadErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into().into() }
+    }
+
+    /// What lies there is no adapter for this model.
+    #[must_use]
+    pub fn unusable(message: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Unusable, message)
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub fn kind(&self) -> LoadErrorKind {
+        self.kind
+    }
+}

@@ -1,0 +1,98 @@
+//! For tests: adapters that lie nowhere. A source's last name, a number from 0 to 255, is its
+//! content; what else a load does is in the hands of the test.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Budget, LoadError, Loader, Options, ReadAdapter, Registry, Source};
+use crate::adapter::delta::{AdapterId, LowRankDelta, LowRankFactors};
+use crate::metrics::Metrics;
+
+/// Bytes of every adapter.
+pub(crate) const BYTES: usize = 64;
+
+/// A loader of made-up adapters.
+#[derive(Debug, Default)]
+pub(crate) struct MadeUp {
+    /// Reads so far.
+    pub reads: AtomicUsize,
+    /// What lies in a place instead of what its name says; `None` is nothing usable.
+    pub places: Mutex<BTreeMap<PathBuf, Option<u8>>>,
+    /// Loads wait while this holds.
+    held: Mutex<bool>,
+    released: Condvar,
+}
+
+impl MadeUp {
+    /// Lets loads wait, or go on.
+    pub fn hold(&self, hold: bool) {
+        *self.held.lock().unwrap() = hold;
+        self.released.notify_all();
+    }
+
+    /// Puts something else where an adapter lies.
+    pub fn place(&self, source: &Source, content: Option<u8>) {
+        self.places.lock().unwrap().insert(path(source), content);
+    }
+
+    fn content(&self, source: &Source) -> Option<u8> {
+        let path = path(source);
+        let placed = self.places.lock().unwrap().get(&path).copied();
+        placed.unwrap_or_else(|| path.file_name()?.to_str()?.parse().ok())
+    }
+}
+
+impl Loader for MadeUp {
+    fn read(&self, source: &Source) -> Result<ReadAdapter, LoadError> {
+        let mut held = self.held.lock().unwrap();
+        while *held {
+            held = self.released.wait(held).unwrap();
+        }
+        drop(held);
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        let message = format!("{} holds no adapter", source.shown());
+        let content = self.content(source).ok_or_else(|| LoadError::unusable(message))?;
+        let id = AdapterId([content; 32]);
+        let side = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let factors = LowRankFactors { down: side((1, 8)), up: side((8, 1)) };
+        let delta = Arc::new(LowRankDelta::new(id, vec![Some(factors)]));
+        Ok(ReadAdapter { delta, content: id, kind: "lora", rank: 1 })
+    }
+
+    fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError> {
+        Ok(delta.to(&Device::Cpu, DType::F32).unwrap())
+    }
+
+    fn stamp(&self, source: &Source) -> Option<u64> {
+        self.content(source).map(u64::from)
+    }
+}
+
+fn path(source: &Source) -> PathBuf {
+    match source {
+        Source::Directory { path } => path.clone(),
+        Source::Beneath { root, path } => root.join(path),
+    }
+}
+
+/// What a registry of made-up adapters may take.
+pub(crate) fn options() -> Options {
+    Options {
+        budget: Budget { max_bytes: 1000 * BYTES, max_resident: None, level: "cpu" },
+        threads: 2,
+        patience: Duration::from_secs(20),
+        state_dir: None,
+    }
+}
+
+/// A registry of made-up adapters.
+pub(crate) fn registry(loader: Arc<MadeUp>, options: Option<Options>) -> Registry {
+    let names = vec!["base".to_owned(), "org/base".to_owned()];
+    let options = options.unwrap_or_else(self::options);
+    Registry::open(names, None, options, loader, Metrics::new()).unwrap()
+}

@@ -1,0 +1,213 @@
+//! Names: which adapter version, or the base model, a request's `model` means; which versions are
+//! in memory; and how both change while requests run.
+//!
+//! ```text
+//! request → names (snapshot) → shares → slot ─ in memory → Arc<AdapterVersion>
+//!                                         └─ not yet → workers load it once for all who wait
+//! change  → book (one lock) → store (one transaction) → names (next snapshot)
+//! ```
+//!
+//! A request takes what a name means at that moment and keeps it to its end. The way to a version
+//! in memory takes no lock; the engine knows nothing of any of this.
+
+mod book;
+mod change;
+mod error;
+mod ledger;
+mod listing;
+mod loader;
+mod memory;
+mod names;
+mod pending;
+mod record;
+mod slot;
+mod source;
+mod store;
+mod sync;
+mod version;
+mod workers;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use self::book::Book;
+use self::memory::Memory;
+use self::names::Names;
+use self::store::Store;
+use self::workers::{Begun, Workers};
+use super::delta::LowRankDelta;
+use crate::metrics::Metrics;
+
+pub use self::change::{Changed, Expect, Put};
+pub use self::error::ChangeError;
+pub use self::listing::{AdapterInfo, NameInfo, VersionInfo};
+pub use self::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter};
+pub use self::memory::Budget;
+pub use self::pending::{Load, Outcome};
+pub use self::slot::{Facts, Residency};
+pub use self::source::{Origin, OutsideRoots, Source, is_adapter_name};
+pub use self::store::StoreError;
+pub use self::sync::{Declared, DeclaredVersion};
+pub use self::version::AdapterVersion;
+
+/// What a name stands for.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// The base model (or the model merged at start).
+    Base,
+    /// An adapter on the base model.
+    Adapter(Arc<AdapterVersion>),
+}
+
+/// What looking for a name finds.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing has that name. Never the base model.
+    Unknown,
+    /// What it stands for.
+    Ready(Target),
+    /// An adapter that is being loaded.
+    Loading(Load),
+    /// An adapter that cannot be had now.
+    Failed(LoadError),
+}
+
+/// What a registry may take, and where it keeps what was changed.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Memory.
+    pub budget: Budget,
+    /// Threads that load.
+    pub threads: usize,
+    /// How long a load may wait for room.
+    pub patience: Duration,
+    /// Where changes are written down; without, they end with the process.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// All names this server answers to.
+#[derive(Debug)]
+pub struct Registry {
+    base_names: Vec<String>,
+    own: Option<Arc<AdapterVersion>>,
+    names: ArcSwap<Names>,
+    book: Mutex<Book>,
+    memory: Arc<Memory>,
+    workers: Workers,
+    store: Option<Store>,
+    started: Instant,
+}
+
+impl Registry {
+    /// A registry of the base model under `base_names` (at least one; the first is its id), with
+    /// the adapters that were registered in an earlier life. Where the weights are served only
+    /// together with `own`, that answers to those names, and the weights alone have none.
+    ///
+    /// # Errors
+    /// Where the state cannot be read or the system gives no thread.
+    pub fn open(
+        base_names: Vec<String>,
+        own: Option<Arc<LowRankDelta>>,
+        options: Options,
+        loader: Arc<dyn Loader>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StoreError> {
+        let memory = Arc::new(Memory::new(options.budget, Arc::clone(&metrics)));
+        let (threads, patience) = (options.threads, options.patience);
+        let workers = Workers::start(threads, loader, Arc::clone(&memory), metrics, patience)
+            .map_err(|error| StoreError::new("starting threads", &error))?;
+        let store = options.state_dir.as_deref().map(Store::open).transpose()?;
+        let book = store.as_ref().map(Store::read).transpose()?.unwrap_or_default();
+        let own = own.map(|delta| Arc::new(AdapterVersion::new(base_names[0].clone(), delta)));
+        Ok(Self {
+            base_names,
+            own,
+            names: ArcSwap::from_pointee(book.names()),
+            book: Mutex::new(book),
+            memory,
+            workers,
+            store,
+            started: Instant::now(),
+        })
+    }
+
+    /// What `name` stands for. Where several versions answer for it, `hash`, of the request, says
+    /// which one answers this one.
+    #[must_use]
+    pub fn find(&self, name: &str, hash: impl FnOnce() -> u64) -> Found {
+        if self.base_names.iter().any(|base| base == name) {
+            return Found::Ready(self.own.clone().map_or(Target::Base, Target::Adapter));
+        }
+        let names = self.names.load();
+        let Some(slot) = names.find(name).and_then(|shares| shares.pick(hash)) else {
+            return Found::Unknown;
+        };
+        slot.hit(self.now());
+        if let Some(version) = slot.resident() {
+            return Found::Ready(Target::Adapter(version));
+        }
+        match self.workers.get(slot) {
+            Begun::Resident(version) => Found::Ready(Target::Adapter(version)),
+            Begun::Loading(load) => Found::Loading(load),
+            Begun::Failed(error) => Found::Failed(error),
+        }
+    }
+
+    /// Whether `name` stands for anything; loads nothing.
+    #[must_use]
+    pub fn knows(&self, name: &str) -> bool {
+        self.base_names.iter().any(|base| base == name) || self.names.load().find(name).is_some()
+    }
+
+    /// The base model's id.
+    #[must_use]
+    pub fn base_name(&self) -> &str {
+        &self.base_names[0]
+    }
+
+    /// True where the weights alone answer to a name; false where they are a residual.
+    #[must_use]
+    pub fn serves_base(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// Every name of the base model.
+    #[must_use]
+    pub fn base_names(&self) -> &[String] {
+        &self.base_names
+    }
+
+    /// Whether changes outlive the process.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Bytes of adapters in memory.
+    #[must_use]
+    pub fn memory_used(&self) -> usize {
+        self.memory.ledger.used()
+    }
+
+    /// Microseconds of this registry's life.
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets requests see the book.
+    fn publish(&self, book: &Book) {
+        self.names.store(Arc::new(book.names()));
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod made_up;
+#[cfg(test)]
+mod tests;

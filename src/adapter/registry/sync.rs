@@ -1,0 +1,218 @@
+//! Names that are declared outside: in the file of adapters, or by lying in the directory of
+//! adapters. The registry follows them, all at once or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Registry;
+use super::book::{Adapter, Book, Entry};
+use super::error::ChangeError;
+use super::slot::Slot;
+use super::source::{Origin, Source, is_adapter_name};
+
+/// An adapter as a file declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Its name.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// Its versions; at least one.
+    pub versions: Vec<DeclaredVersion>,
+    /// Whether it is loaded at once and stays in memory.
+    pub pinned: bool,
+}
+
+/// A version as a file declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredVersion {
+    /// Where it lies.
+    pub source: Source,
+    /// Its share of the requests.
+    pub weight: u32,
+}
+
+impl Registry {
+    /// Registers the adapters of the command line, and loads each.
+    ///
+    /// # Errors
+    /// The first that cannot be loaded, or whose name is taken.
+    pub fn declare(&self, name: &str, source: Source) -> Result<(), ChangeError> {
+        let slot = Slot::new(name, source, false, None);
+        if self.base_names.iter().any(|base| base == name) {
+            let by = "the base model's";
+            return Err(ChangeError::Taken { name: name.to_owned(), by });
+        }
+        {
+            let mut book = self.book();
+            let taken = book.entries.get(name).map(Entry::origin);
+            if taken == Some(Origin::CommandLine) {
+                let by = "given twice on the command line";
+                return Err(ChangeError::Taken { name: name.to_owned(), by });
+            }
+            if taken.is_some() {
+                tracing::warn!(adapter = name, "the command line hides what a caller registered");
+            }
+            let mut adapter = Adapter::new(Origin::CommandLine);
+            adapter.add(Arc::clone(&slot));
+            adapter.revision = book.next_revision();
+            self.apply(&mut book, vec![(name.to_owned(), Some(Entry::Adapter(adapter)))]);
+        }
+        self.load(&slot)?;
+        Ok(())
+    }
+
+    /// Makes the file's adapters what `declared` says. A version that takes over a name in service
+    /// is loaded first.
+    ///
+    /// # Errors
+    /// Where one of them cannot be; then all stay as they were.
+    pub fn follow_file(&self, declared: &[Declared]) -> Result<(), ChangeError> {
+        let mut names = BTreeSet::new();
+        for name in declared.iter().flat_map(|d| std::iter::once(&d.name).chain(&d.aliases)) {
+            self.check_name(name)?;
+            if !names.insert(name.as_str()) {
+                let by = "declared twice";
+                return Err(ChangeError::Taken { name: name.clone(), by });
+            }
+        }
+        let (entries, first) = {
+            let mut book = self.book();
+            self.check_free(&book, &names)?;
+            entries_of(&mut book, declared)
+        };
+        let loaded = first.iter().try_for_each(|slot| self.load(slot).map(drop));
+        let mut book = self.book();
+        let fits = loaded.map_err(ChangeError::from).and_then(|()| self.check_free(&book, &names));
+        if let Err(error) = fits {
+            let kept = |slot: &Arc<Slot>| book.slots().any(|other| Arc::ptr_eq(other, slot));
+            first.iter().filter(|slot| !kept(slot)).for_each(|slot| self.memory.retire(slot));
+            return Err(error);
+        }
+        let gone = of_origin(&book, Origin::File).filter(|name| !entries.contains_key(*name));
+        let mut edits: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
+        edits.extend(entries.into_iter().map(|(name, entry)| (name, Some(entry))));
+        edits.retain(|(name, entry)| differs(book.entries.get(name), entry.as_ref()));
+        self.apply(&mut book, edits);
+        drop(book);
+        self.warm_up();
+        Ok(())
+    }
+
+    /// Begins to load the adapters that stay in memory.
+    pub fn warm_up(&self) {
+        let pinned: Vec<Arc<Slot>> =
+            self.book().slots_answering().filter(|slot| slot.is_pinned()).map(Arc::clone).collect();
+        // Whoever asks for one that fails is told; so is the log.
+        pinned.iter().for_each(|slot| drop(self.workers.get(slot)));
+    }
+
+    /// Registers the adapters that lie in the directory `root` by the names of their own
+    /// directories, and forgets those that no longer do. Nothing is read yet. Names that
+    /// stand for something else are left to that.
+    pub fn follow_directory(&self, root: &Path, found: &BTreeSet<String>) {
+        let mut book = self.book();
+        let gone = of_origin(&book, Origin::Directory).filter(|name| !found.contains(*name));
+        let mut edits: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
+        for name in found {
+            let free = !book.entries.contains_key(name) && !self.base_names.contains(name);
+            if !free || !is_adapter_name(name) || book.check_room(name).is_err() {
+                continue;
+            }
+            let source = Source::Beneath { root: root.to_owned(), path: name.into() };
+            let mut adapter = Adapter::new(Origin::Directory);
+            adapter.add(Slot::new(name, source, true, None));
+            adapter.revision = book.next_revision();
+            edits.push((name.clone(), Some(Entry::Adapter(adapter))));
+        }
+        if !edits.is_empty() {
+            let gone = edits.iter().filter(|(_, entry)| entry.is_none()).count();
+            tracing::info!(new = edits.len() - gone, gone, "the directory of adapters changed");
+            self.apply(&mut book, edits);
+        }
+    }
+
+    /// Reads again those adapters in memory that follow their files and whose files changed. What is
+    /// in memory serves until the new one is, and on where that cannot be used.
+    pub fn refresh(&self) {
+        let slots: Vec<Arc<Slot>> = {
+            let book = self.book();
+            let follows = book.slots().filter(|slot| slot.follows_files);
+            follows.filter(|slot| slot.resident().is_some()).map(Arc::clone).collect()
+        };
+        for slot in slots {
+            let stamp = self.workers.stamp(&slot);
+            if stamp.is_some() && stamp != slot.stamp() {
+                tracing::info!(adapter = slot.name, "its files changed: loading it again");
+                self.workers.refresh(&slot);
+            }
+        }
+    }
+
+    fn check_free(&self, book: &Book, names: &BTreeSet<&str>) -> Result<(), ChangeError> {
+        for name in names {
+            let origin = book.entries.get(*name).map(Entry::origin);
+            if matches!(origin, Some(Origin::CommandLine | Origin::Api)) {
+                let by = "registered by the command line or by a request";
+                return Err(ChangeError::Taken { name: (*name).to_owned(), by });
+            }
+            book.check_room(name)?;
+        }
+        Ok(())
+    }
+}
+
+/// The entries that a file means, made of the versions that are there already; and those versions
+/// that have to be loaded before: of names in service, and those that stay in memory.
+fn entries_of(book: &mut Book, declared: &[Declared]) -> (BTreeMap<String, Entry>, Vec<Arc<Slot>>) {
+    let (mut entries, mut first) = (BTreeMap::new(), Vec::new());
+    for adapter in declared {
+        let name = adapter.name.as_str();
+        let in_service = matches!(book.entries.get(name), Some(Entry::Adapter(_)));
+        let mut entry = Adapter::new(Origin::File);
+        entry.pinned = adapter.pinned;
+        for DeclaredVersion { source, weight } in &adapter.versions {
+            let present = book.slot_at(name, source).map(Arc::clone);
+            let new = present.is_none();
+            let slot = present.unwrap_or_else(|| Slot::new(name, source.clone(), true, None));
+            if (new && in_service) || adapter.pinned {
+                first.push(Arc::clone(&slot));
+            }
+            let number = entry.push(slot);
+            entry.split.push((number, *weight));
+        }
+        entry.split.retain(|(_, weight)| *weight > 0);
+        entry.revision = book.next_revision();
+        entries.insert(name.to_owned(), Entry::Adapter(entry));
+        for alias in &adapter.aliases {
+            let (target, revision) = (name.to_owned(), book.next_revision());
+            let entry = Entry::Alias { target, origin: Origin::File, revision };
+            entries.insert(alias.clone(), entry);
+        }
+    }
+    (entries, first)
+}
+
+fn of_origin(book: &Book, origin: Origin) -> impl Iterator<Item = &String> {
+    let entries = book.entries.iter().filter(move |(_, entry)| entry.origin() == origin);
+    entries.map(|(name, _)| name)
+}
+
+/// Whether two entries mean different things, whatever their revisions.
+fn differs(before: Option<&Entry>, after: Option<&Entry>) -> bool {
+    match (before, after) {
+        (None, None) => false,
+        (
+            Some(Entry::Alias { target: a, origin: from, .. }),
+            Some(Entry::Alias { target: b, origin: to, .. }),
+        ) => a != b || from != to,
+        (Some(Entry::Adapter(a)), Some(Entry::Adapter(b))) => {
+            let versions = |adapter: &Adapter| -> Vec<_> {
+                adapter.answering().map(|(v, weight)| (Arc::as_ptr(&v.slot), weight)).collect()
+            };
+            a.origin != b.origin || a.pinned != b.pinned || versions(a) != versions(b)
+        }
+        _ => true,
+    }
+}

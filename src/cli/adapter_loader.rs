@@ -1,0 +1,167 @@
+//! Reads adapters for the registry of a running server: on its threads, for the model it serves.
+
+use std::fs::Metadata;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use candle_core::{DType, Device};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::model_source::{AdapterReader, ServedAdapter};
+use crate::adapter::compact::{Tolerance, compact, compacted_id};
+use crate::adapter::compacted_cache::CompactedCache;
+use crate::adapter::delta::{LowRankDelta, ModuleSpec};
+use crate::adapter::registry::{LoadError, LoadErrorKind, Loader, ReadAdapter, Source};
+use crate::config::user_cache;
+use crate::layers::backend::Backend;
+use crate::model::builder::LoadOptions;
+
+/// Files that make an adapter.
+const FILES: [&str; 5] = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "config.json",
+    "model.safetensors",
+    "init.safetensors",
+];
+
+/// What compacted adapters may take on disk.
+const CACHE_BYTES: u64 = 4 << 30;
+
+/// Loads for one model.
+#[derive(Debug)]
+pub struct ModelAdapters {
+    reader: AdapterReader,
+    modules: Vec<ModuleSpec>,
+    tolerance: Option<Tolerance>,
+    /// Directories beneath which [`Source::Beneath`] may be; those of an earlier start may not.
+    roots: Vec<PathBuf>,
+    dtype: DType,
+    backend: Backend,
+    device: Device,
+    cache: Option<CompactedCache>,
+    /// One thread: the others belong to the engine.
+    pool: ThreadPool,
+}
+
+impl ModelAdapters {
+    /// A loader for a model of these `modules`, held as `options` say. Without a `tolerance`, only
+    /// adapters that are a difference of two parts are compacted.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn new(
+        reader: AdapterReader,
+        modules: Vec<ModuleSpec>,
+        tolerance: Option<Tolerance>,
+        roots: Vec<PathBuf>,
+        options: &LoadOptions,
+    ) -> anyhow::Result<Self> {
+        let pool = ThreadPoolBuilder::new().num_threads(1).build()?;
+        let LoadOptions { dtype, backend, ref device, .. } = *options;
+        let cache = user_cache().map(|dir| CompactedCache::new(dir.join("adapters"), CACHE_BYTES));
+        let device = device.clone();
+        Ok(Self { reader, modules, tolerance, roots, dtype, backend, device, cache, pool })
+    }
+
+    fn read_delta(&self, source: &Source) -> anyhow::Result<ReadAdapter> {
+        let ServedAdapter { delta, kind, rank, is_difference } =
+            self.reader.read(source, &self.modules)?;
+        let content = delta.id();
+        let tolerance = self.tolerance.or(is_difference.then(Tolerance::default));
+        let delta = match tolerance {
+            Some(tolerance) => self.compacted(&delta, tolerance)?,
+            None => delta,
+        };
+        Ok(ReadAdapter { delta: Arc::new(delta), content, kind, rank })
+    }
+
+    /// The delta in its numerical rank, from disk where that was found out before.
+    fn compacted(
+        &self,
+        delta: &LowRankDelta,
+        tolerance: Tolerance,
+    ) -> anyhow::Result<LowRankDelta> {
+        let id = compacted_id(delta.id(), tolerance);
+        if let Some(kept) = self.cache.as_ref().and_then(|cache| cache.get(id, &self.modules)) {
+            return Ok(kept);
+        }
+        let (compacted, _) = self.pool.install(|| compact(delta, &self.modules, tolerance))?;
+        if let Some(cache) = &self.cache {
+            cache.put(&compacted, &self.modules);
+        }
+        Ok(compacted)
+    }
+}
+
+impl Loader for ModelAdapters {
+    fn read(&self, source: &Source) -> Result<ReadAdapter, LoadError> {
+        if let Source::Beneath { root, .. } = source
+            && !self.roots.contains(root)
+        {
+            let message = "adapters are no longer loaded from the directory it was registered in";
+            return Err(LoadError::unusable(message));
+        }
+        self.read_delta(source).map_err(|error| told(&format!("{error:#}"), source))
+    }
+
+    fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError> {
+        let prepared = self.backend.prepare(delta, self.dtype, &self.device);
+        prepared.map_err(|error| LoadError::unusable(error.to_string()))
+    }
+
+    fn stamp(&self, source: &Source) -> Option<u64> {
+        let dir = place(source);
+        let mut hasher = DefaultHasher::new();
+        let found = FILES.iter().filter_map(|name| {
+            let metadata = dir.join(name).metadata().ok()?;
+            seen(&metadata).hash(&mut hasher);
+            name.hash(&mut hasher);
+            Some(())
+        });
+        (found.count() > 0).then(|| hasher.finish())
+    }
+}
+
+/// What is seen of a file without reading it.
+fn seen(metadata: &Metadata) -> (u64, u128) {
+    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    (metadata.len(), modified.unwrap_or_default().as_nanos())
+}
+
+fn place(source: &Source) -> PathBuf {
+    match source {
+        Source::Directory { path } => path.clone(),
+        Source::Beneath { root, path } => root.join(path),
+    }
+}
+
+/// The error for callers: the adapter's directory has its own name there, and no other path is.
+fn told(message: &str, source: &Source) -> LoadError {
+    let place = place(source);
+    let mut message = message.to_owned();
+    for path in [place.canonicalize().ok(), Some(place)].into_iter().flatten() {
+        message = message.replace(&*path.to_string_lossy(), &source.shown());
+    }
+    LoadError::unusable(message)
+}
+
+/// Loads nothing: for a server of a merged model.
+#[derive(Debug)]
+pub struct NoAdapters;
+
+impl Loader for NoAdapters {
+    fn read(&self, _: &Source) -> Result<ReadAdapter, LoadError> {
+        Err(LoadError::unusable("this server serves a merged model and nothing beside it"))
+    }
+
+    fn prepare(&self, _: &LowRankDelta) -> Result<LowRankDelta, LoadError> {
+        Err(LoadError::new(LoadErrorKind::Bug, "nothing was read"))
+    }
+
+    fn stamp(&self, _: &Source) -> Option<u64> {
+        None
+    }
+}

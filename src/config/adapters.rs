@@ -1,0 +1,61 @@
+//! Adapters that come and go while serving: from where, how many, and who may change them.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::ByteSize;
+
+/// Adapters beside those named one by one.
+#[derive(Debug, Clone, Args)]
+pub struct AdaptersArgs {
+    /// Serve every adapter directory in this directory under its own name: each is loaded when it
+    /// is first asked for, and new ones are noticed
+    #[arg(long, env = "SORSA_ADAPTER_DIR", value_name = "DIR")]
+    pub adapter_dir: Option<PathBuf>,
+    /// Serve the adapters that this TOML file declares, and follow its changes
+    #[arg(long = "adapters", env = "SORSA_ADAPTERS", value_name = "FILE")]
+    pub adapters_file: Option<PathBuf>,
+    /// Let adapters be registered and changed through HTTP, by callers on this machine
+    #[arg(long, env = "SORSA_ALLOW_RUNTIME_ADAPTERS")]
+    pub allow_runtime_adapters: bool,
+    /// A directory beneath which callers may name adapters; may be repeated
+    #[arg(
+        long,
+        env = "SORSA_ADAPTER_ROOT",
+        value_delimiter = ',',
+        requires = "allow_runtime_adapters",
+        value_name = "DIR"
+    )]
+    pub adapter_root: Vec<PathBuf>,
+    /// Where changes made through HTTP are written down; without it they end with the process
+    #[arg(long, env = "SORSA_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Memory of adapters; the least recently used leave it
+    #[arg(long, env = "SORSA_ADAPTER_MEMORY", default_value = "4GiB", value_name = "BYTES")]
+    pub adapter_memory: ByteSize,
+    /// Adapters ready to answer at once, beyond which the least recently used leave; they stay in
+    /// memory as they were read while there is room [default: as many as fit]
+    #[arg(long, env = "SORSA_MAX_RESIDENT_ADAPTERS", value_name = "N")]
+    pub max_resident_adapters: Option<NonZeroUsize>,
+    /// Threads that load adapters
+    #[arg(long, env = "SORSA_ADAPTER_LOADERS", default_value = "2", value_name = "N")]
+    pub adapter_loaders: NonZeroUsize,
+    /// Seconds that a request waits for its adapter
+    #[arg(long, env = "SORSA_ADAPTER_LOAD_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    pub adapter_load_timeout: u64,
+}
+
+impl AdaptersArgs {
+    /// Whether adapters may come after the start, and by which flag.
+    #[must_use]
+    pub fn runtime_flag(&self) -> Option<&'static str> {
+        let flags = [
+            (self.adapter_dir.is_some(), "--adapter-dir"),
+            (self.adapters_file.is_some(), "--adapters"),
+            (self.allow_runtime_adapters, "--allow-runtime-adapters"),
+        ];
+        flags.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag)
+    }
+}

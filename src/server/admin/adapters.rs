@@ -1,0 +1,297 @@
+//! `/admin/adapters`: list, get, put, delete, versions, rollout, rollback, pin, unload.
+//!
+//! Every answer about one adapter has its revision as `etag`; a change with `if-match` is made only
+//! where that is still the revision, one with `if-none-match: *` only where the name is free.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::guard::Admin;
+use super::view::{AdapterView, FactsView};
+use super::{change, source};
+use crate::adapter::registry::{Changed, Expect, Put};
+use crate::server::error::{ApiError, ApiResult};
+use crate::server::extract::JsonObject;
+use crate::server::openai::fields::{Fields, to_integer};
+use crate::server::state::{AppState, Serving};
+
+/// The adapter that a path names.
+#[derive(Debug)]
+pub struct Name(String);
+
+impl FromRequestParts<Arc<AppState>> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<AppState>,
+    ) -> Result<Self, ApiError> {
+        let name: Result<Path<String>, PathRejection> =
+            Path::from_request_parts(parts, state).await;
+        // What is no UTF-8 once decoded is nobody's name and cannot be repeated.
+        name.map(|Path(name)| Self(name)).map_err(|_| ApiError::adapter_not_found("\u{FFFD}"))
+    }
+}
+
+/// What a caller takes an adapter for, by the conditions of its request.
+#[derive(Debug)]
+pub struct Condition(Expect);
+
+impl FromRequestParts<Arc<AppState>> for Condition {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        _state: &Arc<AppState>,
+    ) -> Result<Self, ApiError> {
+        condition(&parts.headers).map(Self)
+    }
+}
+
+fn condition(headers: &HeaderMap) -> Result<Expect, ApiError> {
+    let value =
+        |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let revision = |text: &str| text.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+    match (value(header::IF_MATCH), value(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(Expect::Anything),
+        (None, Some("*")) => Ok(Expect::Absent),
+        (None, Some(_)) => Err(ApiError::invalid("if-none-match", "`if-none-match` must be `*`")),
+        (Some(text), None) => revision(text).map(Expect::Revision).ok_or_else(|| {
+            ApiError::invalid("if-match", "`if-match` must be an `etag` of the adapter")
+        }),
+        (Some(_), Some(_)) => {
+            let message = "`if-match` and `if-none-match` exclude each other";
+            Err(ApiError::invalid("if-match", message))
+        }
+    }
+}
+
+/// Answers `GET /admin/adapters`.
+///
+/// # Errors
+/// Where the caller may not, or no model is loaded yet.
+pub async fn list(_: Admin, State(state): State<Arc<AppState>>) -> ApiResult<Value> {
+    let serving = state.serving()?;
+    let registry = &serving.registry;
+    let adapters: Vec<AdapterView> =
+        registry.adapters().into_iter().map(AdapterView::from).collect();
+    Ok(Json(json!({
+        "adapters": adapters,
+        "memory_bytes": registry.memory_used(),
+        "durable": registry.is_durable(),
+    })))
+}
+
+/// Answers `GET /admin/adapters/{name}`.
+///
+/// # Errors
+/// Where the caller may not, or there is no such adapter.
+pub async fn get(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+) -> Result<Response, ApiError> {
+    shown(&*state.serving()?, &name, StatusCode::OK)
+}
+
+/// Answers `GET /admin/adapters/{name}/versions`.
+///
+/// # Errors
+/// As [`get`].
+pub async fn versions(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+) -> ApiResult<Value> {
+    let adapter = state.serving()?.registry.adapter(&name);
+    let adapter = adapter.ok_or_else(|| ApiError::adapter_not_found(&name))?;
+    let view = serde_json::to_value(AdapterView::from(adapter)).unwrap_or_default();
+    Ok(Json(json!({"versions": view["versions"]})))
+}
+
+/// Answers `PUT /admin/adapters/{name}`: registers a version from `path`, or makes the name an alias.
+///
+/// # Errors
+/// Where the caller may not, a field is wrong, the condition does not hold, or the adapter cannot be
+/// loaded.
+pub async fn put(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+    Condition(expect): Condition,
+    JsonObject(mut fields): JsonObject,
+) -> Result<Response, ApiError> {
+    let serving = state.serving()?;
+    if let Some(target) = fields.string("alias_of")? {
+        known(&fields)?;
+        let alias = name.clone();
+        let changed =
+            change(&serving, move |registry| registry.alias(&alias, &target, expect)).await?;
+        return answer(&serving, &name, changed);
+    }
+    let path = fields.string("path")?.ok_or_else(|| fields.missing("path"))?;
+    let source = source(&state, "path", &path)?;
+    let pinned = fields.has("pinned").then(|| fields.boolean("pinned", false)).transpose()?;
+    let activate = fields.boolean("activate", true)?;
+    let dry_run = fields.boolean("dry_run", false)?;
+    known(&fields)?;
+    let of = name.clone();
+    if dry_run {
+        let facts = change(&serving, move |registry| registry.dry_run(&of, source)).await?;
+        return Ok(Json(json!({"dry_run": FactsView::from(facts)})).into_response());
+    }
+    let changed = change(&serving, move |registry| {
+        registry.put(Put { name: &of, source, expect, pinned, activate })
+    });
+    answer(&serving, &name, changed.await?)
+}
+
+/// Answers `DELETE /admin/adapters/{name}`, an adapter or an alias.
+///
+/// # Errors
+/// Where the caller may not, the condition does not hold, or there is nothing to delete.
+pub async fn delete(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+    Condition(expect): Condition,
+) -> Result<StatusCode, ApiError> {
+    let serving = state.serving()?;
+    change(&serving, move |registry| registry.remove(&name, expect)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Answers `PUT /admin/adapters/{name}/rollout`: `weights` by version.
+///
+/// # Errors
+/// As [`put`].
+pub async fn roll_out(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+    Condition(expect): Condition,
+    JsonObject(mut fields): JsonObject,
+) -> Result<Response, ApiError> {
+    let serving = state.serving()?;
+    let weights = take_weights(&mut fields)?;
+    known(&fields)?;
+    let of = name.clone();
+    let changed =
+        change(&serving, move |registry| registry.roll_out(&of, &weights, expect)).await?;
+    answer(&serving, &name, changed)
+}
+
+/// Answers `POST /admin/adapters/{name}/rollback`: the version before answers alone.
+///
+/// # Errors
+/// As [`put`].
+pub async fn roll_back(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+    Condition(expect): Condition,
+) -> Result<Response, ApiError> {
+    let serving = state.serving()?;
+    let of = name.clone();
+    let changed = change(&serving, move |registry| registry.roll_back(&of, expect)).await?;
+    answer(&serving, &name, changed)
+}
+
+/// Answers `PUT /admin/adapters/{name}/pin`: `pinned`.
+///
+/// # Errors
+/// As [`put`].
+pub async fn pin(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+    Condition(expect): Condition,
+    JsonObject(mut fields): JsonObject,
+) -> Result<Response, ApiError> {
+    let serving = state.serving()?;
+    let pinned = fields.boolean("pinned", true)?;
+    known(&fields)?;
+    let of = name.clone();
+    let changed = change(&serving, move |registry| registry.pin(&of, pinned, expect)).await?;
+    answer(&serving, &name, changed)
+}
+
+/// Answers `POST /admin/adapters/{name}/unload`: out of memory, until it is asked for.
+///
+/// # Errors
+/// Where the caller may not, or there is no such adapter.
+pub async fn unload(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    Name(name): Name,
+) -> Result<Response, ApiError> {
+    let serving = state.serving()?;
+    let of = name.clone();
+    change(&serving, move |registry| registry.unload(&of)).await?;
+    shown(&serving, &name, StatusCode::OK)
+}
+
+/// `weights`: an object from version numbers to integers.
+fn take_weights(fields: &mut Fields) -> Result<BTreeMap<u64, u32>, ApiError> {
+    let wrong = || {
+        let message = "`weights` must be an object of version numbers and integers from 0";
+        ApiError::invalid("weights", message)
+    };
+    let Some(value) = fields.take("weights") else { return Err(fields.missing("weights")) };
+    let Value::Object(map) = value else { return Err(wrong()) };
+    let weight = |(number, weight): (&String, &Value)| {
+        let weight = to_integer(weight).and_then(|weight| u32::try_from(weight).ok());
+        Some((number.parse().ok()?, weight?))
+    };
+    map.iter().map(weight).collect::<Option<_>>().ok_or_else(wrong)
+}
+
+/// Refuses what is left: a change that is understood in part is none.
+pub(super) fn known(fields: &Fields) -> Result<(), ApiError> {
+    fields.rest().next().map_or(Ok(()), |name| Err(ApiError::unsupported(name)))
+}
+
+fn answer(serving: &Serving, name: &str, changed: Changed) -> Result<Response, ApiError> {
+    let status = if changed.created { StatusCode::CREATED } else { StatusCode::OK };
+    shown(serving, name, status)
+}
+
+fn shown(serving: &Serving, name: &str, status: StatusCode) -> Result<Response, ApiError> {
+    let adapter = serving.registry.adapter(name);
+    let adapter = adapter.ok_or_else(|| ApiError::adapter_not_found(name))?;
+    let etag = format!("\"{}\"", adapter.revision);
+    let mut response = (status, Json(AdapterView::from(adapter))).into_response();
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_read_strictly() {
+        let of = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            condition(&headers)
+        };
+        assert_eq!(condition(&HeaderMap::new()), Ok(Expect::Anything));
+        assert_eq!(of("if-match", "\"7\""), Ok(Expect::Revision(7)));
+        assert_eq!(of("if-none-match", "*"), Ok(Expect::Absent));
+        for bad in ["", "*", "7", "\"\"", "\"x\"", "W/\"7\"", "\"7\", \"8\""] {
+            assert!(of("if-match", bad).is_err(), "{bad}");
+        }
+        assert!(of("if-none-match", "\"7\"").is_err());
+    }
+}

@@ -1,0 +1,37 @@
+//! Adapters registered and changed through HTTP: [`adapters`] is this server's own interface,
+//! [`vllm`] the two routes that tools made for vLLM call. [`guard`] says who may.
+
+pub mod adapters;
+pub mod guard;
+mod view;
+pub mod vllm;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::ApiError;
+use super::state::{AppState, Serving};
+use crate::adapter::registry::{ChangeError, Registry, Source};
+
+/// Changes the registry off the async threads: a change is written to disk, and may load.
+async fn change<T, F>(serving: &Serving, work: F) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    F: FnOnce(&Registry) -> Result<T, ChangeError> + Send + 'static,
+{
+    let registry = Arc::clone(&serving.registry);
+    let done = tokio::task::spawn_blocking(move || work(&registry));
+    match done.await {
+        Ok(result) => result.map_err(ApiError::from),
+        Err(error) => {
+            tracing::error!(%error, "bug: a change of adapters panicked");
+            Err(ApiError::internal())
+        }
+    }
+}
+
+/// The source that a caller's path means; `param` is the field it came in.
+fn source(state: &AppState, param: &str, path: &str) -> Result<Source, ApiError> {
+    let roots = &state.config.adapter_roots;
+    Source::beneath(roots, Path::new(path)).map_err(|error| ApiError::outside(param, &error))
+}

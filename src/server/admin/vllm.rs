@@ -1,0 +1,72 @@
+//! `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`, with the bodies and answers of vLLM.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::adapters::known;
+use super::guard::Admin;
+use super::{change, source};
+use crate::adapter::registry::{ChangeError, Expect, Put};
+use crate::server::error::ApiError;
+use crate::server::extract::JsonObject;
+use crate::server::openai::fields::Fields;
+use crate::server::state::AppState;
+
+/// Answers `POST /v1/load_lora_adapter`: `lora_name`, `lora_path`, and `load_inplace` where the name
+/// may be in use.
+///
+/// # Errors
+/// Where the caller may not, a field is wrong, the name is in use, or the adapter cannot be loaded.
+pub async fn load_lora_adapter(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    JsonObject(mut fields): JsonObject,
+) -> Result<String, ApiError> {
+    let serving = state.serving()?;
+    let name = take_name(&mut fields)?;
+    let path = fields.string("lora_path")?.ok_or_else(|| fields.missing("lora_path"))?;
+    let in_place = fields.boolean("load_inplace", false)?;
+    known(&fields)?;
+    let source = source(&state, "lora_path", &path)?;
+    let expect = if in_place { Expect::Anything } else { Expect::Absent };
+    let of = name.clone();
+    let loaded = change(&serving, move |registry| {
+        let put = Put { name: &of, source, expect, pinned: None, activate: true };
+        match registry.put(put) {
+            Err(ChangeError::Revision { .. }) => Ok(false),
+            done => done.map(|_| true),
+        }
+    });
+    if loaded.await? {
+        return Ok(format!("Success: LoRA adapter '{name}' added successfully."));
+    }
+    let message = format!(
+        "The lora adapter '{name}' has already been loaded. If you want to load the adapter in \
+         place, set 'load_inplace' to True."
+    );
+    Err(ApiError::invalid("lora_name", message))
+}
+
+/// Answers `POST /v1/unload_lora_adapter`: `lora_name`.
+///
+/// # Errors
+/// Where the caller may not, or there is no such adapter.
+pub async fn unload_lora_adapter(
+    _: Admin,
+    State(state): State<Arc<AppState>>,
+    JsonObject(mut fields): JsonObject,
+) -> Result<String, ApiError> {
+    let serving = state.serving()?;
+    let name = take_name(&mut fields)?;
+    // vLLM's number of the adapter, which says nothing beside its name.
+    fields.take("lora_int_id");
+    known(&fields)?;
+    let of = name.clone();
+    change(&serving, move |registry| registry.remove(&of, Expect::Anything)).await?;
+    Ok(format!("Success: LoRA adapter '{name}' removed successfully."))
+}
+
+fn take_name(fields: &mut Fields) -> Result<String, ApiError> {
+    fields.string("lora_name")?.ok_or_else(|| fields.missing("lora_name"))
+}
