@@ -186,9 +186,7 @@ impl Sampler {
         };
         // Of a whole vocabulary, a nucleus leaves a handful: the others are not even collected.
         let least = total.map_or(0.0, |total| negligible(top_p, total, logits.len()));
-        let weights = (0..).zip(logits.iter().copied().map(f64::from));
-        let mut kept: Vec<(u32, f64)> =
-            weights.filter(|&(_, weight)| allowed(weight as f32) && weight >= least).collect();
+        let mut kept = scan::at_least(&logits, min_p, least);
         if let Some(count) = top_k {
             keep_top_k(&mut kept, count);
         }
@@ -323,14 +321,24 @@ fn keep_nucleus(kept: &mut Vec<(u32, f64)>, top_p: f32, total: Option<f64>) {
     let negligible = negligible(top_p, total, kept.len());
     let top_p = f64::from(top_p);
     kept.retain(|&(_, weight)| weight >= negligible);
-    kept.sort_unstable_by(heavier_first);
-    let mut sum = 0.0;
-    let reaches = |&(_, weight): &(u32, f64)| {
-        sum += weight;
-        sum >= top_p * total
-    };
-    let last = kept.iter().position(reaches).unwrap_or(kept.len().saturating_sub(1));
-    kept.truncate(last + 1);
+    let (mut sum, mut sorted, mut size) = (0.0, 0, 64);
+    // Only as many are sorted as the nucleus takes: first a few, then eight times as many.
+    while sorted < kept.len() {
+        let rest = &mut kept[sorted..];
+        let count = rest.len().min(size);
+        if count < rest.len() {
+            rest.select_nth_unstable_by(count - 1, heavier_first);
+        }
+        rest[..count].sort_unstable_by(heavier_first);
+        let reaches = |&(_, weight): &(u32, f64)| {
+            sum += weight;
+            sum >= top_p * total
+        };
+        if let Some(last) = rest[..count].iter().position(reaches) {
+            return kept.truncate(sorted + last + 1);
+        }
+        (sorted, size) = (sorted + count, 8 * size);
+    }
 }
 
 mod scan;

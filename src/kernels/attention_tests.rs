@@ -258,6 +258,70 @@ impl<E: Copy> Poison<E> for [Vec<E>; 2] {
     }
 }
 
+/// Where each element of a pool should be, written down from the layout's description: `None` for
+/// what is not written at all.
+fn expected_pool(attention: &Attention) -> [Vec<Option<f32>>; 2] {
+    let Attention { shape, block_size, held, .. } = attention;
+    let AttentionShape { num_kv_heads, head_dim, .. } = *shape;
+    let len = attention.f32[0].len().max(attention.bf16[0].len());
+    let mut pools = [vec![None; len], vec![None; len]];
+    for (table, (context, rows)) in
+        attention.tables.iter().zip(attention.contexts.iter().zip(&attention.rows))
+    {
+        for (token, head, dim) in (0..*context).flat_map(|token| {
+            (0..num_kv_heads).flat_map(move |head| (0..head_dim).map(move |dim| (token, head, dim)))
+        }) {
+            let at = |rows: &[f32], dim| rows[(token * num_kv_heads + head) * head_dim + dim];
+            let half = head_dim / 2;
+            let key = attention.angles.as_ref().map_or(at(&rows[1], dim), |[cos, sin]| {
+                let angle = token * half + dim % half;
+                let other = at(&rows[1], (dim + half) % head_dim) * sin[angle];
+                at(&rows[1], dim) * cos[angle] + if dim < half { -other } else { other }
+            });
+            let value = at(&rows[2], dim);
+            let (block, offset) = (table[token / block_size] as usize, token % block_size);
+            if *held == Held::F32 {
+                let place = ((block * block_size + offset) * num_kv_heads + head) * head_dim + dim;
+                (pools[0][place], pools[1][place]) = (Some(key), Some(value));
+                continue;
+            }
+            let keys = (block * num_kv_heads + head) * head_dim.next_multiple_of(2) * block_size;
+            let pair = keys + 2 * (dim / 2 * block_size + offset);
+            pools[0][pair + dim % 2] = Some(bf16::from_f32(key).to_f32());
+            if dim + 1 == head_dim && dim % 2 == 0 {
+                // The partner of a last odd dimension.
+                pools[0][pair + 1] = Some(0.0);
+            }
+            let values = (block * num_kv_heads + head) * block_size.next_multiple_of(2) * head_dim;
+            let pair = values + 2 * (offset / 2 * head_dim + dim);
+            pools[1][pair + offset % 2] = Some(bf16::from_f32(value).to_f32());
+        }
+    }
+    pools
+}
+
+#[test]
+fn keys_and_values_lie_where_the_layout_says_and_nowhere_else() {
+    for held in BOTH {
+        for (heads, head_dim, block_size) in [(3, 64, 16), (2, 6, 5), (1, 7, 3), (2, 33, 1)] {
+            let attention =
+                Attention::new(shape(heads, heads, head_dim), block_size, held, &[37, 1, 18]);
+            let wide =
+                attention.bf16.each_ref().map(|pool| pool.iter().map(|x| x.to_f32()).collect());
+            let found: &[Vec<f32>; 2] = if held == Held::F32 { &attention.f32 } else { &wide };
+            for (found, expected) in found.iter().zip(expected_pool(&attention)) {
+                for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+                    let right = expected.map_or(found.is_nan(), |expected| *found == expected);
+                    assert!(
+                        right,
+                        "{held:?} {head_dim} {block_size}: {found} at {place}, not {expected:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn rows_may_be_columns_of_wider_rows() {
     for held in BOTH {

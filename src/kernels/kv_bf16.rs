@@ -7,8 +7,8 @@
 
 use half::bf16;
 
-use super::paged_kv::{Pool, pair_lens, round};
-use super::simd::{LANES, Lanes, Simd};
+use super::paged_kv::{Pool, pair_lens};
+use super::simd::{LANES, Lanes, Simd, round};
 use super::softmax::{KeyRange, KvProducts, RANGE, Scores};
 
 /// Groups of tokens in a range.

@@ -190,7 +190,8 @@ pub(super) struct Columns<'a> {
 
 /// Splits a row-major output of `width` columns into at most `parts` ranges of columns.
 pub(super) fn split_columns(out: &mut [f32], width: usize, parts: usize) -> Vec<Columns<'_>> {
-    let part_width = width.div_ceil(parts.max(1)).next_multiple_of(16);
+    // Products take two panels of sixteen together.
+    let part_width = width.div_ceil(parts.max(1)).next_multiple_of(2 * LANES);
     let mut columns: Vec<Columns<'_>> = (0..width)
         .step_by(part_width)
         .map(|start| Columns {

@@ -1,12 +1,12 @@
 //! Rows of activations as a product in bfloat16 reads them: rounded, in tiles of rows, in each tile
-//! the rows' first pairs of features, then all second pairs.
+//! the rows' first sixteen pairs of features, then all second sixteen.
 
 use half::bf16;
 
-use super::simd::{LANES, Simd, Task, load_padded};
+use super::simd::{LANES, Simd, Task, round};
 
-/// Two neighbouring features of a row.
-pub(super) type Pair = [bf16; 2];
+/// Two neighbouring features of a row, sixteen times.
+pub(super) type Pairs = [[bf16; 2]; LANES];
 
 /// Rows per tile that products are compiled for: with two panels, the largest fills 32 registers.
 const WIDE_TILES: [usize; 7] = [12, 8, 6, 4, 3, 2, 1];
@@ -16,8 +16,8 @@ const NARROW_TILES: [usize; 2] = [2, 1];
 /// Some rows, packed.
 #[derive(Debug, Default)]
 pub(super) struct PackedRows {
-    pairs: Vec<Pair>,
-    /// Pairs in a row.
+    pairs: Vec<Pairs>,
+    /// Pairs of features in a row.
     width: usize,
     tiles: Vec<Tile>,
 }
@@ -39,17 +39,18 @@ impl PackedRows {
 
     /// A tile's pairs: those of all its rows' first features, and so on.
     #[inline(always)]
-    pub(super) fn pairs(&self, tile: Tile) -> &[Pair] {
-        &self.pairs[tile.row * self.width..(tile.row + tile.rows) * self.width]
+    pub(super) fn pairs(&self, tile: Tile) -> &[Pairs] {
+        let chunks = self.width.div_ceil(LANES);
+        &self.pairs[tile.row * chunks..(tile.row + tile.rows) * chunks]
     }
 
-    /// Pairs in a row.
+    /// Pairs of features in a row.
     pub(super) fn width(&self) -> usize {
         self.width
     }
 }
 
-/// Packs row-major `x`, `width` features a row; a last odd feature gets a zero beside it.
+/// Packs row-major `x`, `width` features a row; zeros fill a row's last pairs.
 pub(super) struct Pack<'a> {
     pub x: &'a [f32],
     pub width: usize,
@@ -64,9 +65,10 @@ impl Task for Pack<'_> {
         let rows = self.x.len().checked_div(self.width).unwrap_or(0);
         let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
         let tiles = tiles(rows, sizes);
-        let mut pairs = vec![[bf16::ZERO; 2]; rows * width];
+        let chunks = width.div_ceil(LANES);
+        let mut pairs = vec![[[bf16::ZERO; 2]; LANES]; rows * chunks];
         for tile in &tiles {
-            let pairs = &mut pairs[tile.row * width..(tile.row + tile.rows) * width];
+            let pairs = &mut pairs[tile.row * chunks..(tile.row + tile.rows) * chunks];
             for index in 0..tile.rows {
                 let row = &self.x[(tile.row + index) * self.width..][..self.width];
                 pack_row(simd, row, index, tile.rows, pairs);
@@ -91,18 +93,12 @@ pub(super) fn tiles(count: usize, sizes: &[usize]) -> Vec<Tile> {
 
 /// Writes a row's pairs to places `index`, `index + count`, … of its tile.
 #[inline(always)]
-fn pack_row<S: Simd>(simd: S, row: &[f32], index: usize, count: usize, tile: &mut [Pair]) {
-    let (full, tail) = row.as_chunks::<LANES>();
-    let mut places = tile[index..].iter_mut().step_by(count);
-    let mut rounded = [bf16::ZERO; LANES];
-    for chunk in full {
-        simd.store_bf16(simd.load(chunk), &mut rounded);
-        for (pair, place) in rounded.as_chunks::<2>().0.iter().zip(&mut places) {
-            *place = *pair;
+fn pack_row<S: Simd>(simd: S, row: &[f32], index: usize, count: usize, tile: &mut [Pairs]) {
+    let places = tile.iter_mut().skip(index).step_by(count);
+    for (features, place) in row.chunks(2 * LANES).zip(places) {
+        let halves = place.as_flattened_mut().as_chunks_mut::<LANES>().0;
+        for (features, half) in features.chunks(LANES).zip(halves) {
+            *half = round(simd, features);
         }
-    }
-    simd.store_bf16(load_padded(simd, tail), &mut rounded);
-    for (pair, place) in rounded.as_chunks::<2>().0.iter().zip(places) {
-        *place = *pair;
     }
 }

@@ -12,7 +12,7 @@ use super::attention::AttentionShape;
 use super::level::Kernels;
 use super::rotary::Rotation;
 use super::rows::Rows;
-use super::simd::{Element, LANES, Simd, Task, load_padded};
+use super::simd::{Element, LANES, Simd, Task, round};
 
 /// One layer's pool. Token `t` of a sequence lies in block `block_table[t / block_size]`.
 #[derive(Debug, Clone, Copy)]
@@ -186,18 +186,6 @@ fn write_column<S: Simd>(simd: S, value: &[f32], row: &mut [bf16], side: usize) 
             pair[side] = value;
         }
     }
-}
-
-/// At most sixteen floats rounded, zeros behind.
-#[inline(always)]
-pub(super) fn round<S: Simd>(simd: S, from: &[f32]) -> [bf16; LANES] {
-    let vector = match <&[f32; LANES]>::try_from(from) {
-        Ok(full) => simd.load(full),
-        Err(_) => load_padded(simd, from),
-    };
-    let mut out = [bf16::ZERO; LANES];
-    simd.store_bf16(vector, &mut out);
-    out
 }
 
 impl Kernels {

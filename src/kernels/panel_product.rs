@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::linear::{Columns, Epilogue};
-use super::packed_rows::{PackedRows, Pair, Tile};
+use super::packed_rows::{PackedRows, Pairs, Tile};
 use super::panels::{Line, Panels};
 use super::simd::{LANES, Lanes, Simd};
 
@@ -18,9 +18,10 @@ const WIDTH: usize = 2;
 const SHORT_WIDTH: usize = 8;
 /// The longest panel that is short, and the most rows that are few, where registers allow it.
 const SHORT: (usize, usize) = (32, 3);
-/// Lines of a panel that stay in the first-level cache while all tiles pass.
-const BLOCK: usize = 192;
-/// Lines between the one in use and the one asked for.
+/// At most so many lines of a panel stay near the processor while all tiles pass; a multiple of
+/// [`LANES`].
+const BLOCK: usize = 288;
+/// Where a single tile passes, lines between the one in use and the one asked for.
 const AHEAD: usize = 32;
 /// Tiles that pass over a panel together.
 const MAX_TILES: usize = 8;
@@ -101,11 +102,13 @@ impl<O: Output> PanelProduct<'_, &mut O> {
     fn short_group<S: Simd>(&mut self, simd: S, tiles: &[Tile], column: usize) {
         let pass = Pass {
             panels: panels_from(self.panels, column),
-            lines: (0, self.panels.panel_len()),
+            lines: 0..self.panels.panel_len(),
             column,
-            last: true,
+            length: self.panels.panel_len(),
+            turn: (0, 1),
         };
         for &tile in tiles {
+            let pass = pass.clone();
             match tile.rows {
                 3 => self.tile::<S, 3, SHORT_WIDTH>(simd, tile, pass, &mut []),
                 2 => self.tile::<S, 2, SHORT_WIDTH>(simd, tile, pass, &mut []),
@@ -125,15 +128,16 @@ impl<O: Output> PanelProduct<'_, &mut O> {
     ) {
         let panels = panels_from::<C>(self.panels, column);
         let length = self.panels.panel_len();
-        let block = if tiles.len() == 1 { length.max(1) } else { BLOCK };
+        let block = if tiles.len() == 1 { length } else { block_len(length) };
         let sums: usize = tiles.iter().map(|tile| tile.rows * C).sum();
         partial.clear();
         partial.resize(if length > block { sums } else { 0 }, Lanes::ZERO);
-        for start in (0..length.max(1)).step_by(block) {
-            let end = length.min(start + block);
-            let pass = Pass { panels, lines: (start, end), column, last: end == length };
+        for start in (0..length.max(1)).step_by(block.max(1)) {
+            let lines = start..length.min(start + block);
             let mut place = 0;
-            for &tile in tiles {
+            for (index, &tile) in tiles.iter().enumerate() {
+                let (lines, turn) = (lines.clone(), (index, tiles.len()));
+                let pass = Pass { panels, lines, column, length, turn };
                 let sums = tile.rows * C;
                 let partial = partial.get_mut(place..place + sums).unwrap_or_default();
                 self.tile_of(simd, tile, pass, partial);
@@ -176,21 +180,16 @@ impl<O: Output> PanelProduct<'_, &mut O> {
         pass: Pass<'_, C>,
         partial: &mut [Lanes],
     ) {
-        let (start, end) = pass.lines;
-        let x = &self.x.pairs(tile).as_chunks::<R>().0[start..end];
+        let Range { start, end } = pass.lines;
+        let x = self.x.pairs(tile).as_chunks::<R>().0;
+        let x = &x[start / LANES..end.div_ceil(LANES)];
         let mut acc = [[simd.splat(0.0); C]; R];
         if start > 0 {
             load_tile(simd, partial, &mut acc);
         }
         let panels = pass.panels.map(|panel| &panel[start..end]);
-        // Towards the end of the panels, the next group's lines come behind all of these.
-        let jump = if pass.last { (C - 1) * self.panels.panel_len() } else { 0 };
-        let near = (end - start).saturating_sub(AHEAD);
-        let (x_near, x_far) = x.split_at(near);
-        let acc = add_products(simd, acc, x_near, panels.map(|panel| &panel[..near]), AHEAD);
-        let far = panels.map(|panel| &panel[near..]);
-        let acc = add_products(simd, acc, x_far, far, AHEAD + jump);
-        if pass.last {
+        let acc = add_products(simd, acc, x, panels, pass.ahead());
+        if end == pass.length {
             self.finish(simd, &acc, self.first_row + tile.row, pass.column);
         } else {
             store_tile(simd, &acc, partial);
@@ -229,38 +228,92 @@ fn panels_from<const C: usize>(weight: &Panels, column: usize) -> [&[Line]; C] {
     panels
 }
 
-/// One pass of `C` panels' lines over a tile.
-#[derive(Clone, Copy)]
-struct Pass<'a, const C: usize> {
-    panels: [&'a [Line]; C],
-    lines: (usize, usize),
-    column: usize,
-    /// Whether the sums are complete after it.
-    last: bool,
+/// Lines of blocks of one size, as few as [`BLOCK`] allows.
+fn block_len(length: usize) -> usize {
+    length.div_ceil(length.div_ceil(BLOCK).max(1)).next_multiple_of(LANES)
 }
 
-/// Adds the products of `R` rows with `C` panels, and asks for the lines that lie `ahead`.
+/// One pass of `C` panels' lines over a tile.
+#[derive(Clone)]
+struct Pass<'a, const C: usize> {
+    panels: [&'a [Line]; C],
+    /// Those lines, a block of the panels; the first is a multiple of [`LANES`].
+    lines: Range<usize>,
+    column: usize,
+    /// Lines of a whole panel.
+    length: usize,
+    /// Which pass over these lines it is, and of how many.
+    turn: (usize, usize),
+}
+
+/// The memory that is asked for during a pass.
+#[derive(Clone, Copy)]
+struct Ahead<const C: usize> {
+    /// For each panel, what is asked for with its first line.
+    from: [*const u8; C],
+    /// Bytes from there on for each line.
+    stride: usize,
+    /// From this chunk of lines on, so many more bytes.
+    jump: (usize, usize),
+}
+
+impl<const C: usize> Pass<'_, C> {
+    /// A single pass asks for the lines just before it takes them, as the memory sets its pace
+    /// anyway. Of several, each asks for its share of the next block: then the memory is busy all
+    /// the time, not during the first one only.
+    #[inline(always)]
+    fn ahead(&self) -> Ahead<C> {
+        let Range { start, end } = self.lines;
+        let own = |panel: &[Line], line: usize| panel.as_ptr().wrapping_add(line).cast::<u8>();
+        let behind = C * self.length;
+        let (turn, turns) = self.turn;
+        if turns == 1 {
+            // Towards the end of the panels, the next group's lines come behind all of these.
+            let jump = (C - 1) * self.length * size_of::<Line>();
+            let near = (end - start).saturating_sub(AHEAD).div_ceil(LANES);
+            let from = self.panels.map(|panel| own(panel, start + AHEAD));
+            return Ahead { from, stride: size_of::<Line>(), jump: (near, jump) };
+        }
+        let (next, lines) =
+            if end < self.length { (end, self.length - end) } else { (behind, self.length) };
+        let share = (lines.min(end - start) * size_of::<Line>()).div_ceil(turns);
+        let from = self.panels.map(|panel| own(panel, next).wrapping_add(turn * share));
+        Ahead { from, stride: share.div_ceil((end - start).max(1)), jump: (usize::MAX, 0) }
+    }
+}
+
+/// Adds the products of `R` rows with `C` panels.
 #[inline(always)]
 fn add_products<S: Simd, const R: usize, const C: usize>(
     simd: S,
     mut acc: [[S::Vector; C]; R],
-    x: &[[Pair; R]],
+    x: &[[Pairs; R]],
     panels: [&[Line]; C],
-    ahead: usize,
+    ahead: Ahead<C>,
 ) -> [[S::Vector; C]; R] {
+    let length = panels[0].len();
     for panel in panels {
-        assert!(panel.len() == x.len());
+        assert!(panel.len() == length && x.len() == length.div_ceil(LANES));
     }
-    for k in 0..x.len() {
-        let mut w = [simd.splat_pair([half::bf16::ZERO; 2]); C];
-        for c in 0..C {
-            w[c] = simd.load_pairs(&panels[c][k].0);
-            simd.prefetch(panels[c].as_ptr().wrapping_add(k + ahead));
+    let mut ask = ahead.from;
+    for (chunk, x) in x.iter().enumerate() {
+        if chunk == ahead.jump.0 {
+            ask = ask.map(|address| address.wrapping_add(ahead.jump.1));
         }
-        for r in 0..R {
-            let x = simd.splat_pair(x[k][r]);
+        let first = chunk * LANES;
+        let lines = panels.map(|panel| &panel[first..length.min(first + LANES)]);
+        for k in 0..lines[0].len() {
+            let mut w = [simd.splat_pair([half::bf16::ZERO; 2]); C];
             for c in 0..C {
-                acc[r][c] = simd.dot_pairs(w[c], x, acc[r][c]);
+                w[c] = simd.load_pairs(&lines[c][k].0);
+                simd.prefetch(ask[c]);
+                ask[c] = ask[c].wrapping_add(ahead.stride);
+            }
+            for r in 0..R {
+                let x = simd.splat_pair(x[r][k]);
+                for c in 0..C {
+                    acc[r][c] = simd.dot_pairs(w[c], x, acc[r][c]);
+                }
             }
         }
     }

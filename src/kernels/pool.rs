@@ -13,6 +13,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::mem::transmute;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, TryLockError};
@@ -44,8 +45,8 @@ type Panic = Box<dyn Any + Send>;
 
 struct Shared {
     gate: AtomicU64,
-    /// The next part to be taken.
-    next: AtomicUsize,
+    /// For each thread, the parts of the job that it takes first, the caller's being the first.
+    shares: Box<[Share]>,
     job: UnsafeCell<Job>,
     /// Workers that are asleep or about to be.
     sleepers: AtomicUsize,
@@ -54,9 +55,32 @@ struct Shared {
 }
 
 #[derive(Clone, Copy)]
-struct Job {
-    body: *const Body<'static>,
-    parts: usize,
+struct Job(*const Body<'static>);
+
+/// Parts that nobody has taken yet: the first in the high half, the one behind the last in the low.
+///
+/// Its owner takes them from the front, so that it reads weights in their order, and those who have
+/// none left from the back.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Share(AtomicU64);
+
+impl Share {
+    fn set(&self, parts: Range<u32>) {
+        self.0.store(u64::from(parts.start) << 32 | u64::from(parts.end), Ordering::Relaxed);
+    }
+
+    fn take(&self, from_front: bool) -> Option<usize> {
+        // Whoever takes parts is inside of the gate, which orders everything else.
+        let take = |share: u64| {
+            let (start, end) = (share >> 32, share & u64::from(u32::MAX));
+            let rest = if from_front { share.wrapping_add(1 << 32) } else { share.wrapping_sub(1) };
+            (start < end).then_some(rest)
+        };
+        let share = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        let part = if from_front { share >> 32 } else { (share & u64::from(u32::MAX)) - 1 };
+        usize::try_from(part).ok()
+    }
 }
 
 // SAFETY: `job` is written only by the thread that holds `Pool::running`, while the gate is closed
@@ -91,18 +115,18 @@ impl Pool {
     /// the system refuses is done without.
     pub(super) fn new(threads: NonZeroUsize) -> Self {
         let nothing: &'static Body<'static> = &|_| {};
+        let count = (threads.get() - 1).min(INSIDE as usize);
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
-            job: UnsafeCell::new(Job { body: nothing, parts: 0 }),
+            shares: (0..=count).map(|_| Share::default()).collect(),
+            job: UnsafeCell::new(Job(nothing)),
             sleepers: AtomicUsize::new(0),
             panic: Mutex::new(None),
         });
-        let count = (threads.get() - 1).min(INSIDE as usize);
         let start = |index| {
             let shared = Arc::clone(&shared);
             let builder = thread::Builder::new().name(format!("compute-{index}"));
-            builder.spawn(move || shared.work()).ok()
+            builder.spawn(move || shared.work(index)).ok()
         };
         let workers = (1..=count).map_while(start).map(|handle| handle.thread().clone());
         let workers = workers.collect();
@@ -125,15 +149,17 @@ impl Pool {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return (0..parts).for_each(body),
         };
-        if self.workers.is_empty() || parts < 2 {
+        let Some(count) =
+            u32::try_from(parts).ok().filter(|_| !self.workers.is_empty() && parts > 1)
+        else {
             drop(running);
             return (0..parts).for_each(body);
-        }
+        };
         // SAFETY: only the lifetime changes; the gate is closed again and everybody out before this
         // function returns or unwinds.
         let body_ptr = unsafe { transmute::<&Body<'_>, &Body<'static>>(body) };
-        self.open(Job { body: body_ptr, parts });
-        let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_parts(body, parts)));
+        self.open(Job(body_ptr), count);
+        let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_parts(body, 0)));
         self.close();
         let theirs = self.shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
         drop(running);
@@ -142,11 +168,16 @@ impl Pool {
         }
     }
 
-    fn open(&self, job: Job) {
+    fn open(&self, job: Job, parts: u32) {
         let shared = &*self.shared;
+        // A thread that the system refused has a share too, which others take.
+        let threads = shared.shares.len() as u64;
+        let start = |thread: usize| (u64::from(parts) * thread as u64 / threads) as u32;
+        for (thread, share) in shared.shares.iter().enumerate() {
+            share.set(start(thread)..start(thread + 1));
+        }
         // SAFETY: the gate is closed and nobody inside, for `close` waited; `running` is held.
         unsafe { *shared.job.get() = job };
-        shared.next.store(0, Ordering::Relaxed);
         let number = (shared.gate.load(Ordering::Relaxed) >> JOB).wrapping_add(1);
         // Sequentially consistent, as is the reading of `sleepers` behind it and both in `wait`:
         // either the sleeper sees the gate or it is seen here.
@@ -174,18 +205,18 @@ impl Pool {
 }
 
 impl Shared {
-    fn take_parts(&self, body: &Body<'_>, parts: usize) {
-        loop {
-            let part = self.next.fetch_add(1, Ordering::Relaxed);
-            if part >= parts {
-                return;
+    /// Runs the parts of `thread`'s share, then what is left of the others'.
+    fn take_parts(&self, body: &Body<'_>, thread: usize) {
+        let (before, from_own) = self.shares.split_at(thread);
+        for (index, share) in from_own.iter().chain(before).enumerate() {
+            while let Some(part) = share.take(index == 0) {
+                body(part);
             }
-            body(part);
         }
     }
 
-    /// A worker's life.
-    fn work(&self) -> ! {
+    /// The life of worker `thread`.
+    fn work(&self, thread: usize) -> ! {
         let mut last_job = 0;
         loop {
             let seen = self.wait(last_job);
@@ -194,10 +225,10 @@ impl Shared {
                 continue;
             }
             // SAFETY: counted in: see `Shared`.
-            let Job { body, parts } = unsafe { *self.job.get() };
+            let Job(body) = unsafe { *self.job.get() };
             // SAFETY: `Pool::run` keeps the body alive while anybody is inside.
             let body = unsafe { &*body };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_parts(body, parts))) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_parts(body, thread))) {
                 self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(panic);
             }
             self.gate.fetch_sub(1, Ordering::Release);

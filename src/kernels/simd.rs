@@ -144,6 +144,18 @@ pub(super) fn load_padded<S: Simd, E: Element>(simd: S, from: &[E]) -> S::Vector
     E::load(simd, &lanes)
 }
 
+/// At most sixteen floats rounded, zeros behind.
+#[inline(always)]
+pub(super) fn round<S: Simd>(simd: S, from: &[f32]) -> [bf16; LANES] {
+    let vector = match <&[f32; LANES]>::try_from(from) {
+        Ok(full) => simd.load(full),
+        Err(_) => load_padded(simd, from),
+    };
+    let mut out = [bf16::ZERO; LANES];
+    simd.store_bf16(vector, &mut out);
+    out
+}
+
 /// The sums of `C` vectors, each as [`Simd::sum`] defines it.
 #[inline(always)]
 pub(super) fn sums<S: Simd, const C: usize>(simd: S, vectors: [S::Vector; C]) -> [f32; C] {

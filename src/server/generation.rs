@@ -11,6 +11,7 @@ use futures_util::stream::{self, BoxStream, SelectAll};
 use super::call::Call;
 use super::choice::{AnswerRules, Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
+use super::form::Form;
 use super::state::{AppState, Serving};
 use super::tenancy::account::{Account, record};
 use super::tenancy::admission::Admission;
@@ -72,6 +73,8 @@ pub struct Job {
     pub cache_salt: String,
     /// What each choice's text obeys.
     pub grammar: Option<Arc<Grammar>>,
+    /// The same before it is compiled.
+    pub form: Option<Form>,
     /// Tokens to guess ahead at most.
     pub num_speculative_tokens: usize,
 }
@@ -244,14 +247,16 @@ impl Generation {
         piece
     }
 
-    /// Waits for every choice's whole answer, in the order of their indices.
+    /// Waits for every choice's whole answer, in the order of their indices; `note` sees every piece
+    /// as it comes.
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub async fn collect(&mut self) -> Result<Vec<Delta>, ApiError> {
+    pub async fn collect(&mut self, mut note: impl FnMut(&Delta)) -> Result<Vec<Delta>, ApiError> {
         let mut answers = vec![Delta::default(); self.choices];
         while let Some(piece) = self.next().await {
             let piece = piece?;
+            note(&piece);
             answers[piece.index].absorb(piece);
         }
         Ok(answers)

@@ -63,7 +63,7 @@ pub async fn tokenize(
                 convert::encode(&serving, &text, add_special_tokens, "prompt")?
             }
             Input::Messages { conversation, template } => {
-                render::chat(&config, &serving, conversation, template)?.tokens
+                render::chat(&config, &serving, conversation, template, None)?.tokens
             }
         };
         let string = |id: &u32| serving.tokenizer.token_text(*id).unwrap_or_default();

@@ -55,6 +55,24 @@ pub(super) fn run_sums(values: &[f32], run: usize) -> Vec<f64> {
     values.chunks(run).map(sum).collect()
 }
 
+/// The weights that are positive, at least `min` and at least `least`, each with its index. Where
+/// few are, most lanes are passed over together.
+pub(super) fn at_least(weights: &[f32], min: f32, least: f64) -> Vec<(u32, f64)> {
+    // The smallest float32 that is not below `least`, so that lanes compare as they are.
+    let rounded = least as f32;
+    let rounded = if f64::from(rounded) < least { rounded.next_up() } else { rounded };
+    let threshold = rounded.max(min).max(f32::from_bits(1));
+    let mut kept = Vec::new();
+    for (chunk, first) in weights.chunks(LANES).zip((0..).step_by(LANES)) {
+        let any = chunk.iter().fold(false, |any, weight| any | (*weight >= threshold));
+        if any {
+            let weights = (first..).zip(chunk).filter(|(_, weight)| **weight >= threshold);
+            kept.extend(weights.map(|(token, weight)| (token, f64::from(*weight))));
+        }
+    }
+    kept
+}
+
 /// `e^x` for `x <= 0` without a branch: 2 to the whole part of `x / ln 2`, times a polynomial of
 /// what is left.
 #[inline(always)]
@@ -81,6 +99,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_collected_is_what_a_filter_leaves(
+            weights in prop::collection::vec(
+                prop_oneof![Just(0.0_f32), Just(1e-40), 0.0_f32..1.0, Just(0.25)], 0..100),
+            min in prop_oneof![Just(0.0_f32), Just(0.25), 0.0_f32..1.0],
+            least in prop_oneof![Just(0.0_f64), Just(0.25), Just(0.25 + 1e-12), 0.0_f64..1.0],
+        ) {
+            let allowed = |w: f32| w > 0.0 && w >= min && f64::from(w) >= least;
+            let expected: Vec<(u32, f64)> = (0..).zip(&weights)
+                .filter(|(_, w)| allowed(**w)).map(|(i, w)| (i, f64::from(*w))).collect();
+            prop_assert_eq!(at_least(&weights, min, least), expected);
+        }
+    }
 
     proptest! {
         #[test]

@@ -232,3 +232,25 @@ fn only_allowed_tokens_are_drawn_and_log_probabilities_are_the_models() {
     assert_eq!((token, logprobs.top[0].token), (3, 0));
     assert!((logprobs.chosen.logprob - 0.3_f32.ln()).abs() < 1e-6);
 }
+
+proptest! {
+    #[test]
+    fn a_nucleus_is_the_shortest_head_of_the_sorted_list(
+        weights in prop::collection::vec(prop_oneof![Just(0.5_f64), 0.001_f64..1.0], 0..1500),
+        top_p in 0.0_f32..1.0,
+    ) {
+        let mut found: Vec<(u32, f64)> = (0..).zip(weights).collect();
+        let mut expected = found.clone();
+        let total: f64 = expected.iter().map(|(_, weight)| weight).sum();
+        expected.retain(|(_, weight)| *weight >= negligible(top_p, total, found.len()));
+        expected.sort_by(heavier_first);
+        let mut sum = 0.0;
+        let last = expected.iter().position(|(_, weight)| {
+            sum += weight;
+            sum >= f64::from(top_p) * total
+        });
+        expected.truncate(last.map_or(expected.len(), |last| last + 1));
+        keep_nucleus(&mut found, top_p, None);
+        prop_assert_eq!(found, expected);
+    }
+}

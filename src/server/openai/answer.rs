@@ -156,7 +156,8 @@ fn fingerprint(root: &str, model: &Model) -> String {
     }
 }
 
-fn to_json<T: Serialize>(value: &T) -> String {
+/// `value` as it stands in an event.
+pub(super) fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("the wire's types have string keys and finite numbers")
 }
 

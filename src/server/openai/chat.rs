@@ -26,7 +26,6 @@ use crate::server::call::Call;
 use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
-use crate::server::form::Form;
 use crate::server::generation::{Generation, Job, TokenCounts};
 use crate::server::state::{AppState, ServerConfig, Serving};
 use crate::server::stream::Chunks;
@@ -84,10 +83,6 @@ impl Endpoint for ChatRequest {
         })
     }
 
-    fn take_form(&mut self) -> Option<Form> {
-        self.common.form.take()
-    }
-
     fn writer(&self, serving: &Arc<Serving>) -> (ChatWriter, Delivery) {
         let answer = Answer::new("chatcmpl", &self.common, serving, self.logprobs.is_some());
         let delivery = answer.delivery();
@@ -97,8 +92,8 @@ impl Endpoint for ChatRequest {
 
     fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
         let common = &self.common;
-        let Rendered { tokens, answer, marks } =
-            render::chat(config, serving, self.conversation, self.template)?;
+        let Rendered { tokens, answer, marks, form } =
+            render::chat(config, serving, self.conversation, self.template, common.form.clone())?;
         let rules = PromptRules {
             param: "messages",
             add_special_tokens: false,
@@ -114,7 +109,7 @@ impl Endpoint for ChatRequest {
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let job = convert::job(config, common, prompts, self.logprobs, common.prompt_logprobs)?;
         let answer = AnswerRules { hide_reasoning: !self.include_reasoning, ..answer };
-        Ok(Job { answer, ..job })
+        Ok(Job { answer, form, ..job })
     }
 }
 

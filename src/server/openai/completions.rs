@@ -20,7 +20,6 @@ use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
-use crate::server::form::Form;
 use crate::server::generation::{Generation, Job, TokenCounts};
 use crate::server::state::{AppState, ServerConfig, Serving};
 use crate::server::stream::Chunks;
@@ -75,10 +74,6 @@ impl Endpoint for CompletionRequest {
             echo: fields.boolean("echo", false)?,
             add_special_tokens: fields.boolean("add_special_tokens", true)?,
         })
-    }
-
-    fn take_form(&mut self) -> Option<Form> {
-        self.common.form.take()
     }
 
     fn writer(&self, serving: &Arc<Serving>) -> (CompletionWriter, Delivery) {

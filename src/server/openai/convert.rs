@@ -180,6 +180,7 @@ pub fn job(
         },
         cache_salt: common.cache_salt.clone(),
         grammar: None,
+        form: common.form.clone(),
         num_speculative_tokens: common.num_speculative_tokens,
     })
 }

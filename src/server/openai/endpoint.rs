@@ -29,10 +29,10 @@ use super::validate::refused;
 use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
-use crate::server::form::{self, Form};
+use crate::server::form;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
-use crate::server::stream::{self, Chunks};
+use crate::server::stream::{self, Events};
 
 /// Says by which weights an adapter answered: names come and go.
 const ADAPTER_DIGEST: HeaderName = HeaderName::from_static("x-sorsa-adapter-digest");
@@ -62,9 +62,6 @@ pub trait Endpoint: Sized + Send + 'static {
         refused::take_rest(fields)
     }
 
-    /// Gives away what each text must obey; it is compiled before [`Self::into_job`].
-    fn take_form(&mut self) -> Option<Form>;
-
     /// What will write the answer, and whether it is streamed.
     fn writer(&self, serving: &Arc<Serving>) -> (Self::Writer, Delivery);
 
@@ -84,8 +81,12 @@ pub enum Delivery {
     Streamed,
 }
 
-/// Writes the answers of one endpoint: whole ones itself, streamed ones as [`Chunks`].
-pub trait Writer: Chunks {
+/// Writes the answers of one endpoint: whole ones itself, streamed ones as [`Events`], or simply as
+/// [`stream::Chunks`].
+pub trait Writer: Events {
+    /// Looks at a piece of a whole answer as it comes, where an answer depends on their order.
+    fn note(&mut self, _piece: &Delta) {}
+
     /// The whole answer: the choices in the order of their indices.
     fn whole(self, answers: Vec<Delta>, generation: &Generation) -> Response;
 }
@@ -103,21 +104,19 @@ pub async fn answer<E: Endpoint>(
     let serving = state.serving()?;
     let model = take_model(&mut fields, call, &serving).await?;
     let digest = model.adapter_digest();
-    let mut request = E::take(&mut fields, model, &serving, &state.config)?;
+    let request = E::take(&mut fields, model, &serving, &state.config)?;
     state.metrics.unknown_fields(E::take_rest(fields)?);
-    let (writer, delivery) = request.writer(&serving);
-    let grammar = match request.take_form() {
-        Some(form) => Some(form::compile(state, &serving, form).await?),
-        None => None,
-    };
+    let (mut writer, delivery) = request.writer(&serving);
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
-    let job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
-    let job = Job { grammar, ..job };
+    let mut job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
+    if let Some(form) = job.form.take() {
+        job.grammar = Some(form::compile(state, &serving, form).await?);
+    }
     let mut generation = Generation::start(state, &serving, job, call, admission).await?;
     let response = match delivery {
         Delivery::Streamed => stream::respond(generation, writer, state.config.keep_alive),
         Delivery::Whole => {
-            let answers = generation.collect().await?;
+            let answers = generation.collect(|piece| writer.note(piece)).await?;
             writer.whole(answers, &generation)
         }
     };

@@ -6,11 +6,13 @@ use uuid::Uuid;
 
 use super::conversation::Conversation;
 use super::convert;
+use super::demand;
 use super::fields::Fields;
 use super::tools::{ToolChoice, Tools};
 use crate::server::chat_format::ChatFormat;
 use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
+use crate::server::form::Form;
 use crate::server::state::{ServerConfig, Serving};
 use crate::text::answer::{AnswerParser, Calls, Thoughts, reasoning};
 use crate::text::chat_template::{ChatTemplateError, RenderOptions};
@@ -80,9 +82,12 @@ pub struct Rendered {
     pub answer: AnswerRules,
     /// Special tokens that stand in the answer's text.
     pub marks: Vec<u32>,
+    /// What the answer must obey.
+    pub form: Option<Form>,
 }
 
-/// Renders and tokenises a conversation. Slow for long ones: not for async threads.
+/// Renders and tokenises a conversation; the content of its answer must be of the form `asked`. Slow
+/// for long ones: not for async threads.
 ///
 /// # Errors
 /// Where the model has no template or calls no functions, and where the template refuses the
@@ -92,6 +97,7 @@ pub fn chat(
     serving: &Serving,
     conversation: Conversation,
     options: TemplateOptions,
+    asked: Option<Form>,
 ) -> Result<Rendered, ApiError> {
     let format = serving.chat.as_ref().ok_or_else(|| {
         let message = "this model has no chat template: use `/v1/completions`";
@@ -105,15 +111,17 @@ pub fn chat(
     let tokenizer = &serving.tokenizer;
     let with_tools = calls.is_some();
     let last = last_content(&conversation, options)?;
+    let tools = conversation.tools.clone();
     let text = text(config, tokenizer, format, conversation, options)?;
     let tokens = tokenizer
         .encode_rendered(&text, options.add_special_tokens)
         .map_err(|error| convert::not_tokenised(&error, "messages"))?;
     let thoughts = format.thinks.then(|| thoughts(&text, last.as_deref()));
+    let form = demand::form(format, tokenizer, tools.as_ref(), asked, thoughts)?;
     let parser = (thoughts.is_some() || with_tools).then(|| AnswerParser::new(thoughts, calls));
     let short_ids = format.tool_format.is_some_and(ToolFormat::has_short_ids);
     let answer = AnswerRules { parser, hide_reasoning: false, forced_call, short_ids };
-    Ok(Rendered { tokens, answer, marks: format.marks(tokenizer, with_tools) })
+    Ok(Rendered { tokens, answer, marks: format.marks(tokenizer, with_tools), form })
 }
 
 /// The calls that an answer may hold.

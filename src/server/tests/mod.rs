@@ -7,5 +7,6 @@ mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod responses;
 mod tenants;
 mod tools;

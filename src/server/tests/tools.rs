@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::equivalence::{append, reduce};
-use super::harness::{Server, TOKENIZER, format_of, ids, play, say};
+use super::harness::{Engine, Server, TOKENIZER, format_of, ids, play, say};
 use crate::server::chat_format::ChatFormat;
 use crate::text::tool_format::ToolFormat;
 
@@ -232,6 +232,9 @@ async fn wrong_tools_are_refused_by_the_name_of_the_field() {
         json!({"tool_choice": {"type": "function"}}),
         json!({"tool_choice": {"type": "allowed_tools"}}),
         json!({"tools": null, "tool_choice": "required"}),
+        json!({"tool_choice": "required", "response_format": {"type": "json_object"}}),
+        json!({"tool_choice": "required", "tools": function(json!({
+            "name": "f", "parameters": {"type": "object", "properties": {"a": {"pattern": "("}}}}))}),
         json!({"parallel_tool_calls": 1}),
         json!({"functions": [{"name": "f"}]}),
         json!({"function_call": {"name": "f"}}),
@@ -249,6 +252,62 @@ async fn wrong_tools_are_refused_by_the_name_of_the_field() {
     let (server, _engine) = Server::chatting(format).await;
     let answer = server.post(CHAT, &chat(json!({}))).await;
     assert_eq!(answer.status(), 400);
+}
+
+/// What a forced answer may be: the tokens of `text`, and then its end.
+async fn obeys(server: &Server, engine: &mut Engine, body: &Value, text: &str) -> bool {
+    let asking = tokio::spawn({
+        let (client, url) = (server.client.clone(), format!("{}{CHAT}", server.url));
+        let body = body.clone();
+        async move { client.post(url).json(&body).send().await }
+    });
+    let submission = engine.receive().await;
+    asking.abort();
+    let mut matcher = submission.request.grammar.as_ref().unwrap().matcher();
+    let fits = ids(text).iter().all(|id| matcher.advance(*id).is_ok());
+    fits && (matcher.is_finished() || matcher.allowed().unwrap().may_end())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forced_calls_obey_the_format_the_schema_and_what_is_thought_before() {
+    for format in ToolFormat::ALL {
+        let (server, mut engine) = Server::chatting(plain(format)).await;
+        let key = format.arguments_key();
+        let weather = format!("{{\"name\":\"get_weather\",\"{key}\":{{\"place\":\"日本\"}}}}");
+        let f = format!("{{\"name\":\"f\",\"{key}\":{{}}}}");
+        let [one, two] =
+            [vec![weather.clone()], vec![weather, f.clone()]].map(|calls| format.write(&calls));
+        let f = format.write(&[f]);
+        let required = chat(json!({"tool_choice": "required"}));
+        let named = json!({"type": "function", "function": {"name": "f"}});
+        let named = chat(json!({"tool_choice": named}));
+        let single = chat(json!({"tool_choice": "required", "parallel_tool_calls": false}));
+        let opened = chat(json!({
+            "tool_choice": "required", "chat_template_kwargs": {"enable_thinking": true}}));
+        let json = chat(json!({"response_format": {"type": "json_object"}}));
+        let thought = format!("<think>hm</think>\n\n{one}");
+        let cases = [
+            (&required, one.as_str(), true),
+            (&required, &two, true),
+            (&required, &thought, true),
+            (&required, "No.", false),
+            (&required, "", false),
+            (&named, &f, true),
+            (&named, &one, false),
+            (&single, &one, true),
+            (&single, &two, false),
+            (&opened, "hm </think>\n", false),
+            (&opened, thought.strip_prefix("<think>").unwrap(), true),
+            // Either an object or calls.
+            (&json, "{\"a\":1}", true),
+            (&json, &two, true),
+            (&json, "No.", false),
+        ];
+        for (body, text, expected) in cases {
+            let fits = obeys(&server, &mut engine, body, text).await;
+            assert_eq!(fits, expected, "{format:?}: {text} for {body}");
+        }
+    }
 }
 
 #[derive(Debug, Clone)]

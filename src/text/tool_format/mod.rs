@@ -4,6 +4,7 @@
 //! Reading calls out of an answer is [`super::answer`]'s, from the format's [`Shape`].
 
 mod envelope;
+pub mod forced;
 mod hermes;
 mod llama3_json;
 mod mistral;
