@@ -1,7 +1,7 @@
 # The CPU image of sorsa:
 #
 #   docker build -t sorsa .
-#   docker run --read-only -p 8000:8000 -v "$PWD/.cache/models:/models:ro" sorsa \
+#   docker run --read-only -p 8000:8000 -e SORSA_API_KEY -v "$PWD/.cache/models:/models:ro" sorsa \
 #       serve /models/SmolLM2-135M-Instruct.Q4_1.gguf --served-model-name smollm2
 
 FROM rust:1.95-bookworm AS builder

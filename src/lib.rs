@@ -29,4 +29,5 @@ pub mod layers;
 pub mod metrics;
 pub mod model;
 pub mod server;
+pub mod tenant;
 pub mod text;

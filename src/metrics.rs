@@ -5,6 +5,7 @@
 //! HTTP framework; who records what is said at each field.
 
 pub mod adapters;
+pub mod tenants;
 
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +17,7 @@ use metrics_exporter_prometheus::{
 };
 
 use self::adapters::{AdapterMetrics, ResidentAdapters};
+use self::tenants::{TenantSeries, Tenants};
 
 const METADATA: Metadata<'static> = Metadata::new("sorsa", Level::INFO, None);
 
@@ -132,6 +134,7 @@ pub struct Metrics {
     unknown_fields: Counter,
     /// Adapters in memory. Recorded by their registry.
     pub adapters: AdapterMetrics,
+    tenants: Tenants,
 }
 
 /// What was found in the prefix cache.
@@ -187,7 +190,8 @@ impl Metrics {
                 .set_buckets_for_metric(Matcher::Full((*name).to_owned()), buckets)
                 .expect("every family has buckets")
         });
-        let recorder = builder.build_recorder();
+        let recorder = Tenants::buckets(builder).build_recorder();
+        Tenants::describe(&recorder);
         let handle = recorder.handle();
         describe_labelled(&recorder);
         let histogram = |index: usize| {
@@ -237,6 +241,7 @@ impl Metrics {
                 "Unknown top-level fields of request bodies, accepted and ignored.",
             ),
             adapters: adapter_metrics(&recorder, histogram(9)),
+            tenants: Tenants::default(),
             recorder,
             handle,
         })
@@ -260,6 +265,12 @@ impl Metrics {
         ];
         let key = Key::from_parts(HTTP_REQUESTS, labels);
         self.recorder.register_counter(&key, &METADATA).increment(1);
+    }
+
+    /// The series of a tenant and a model. Called by the server.
+    #[must_use]
+    pub fn tenant(&self, tenant: &str, model: &str) -> TenantSeries {
+        self.tenants.series(&self.recorder, tenant, model)
     }
 
     /// Counts unknown fields of a request body. Called by the server.

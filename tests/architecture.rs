@@ -14,11 +14,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("bench", &[]),
     ("cli", &["*"]),
-    ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "text"]),
+    ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "tenant", "text"]),
     (
         "server",
-        &["engine::handle", "engine::request", "grammar", "text", "adapter::registry", "metrics"],
+        &[
+            "engine::handle",
+            "engine::request",
+            "grammar",
+            "text",
+            "adapter::registry",
+            "metrics",
+            "tenant",
+        ],
     ),
+    ("tenant", &[]),
     ("text", &[]),
     ("grammar", &[]),
     ("engine", &["grammar", "kv_cache", "adapter", "model", "metrics"]),
@@ -40,8 +49,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Everything below the server: no HTTP, no wire type, no async.
-const BELOW_SERVER: &[&str] =
-    &["text", "grammar", "engine", "kv_cache", "adapter", "model", "layers", "kernels", "metrics"];
+const BELOW_SERVER: &[&str] = &[
+    "tenant", "text", "grammar", "engine", "kv_cache", "adapter", "model", "layers", "kernels",
+    "metrics",
+];
 
 const MAX_LINES: usize = 500;
 const MAX_MEDIAN_LINES: usize = 150;

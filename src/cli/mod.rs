@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod access;
 mod adapter_loader;
 mod adapter_watch;
 mod base_check;
@@ -10,6 +11,8 @@ pub mod extract;
 mod gguf_vocab;
 pub mod health;
 pub mod inspect;
+pub mod key;
+mod keys_watch;
 mod load;
 pub mod merge;
 mod model_files;
@@ -56,6 +59,8 @@ enum Command {
     Verify(verify::Args),
     /// Measure a server under load: throughput and latency, over streams and adapters
     Bench(Box<bench::Args>),
+    /// Make keys for tenants
+    Key(key::Args),
     /// Ask a running server whether it is alive; exits non-zero where it is not
     Health(health::HealthArgs),
 }
@@ -75,6 +80,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Key(args) => key::run(&args),
             Command::Health(args) => health::run(&args),
         }
     }

@@ -11,14 +11,19 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{load, names};
+use super::{access, keys_watch, load, names};
 use crate::config::ServeArgs;
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
+use crate::server::tenancy::Tenancy;
+use crate::server::usage::UsageLog;
 use crate::server::{Drained, serve};
 
 /// HTTP, tokenising and detokenising need little; the cores belong to the engine.
 const ASYNC_THREADS: usize = 2;
+
+/// For the last usage records, where the disk does not take them.
+const USAGE_FLUSH: Duration = Duration::from_secs(10);
 
 /// Why the server stops.
 enum Cause {
@@ -34,6 +39,7 @@ enum Cause {
 /// Where the address cannot be bound, the model cannot be loaded, or the engine dies.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     load::check(&args)?;
+    let tenancy = access::tenancy(&args.access, args.host, args.adapters.state_dir.as_deref())?;
     if let Some(threads) = args.engine.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
         crate::kernels::start_threads(threads);
@@ -42,13 +48,13 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         .worker_threads(ASYNC_THREADS)
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve_until_stopped(args));
+    let result = runtime.block_on(serve_until_stopped(args, tenancy));
     // Loading may still be under way; the process ends whatever it does.
     runtime.shutdown_background();
     result
 }
 
-async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
+async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
     let address = SocketAddr::new(args.host, args.port);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -61,7 +67,15 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
         pooling: args.pooling.into(),
         ..ServerConfig::default()
     };
-    let state = AppState::new(config, Metrics::new());
+    let usage = args.access.usage_log.as_ref().map(|path| {
+        let opened = UsageLog::open(path, args.access.usage_log_max_size.0 as u64);
+        opened.with_context(|| format!("--usage-log {}", path.display()))
+    });
+    let usage = usage.transpose()?;
+    if let Some(path) = &args.access.keys {
+        keys_watch::watch(path.clone(), Arc::clone(&tenancy))?;
+    }
+    let state = AppState::new(config, Metrics::new(), tenancy, usage);
     let (signals, mut causes) = mpsc::channel(2);
     let failures = signals.clone();
     watch_signals(signals)?;
@@ -70,8 +84,13 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
 
     let (stop, stopped) = oneshot::channel::<()>();
     let (abort, aborted) = oneshot::channel::<()>();
-    let server =
-        tokio::spawn(serve(listener, state, resolved(stopped), resolved(aborted), timeout));
+    let server = tokio::spawn(serve(
+        listener,
+        Arc::clone(&state),
+        resolved(stopped),
+        resolved(aborted),
+        timeout,
+    ));
     let cause = causes.recv().await;
     let _ = stop.send(());
     let failure = match cause {
@@ -94,6 +113,11 @@ async fn serve_until_stopped(args: ServeArgs) -> anyhow::Result<()> {
     };
     if let Drained::Aborted(count) = server.await? {
         tracing::warn!(count, "requests were still running and were ended");
+    }
+    if let Some(usage) = &state.usage
+        && tokio::time::timeout(USAGE_FLUSH, usage.flush()).await.is_err()
+    {
+        tracing::error!("usage records could not be written before the end");
     }
     failure.map_or(Ok(()), Err)
 }

@@ -14,6 +14,9 @@ pub enum ConfigError {
     /// An unknown device.
     #[error("{0:?} is no device: use cpu, cuda or cuda:N")]
     Device(String),
+    /// A key of no letters.
+    #[error("an API key must be printable ASCII without blanks, and not empty")]
+    Secret,
     /// A size that is no number of bytes.
     #[error("{0:?} is no size: use bytes, or a number with KiB, MiB, GiB, KB, MB or GB")]
     Size(String),

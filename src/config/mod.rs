@@ -3,6 +3,7 @@
 //! Every flag of `sorsa serve` is an environment variable too: `--max-model-len` is
 //! `SORSA_MAX_MODEL_LEN`. A flag wins over its variable.
 
+mod access;
 mod adapter;
 mod adapters;
 mod adapters_file;
@@ -17,6 +18,7 @@ mod weights;
 
 use clap::{Args, ValueEnum};
 
+pub use self::access::{AccessArgs, Secret};
 pub use self::adapter::{AdapterArg, is_valid_name};
 pub use self::adapters::AdaptersArgs;
 pub use self::adapters_file::{AdaptersFileError, read_adapters};

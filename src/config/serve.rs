@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{
-    AdapterArg, AdaptersArgs, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs, QuantizeArg,
+    AccessArgs, AdapterArg, AdaptersArgs, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs,
+    QuantizeArg,
 };
 use crate::adapter::compact::Tolerance;
 use crate::engine::request::Pooling;
@@ -90,6 +91,9 @@ pub struct ServeArgs {
     /// Port to listen on; 0 for a free one
     #[arg(long, env = "SORSA_PORT", default_value_t = 8000)]
     pub port: u16,
+    /// Who may call
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Limits of the engine
     #[command(flatten)]
     pub engine: EngineArgs,

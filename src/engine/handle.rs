@@ -3,7 +3,7 @@
 //! Below the server this is the only file that knows tokio.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -16,6 +16,12 @@ pub enum SubmitError {
     #[error("the queue is full: {limit} requests are waiting")]
     QueueFull {
         /// Requests that may wait.
+        limit: usize,
+    },
+    /// As many of one tenant's requests are waiting as may wait.
+    #[error("your part of the queue is full: {limit} requests are waiting")]
+    ShareFull {
+        /// Requests of it that may wait.
         limit: usize,
     },
     /// The engine's thread has ended.
@@ -54,6 +60,34 @@ pub struct Submission {
 #[derive(Debug)]
 pub struct QueuePlace {
     _permit: OwnedSemaphorePermit,
+    _of_share: SharePlace,
+}
+
+/// One tenant's part of the queue: how many of its requests wait, and how many may.
+#[derive(Debug, Clone)]
+pub struct QueueShare {
+    /// Those that wait: one number for all requests of the tenant.
+    pub waiting: Arc<AtomicUsize>,
+    /// Those that may.
+    pub limit: usize,
+}
+
+impl QueueShare {
+    fn place(&self) -> Option<SharePlace> {
+        let more = |waiting: usize| (waiting < self.limit).then_some(waiting + 1);
+        self.waiting.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        Some(SharePlace(Arc::clone(&self.waiting)))
+    }
+}
+
+/// A counted place in a tenant's part.
+#[derive(Debug)]
+struct SharePlace(Arc<AtomicUsize>);
+
+impl Drop for SharePlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Where the engine sends the events of one choice.
@@ -91,17 +125,23 @@ pub fn channel(max_waiting: usize) -> (EngineHandle, Submissions) {
 }
 
 impl EngineHandle {
-    /// Queues a request and returns one stream per choice; never waits.
+    /// Queues a request within its tenant's part of the queue and returns one stream per choice;
+    /// never waits.
     ///
     /// # Errors
-    /// [`SubmitError::QueueFull`] at once where no place is free, [`SubmitError::Dead`] where the
-    /// engine has ended.
-    pub fn submit(&self, request: Request) -> Result<Vec<EventStream>, SubmitError> {
+    /// [`SubmitError::QueueFull`] or [`SubmitError::ShareFull`] at once where no place is free,
+    /// [`SubmitError::Dead`] where the engine has ended.
+    pub fn submit(
+        &self,
+        request: Request,
+        share: &QueueShare,
+    ) -> Result<Vec<EventStream>, SubmitError> {
         if !self.is_alive() {
             return Err(SubmitError::Dead);
         }
         let full = SubmitError::QueueFull { limit: self.max_waiting };
         let permit = Arc::clone(&self.places).try_acquire_owned().map_err(|_| full)?;
+        let of_share = share.place().ok_or(SubmitError::ShareFull { limit: share.limit })?;
         // Every event of a choice fits: two of the prompt, a vector or else `max_tokens` tokens, and
         // the end. Who asks for a vector asks for no log-probabilities.
         let capacity = request.sampling.max_tokens + 3;
@@ -109,7 +149,8 @@ impl EngineHandle {
             .map(|_| mpsc::channel(capacity))
             .map(|(sender, receiver)| (Reply(sender), EventStream(receiver)))
             .unzip();
-        let submission = Submission { request, replies, place: QueuePlace { _permit: permit } };
+        let place = QueuePlace { _permit: permit, _of_share: of_share };
+        let submission = Submission { request, replies, place };
         self.submissions.try_send(submission).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => full,
             mpsc::error::TrySendError::Closed(_) => SubmitError::Dead,

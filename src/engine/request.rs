@@ -1,7 +1,7 @@
 //! What the engine is asked for and what it answers: token ids in, events out. No text, no JSON.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::adapter::registry::AdapterVersion;
 use crate::grammar::Grammar;
@@ -71,6 +71,22 @@ impl SamplingParams {
     }
 }
 
+/// For whom a request is computed, as far as the order of work depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TenantShare {
+    /// Which tenant.
+    pub id: u32,
+    /// Its part beside other tenants, relative to theirs; at least 1.
+    pub weight: u32,
+}
+
+impl Default for TenantShare {
+    /// The tenant there is where there are no others.
+    fn default() -> Self {
+        Self { id: 0, weight: 1 }
+    }
+}
+
 /// How a prompt's hidden states, after the final norm, become one vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
@@ -99,7 +115,11 @@ pub struct Request {
     pub prompt_logprobs: Option<usize>,
     /// The adapter version it is served with to its end; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
-    /// Requests share cached prompts only with those of the same salt.
+    /// For whom it is computed.
+    pub tenant: TenantShare,
+    /// Who may find its cached prompt: requests of the same owner, whom the server knows, ...
+    pub cache_owner: String,
+    /// ... and of the same salt, which the caller chose.
     pub cache_salt: String,
     /// What each choice's text obeys.
     pub grammar: Option<Arc<Grammar>>,
@@ -160,6 +180,8 @@ pub enum Event {
     PromptComputed {
         /// How many of its tokens were found there.
         num_cached_tokens: usize,
+        /// How long the request had waited when it was begun.
+        queued: Duration,
     },
     /// A token was generated.
     Token {

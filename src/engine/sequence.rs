@@ -275,7 +275,9 @@ impl Sequence {
     /// Tells the client that the prompt is computed.
     pub fn finish_prompt(&self) {
         let num_cached_tokens = self.num_cached.unwrap_or(0);
-        self.reply.send(Event::PromptComputed { num_cached_tokens });
+        let begun = self.timeline.scheduled.unwrap_or(self.timeline.arrived);
+        let queued = begun.duration_since(self.timeline.arrived);
+        self.reply.send(Event::PromptComputed { num_cached_tokens, queued });
     }
 
     /// Appends a generated token and tells the client.

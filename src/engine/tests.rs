@@ -15,8 +15,8 @@ use candle_core::{DType, Device, Tensor};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 
-use super::handle::{EngineHandle, EventStream, SubmitError, channel};
-use super::request::{Event, FinishReason, Request, RequestId, SamplingParams};
+use super::handle::{EngineHandle, EventStream, QueueShare, SubmitError, channel};
+use super::request::{Event, FinishReason, Request, RequestId, SamplingParams, TenantShare};
 use super::scheduler::SchedulerConfig;
 use super::*;
 use crate::adapter::delta::{AdapterId, LowRankDelta, ModuleSpec};
@@ -160,6 +160,10 @@ fn adapters() -> Vec<Option<Arc<AdapterVersion>>> {
     vec![None, version(1), version(2), version(3)]
 }
 
+fn share(limit: usize) -> QueueShare {
+    QueueShare { waiting: Arc::default(), limit }
+}
+
 struct Rig {
     handle: EngineHandle,
     engine: Engine,
@@ -214,7 +218,7 @@ impl Rig {
         self.run_until_idle();
         let events = drain(&mut stream);
         let cached = events.iter().find_map(|event| match event {
-            Event::PromptComputed { num_cached_tokens } => Some(*num_cached_tokens),
+            Event::PromptComputed { num_cached_tokens, .. } => Some(*num_cached_tokens),
             _ => None,
         });
         (events, cached.expect("the prompt was not computed"))
@@ -223,7 +227,7 @@ impl Rig {
     fn submit(&mut self, mut request: Request) -> Vec<EventStream> {
         self.next += 1;
         request.id = RequestId(self.next);
-        self.handle.submit(request).unwrap()
+        self.handle.submit(request, &share(usize::MAX)).unwrap()
     }
 
     /// Steps without ever waiting for a request.
@@ -276,6 +280,8 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         logprobs: None,
         prompt_logprobs: None,
         adapter: None,
+        tenant: TenantShare::default(),
+        cache_owner: String::new(),
         cache_salt: String::new(),
         grammar: None,
         num_speculative_tokens: 0,
@@ -466,7 +472,7 @@ fn scoring_a_prompt_needs_no_generated_token() {
     let events = drain(&mut stream);
     let [
         Event::PromptLogprobs(scores),
-        Event::PromptComputed { num_cached_tokens: 0 },
+        Event::PromptComputed { num_cached_tokens: 0, .. },
         Event::Finished(FinishReason::Length),
     ] = &events[..]
     else {
@@ -507,11 +513,15 @@ fn hanging_up_frees_the_blocks_in_the_next_step() {
 #[test]
 fn a_full_queue_refuses_at_once_and_a_place_is_free_again_once_scheduled() {
     let (handle, submissions) = channel(2);
-    let _streams = (handle.submit(request(vec![1], 1)), handle.submit(request(vec![1], 1)));
-    let full = handle.submit(request(vec![1], 1)).map(|_| ());
-    assert_eq!(full, Err(SubmitError::QueueFull { limit: 2 }));
+    let (greedy, other) = (share(1), share(2));
+    let submit = |share| handle.submit(request(vec![1], 1), share).map(|_| ());
+    assert_eq!(submit(&greedy), Ok(()));
+    assert_eq!(submit(&greedy), Err(SubmitError::ShareFull { limit: 1 }));
+    assert_eq!(submit(&other), Ok(()));
+    assert_eq!(submit(&other), Err(SubmitError::QueueFull { limit: 2 }));
+    assert_eq!(other.waiting.load(Ordering::Relaxed), 1, "who was refused does not wait");
     drop(submissions);
-    assert_eq!(handle.submit(request(vec![1], 1)).map(|_| ()), Err(SubmitError::Dead));
+    assert_eq!(submit(&other), Err(SubmitError::Dead));
     assert!(!handle.is_alive());
 }
 

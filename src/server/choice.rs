@@ -4,6 +4,7 @@
 //! the text is thought, said, or a call. It writes no JSON.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -98,6 +99,8 @@ pub struct Delta {
     pub reasoning_tokens: usize,
     /// How many of the prompt's tokens were found in the cache; on the first choice's first piece.
     pub cached: usize,
+    /// How long the request waited before it was begun; on the first choice's first piece.
+    pub queued: Option<Duration>,
     /// Set on the last piece.
     pub finish: Option<Finish>,
 }
@@ -118,6 +121,7 @@ impl Delta {
         self.generated += next.generated;
         self.reasoning_tokens += next.reasoning_tokens;
         self.cached += next.cached;
+        self.queued = self.queued.or(next.queued);
         self.finish = next.finish;
     }
 
@@ -189,6 +193,8 @@ pub struct Choice {
     generated: usize,
     /// Tokens of the prompt that were found in the cache, until a piece says so.
     cached: usize,
+    /// How long the request waited, until a piece says so.
+    queued: Option<Duration>,
     /// Characters that came out of the detokenizer, and before it those of the echo.
     chars: usize,
     opening: Option<Delta>,
@@ -218,6 +224,7 @@ impl Choice {
             metrics,
             generated: 0,
             cached: 0,
+            queued: None,
             chars: 0,
             opening: None,
         }
@@ -244,8 +251,9 @@ impl Choice {
             let piece = match event {
                 // Taken before the choice began, and asked for by no choice.
                 Some(Event::PromptLogprobs(_) | Event::Pooled(_)) => continue,
-                Some(Event::PromptComputed { num_cached_tokens }) => {
+                Some(Event::PromptComputed { num_cached_tokens, queued }) => {
                     self.cached = num_cached_tokens;
+                    self.queued = Some(queued);
                     continue;
                 }
                 Some(Event::Token { token, logprobs }) => Ok(self.push(token, logprobs)),
@@ -259,8 +267,8 @@ impl Choice {
                     Err(ApiError::engine_dead())
                 }
             };
-            let cached = std::mem::take(&mut self.cached);
-            return Some(piece.map(|delta| Delta { cached, ..delta }));
+            let (cached, queued) = (std::mem::take(&mut self.cached), self.queued.take());
+            return Some(piece.map(|delta| Delta { cached, queued, ..delta }));
         }
     }
 

@@ -3,9 +3,10 @@
 //! Messages are for clients: they name what was asked and what is allowed, never paths or internals.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,6 +14,8 @@ use utoipa::ToSchema;
 use crate::adapter::registry::{ChangeError, LoadError, LoadErrorKind, OutsideRoots};
 use crate::engine::handle::SubmitError;
 
+/// What the official SDKs ask before they try again.
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// The longest message, in characters.
 const MAX_MESSAGE_CHARS: usize = 1000;
 
@@ -23,30 +26,37 @@ pub struct ApiError {
     kind: Kind,
     message: String,
     param: Option<String>,
+    /// Seconds after which another try may succeed, where it is known for this one.
+    retry_after: Option<u64>,
 }
 
 /// What went wrong: decides status, `type` and `code`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Invalid,
+    Unauthorized,
+    Forbidden,
     ContextLength,
     ModelNotFound,
     AdapterNotFound,
-    Forbidden,
     Outside,
     Conflict,
     RevisionMismatch,
     NotFound,
     MethodNotAllowed,
+    InFile,
     Timeout,
     TooLarge,
     MediaType,
     QueueFull,
+    RateLimited,
+    BeyondLimit,
     Unavailable,
     AdapterLoading,
     AdapterFailed,
     Draining,
     EngineDead,
+    UsageBehind,
     Internal,
 }
 
@@ -54,32 +64,38 @@ impl Kind {
     fn status(self) -> StatusCode {
         match self {
             Self::Invalid | Self::ContextLength => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ModelNotFound | Self::AdapterNotFound | Self::NotFound => StatusCode::NOT_FOUND,
             Self::Forbidden | Self::Outside => StatusCode::FORBIDDEN,
-            Self::Conflict | Self::RevisionMismatch => StatusCode::CONFLICT,
+            Self::Conflict | Self::InFile | Self::RevisionMismatch => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull | Self::RateLimited | Self::BeyondLimit => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Unavailable
             | Self::AdapterLoading
             | Self::AdapterFailed
             | Self::Draining
-            | Self::EngineDead => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::EngineDead
+            | Self::UsageBehind => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     fn type_name(self) -> &'static str {
         match self {
-            Self::QueueFull => "rate_limit_error",
+            Self::QueueFull | Self::RateLimited => "rate_limit_error",
+            Self::BeyondLimit => "insufficient_quota",
             Self::Forbidden => "permission_error",
             Self::Unavailable
             | Self::AdapterLoading
             | Self::AdapterFailed
             | Self::Draining
             | Self::EngineDead
+            | Self::UsageBehind
             | Self::Internal => "server_error",
             _ => "invalid_request_error",
         }
@@ -89,28 +105,33 @@ impl Kind {
         match self {
             Self::ContextLength => Some("context_length_exceeded"),
             Self::ModelNotFound => Some("model_not_found"),
+            Self::Unauthorized => Some("invalid_api_key"),
+            Self::InFile => Some("declared_in_file"),
+            Self::QueueFull | Self::RateLimited | Self::BeyondLimit => Some("rate_limit_exceeded"),
             Self::AdapterNotFound => Some("adapter_not_found"),
             Self::Forbidden => Some("insufficient_permissions"),
             Self::Outside => Some("path_outside_roots"),
             Self::Conflict => Some("adapter_conflict"),
             Self::RevisionMismatch => Some("revision_mismatch"),
-            Self::QueueFull => Some("rate_limit_exceeded"),
             Self::Unavailable => Some("model_not_ready"),
             Self::AdapterLoading => Some("adapter_loading"),
             Self::AdapterFailed => Some("adapter_failed"),
             Self::Draining => Some("shutting_down"),
             Self::EngineDead => Some("engine_dead"),
+            Self::UsageBehind => Some("usage_log_behind"),
             _ => None,
         }
     }
 
-    /// Seconds after which another try may succeed.
-    fn retry_after(self) -> Option<&'static str> {
+    /// Seconds after which another try may succeed, where nothing more is known.
+    fn retry_after(self) -> Option<u64> {
         match self {
-            Self::QueueFull | Self::AdapterLoading => Some("1"),
-            Self::Unavailable | Self::AdapterFailed | Self::Draining | Self::EngineDead => {
-                Some("5")
-            }
+            Self::QueueFull | Self::RateLimited | Self::AdapterLoading => Some(1),
+            Self::Unavailable
+            | Self::AdapterFailed
+            | Self::Draining
+            | Self::EngineDead
+            | Self::UsageBehind => Some(5),
             _ => None,
         }
     }
@@ -146,7 +167,7 @@ impl ApiError {
             message.truncate(end);
             message.push('…');
         }
-        Self { kind, message, param: None }
+        Self { kind, message, param: None, retry_after: None }
     }
 
     /// 400: the value of `param` is wrong.
@@ -172,6 +193,64 @@ impl ApiError {
     #[must_use]
     pub fn context_length(param: &str, message: impl Into<String>) -> Self {
         Self { param: Some(param.to_owned()), ..Self::new(Kind::ContextLength, message) }
+    }
+
+    /// 401: the call has no key, or none that opens anything: which of them is not said.
+    #[must_use]
+    pub fn unauthorized() -> Self {
+        let message = "a valid API key is needed, as `authorization: Bearer KEY`";
+        Self::new(Kind::Unauthorized, message)
+    }
+
+    /// 403: the key is valid, and not for this.
+    #[must_use]
+    pub fn not_allowed() -> Self {
+        Self::new(Kind::Forbidden, "this API key is not allowed to do that")
+    }
+
+    /// 403: there is nothing to manage, or nobody who may.
+    #[must_use]
+    pub fn no_keys_file() -> Self {
+        Self::new(Kind::Forbidden, "tenants are managed on a server that was started with --keys")
+    }
+
+    /// 404: what the path names is not there.
+    #[must_use]
+    pub fn unknown(name: &str) -> Self {
+        Self::new(Kind::NotFound, format!("there is no `{name}`"))
+    }
+
+    /// 409: it is declared in the keys file, and changed there.
+    #[must_use]
+    pub fn in_file(message: impl Into<String>) -> Self {
+        Self::new(Kind::InFile, message)
+    }
+
+    /// 429: a rate of `limit` per minute is used up for `time`.
+    #[must_use]
+    pub fn rate_limited(what: &str, limit: u64, time: Duration) -> Self {
+        // Never a second early.
+        let seconds = time.as_millis().div_ceil(1000).max(1);
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        let message =
+            format!("the limit of {limit} {what} per minute is reached: try again in {seconds} s");
+        Self { retry_after: Some(seconds), ..Self::new(Kind::RateLimited, message) }
+    }
+
+    /// 429: the request alone is more than a minute's `limit`: no other try will succeed.
+    #[must_use]
+    pub fn beyond_limit(what: &str, amount: u64, limit: u64) -> Self {
+        let message = format!(
+            "this request may use {amount} {what}, and the limit is {limit} per minute: ask for less"
+        );
+        Self::new(Kind::BeyondLimit, message)
+    }
+
+    /// 429: a tenant has `limit` requests running.
+    #[must_use]
+    pub fn too_many_running(limit: usize) -> Self {
+        let message = format!("the limit of {limit} requests at once is reached");
+        Self::new(Kind::RateLimited, message)
     }
 
     /// 404: no model or adapter of that name.
@@ -278,6 +357,12 @@ impl ApiError {
         Self::new(Kind::EngineDead, "the engine has stopped")
     }
 
+    /// 503: what requests used cannot be written down as fast as they come.
+    #[must_use]
+    pub fn usage_behind() -> Self {
+        Self::new(Kind::UsageBehind, "usage records cannot be written at the moment")
+    }
+
     /// 500: our fault; the cause goes to the log, not to the client.
     #[must_use]
     pub fn internal() -> Self {
@@ -323,7 +408,9 @@ impl ApiError {
 impl From<SubmitError> for ApiError {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::QueueFull { .. } => Self::new(Kind::QueueFull, error.to_string()),
+            SubmitError::QueueFull { .. } | SubmitError::ShareFull { .. } => {
+                Self::new(Kind::QueueFull, error.to_string())
+            }
             SubmitError::Dead => Self::engine_dead(),
         }
     }
@@ -364,8 +451,14 @@ impl IntoResponse for ApiError {
         let mut response = (self.status(), self.to_json()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, json);
-        if let Some(seconds) = self.kind.retry_after() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        if let Some(seconds) = self.retry_after.or(self.kind.retry_after()) {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.kind == Kind::BeyondLimit {
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if self.kind == Kind::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.kind == Kind::Draining {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -12,8 +12,9 @@ use super::call::Call;
 use super::choice::{AnswerRules, Choice, Delta, OutputToken, StopRules};
 use super::error::ApiError;
 use super::form::Form;
-use super::lifecycle::Running;
 use super::state::{AppState, Serving};
+use super::tenancy::account::{Account, record};
+use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
 use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
@@ -98,7 +99,9 @@ pub struct Generation {
     counts: TokenCounts,
     prompt_logprobs: Vec<Option<PromptLogprobs>>,
     prompt_tokens: Vec<Vec<u32>>,
-    running: Running,
+    account: Account,
+    // After the account: what was charged flows back when it is closed.
+    admission: Admission,
 }
 
 impl std::fmt::Debug for Generation {
@@ -115,14 +118,18 @@ impl Generation {
     /// were asked for.
     ///
     /// # Errors
-    /// Where the queue is full, the engine dead, or scoring a prompt failed.
+    /// Where the tenant has not so many tokens left, the queue is full, the engine dead, or scoring
+    /// a prompt failed.
     pub async fn start(
         state: &AppState,
         serving: &Serving,
         job: Job,
         call: &Call,
-        running: Running,
+        mut admission: Admission,
     ) -> Result<Self, ApiError> {
+        let share = call.caller.queue_share(serving.engine.max_waiting());
+        job.check_prompts(share.limit)?;
+        admission.charge(job.most_tokens())?;
         let rules = Arc::new(StopRules {
             matcher: job.stop_matcher()?,
             strings: job.stop.clone(),
@@ -135,21 +142,28 @@ impl Generation {
         let submitted = job
             .prompts
             .iter()
-            .map(|prompt| serving.engine.submit(job.request(state, prompt, call)))
+            .map(|prompt| serving.engine.submit(job.request(state, prompt, call), &share))
             .collect::<Result<Vec<_>, _>>()?;
+        let choices = job.prompts.len() * job.n;
+        let tokens = job.prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+        let record = record(serving, job.adapter.as_ref(), tokens);
+        let counts = TokenCounts {
+            prompt: tokens,
+            cached: 0,
+            completion: 0,
+            reasoning: job.answer.tells_thoughts().then_some(0),
+        };
+        let slot = admission.take_slot();
         let mut generation = Self {
             pieces: SelectAll::new(),
-            choices: job.prompts.len() * job.n,
-            counts: TokenCounts {
-                prompt: job.prompts.iter().map(|prompt| prompt.tokens.len()).sum(),
-                cached: 0,
-                completion: 0,
-                reasoning: job.answer.tells_thoughts().then_some(0),
-            },
+            choices,
+            counts,
             prompt_logprobs: Vec::with_capacity(job.prompts.len()),
             prompt_tokens: Vec::with_capacity(job.prompts.len()),
-            running,
+            account: Account::new(state, call, slot, choices, record),
+            admission,
         };
+        generation.admission.set_used(generation.account.used());
         for (number, (prompt, streams)) in job.prompts.into_iter().zip(submitted).enumerate() {
             let mut streams = streams.into_iter();
             let mut first = streams.next().ok_or_else(ApiError::internal)?;
@@ -189,7 +203,7 @@ impl Generation {
     ) -> Result<PromptLogprobs, ApiError> {
         let event = tokio::select! {
             event = events.next() => event,
-            () = self.running.aborted() => return Err(ApiError::draining()),
+            () = self.admission.aborted() => return Err(ApiError::draining()),
         };
         match event {
             Some(Event::PromptLogprobs(logprobs)) => Ok(logprobs),
@@ -209,7 +223,7 @@ impl Generation {
     pub async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
         let piece = tokio::select! {
             biased;
-            () = self.running.aborted() => Some(Err(ApiError::draining())),
+            () = self.admission.aborted() => Some(Err(ApiError::draining())),
             piece = self.pieces.next() => piece,
         };
         match &piece {
@@ -219,8 +233,15 @@ impl Generation {
                     *reasoning += delta.reasoning_tokens;
                 }
                 self.counts.cached += delta.cached;
+                self.account.piece(delta);
+                self.admission.set_used(self.account.used());
             }
-            Some(Err(_)) => self.pieces.clear(),
+            Some(Err(error)) => {
+                self.pieces.clear();
+                if *error != ApiError::draining() {
+                    self.account.failed();
+                }
+            }
             None => {}
         }
         piece
@@ -267,6 +288,20 @@ impl Generation {
 }
 
 impl Job {
+    /// The queue could never take more: every retry would be a 429.
+    fn check_prompts(&self, limit: usize) -> Result<(), ApiError> {
+        if self.prompts.len() <= limit {
+            return Ok(());
+        }
+        Err(ApiError::invalid("prompt", format!("`prompt` must hold at most {limit} prompts")))
+    }
+
+    /// Tokens that its answers can have, and those of its prompts.
+    fn most_tokens(&self) -> u64 {
+        let tokens = |prompt: &Prompt| (prompt.tokens.len() + self.n * prompt.max_tokens) as u64;
+        self.prompts.iter().map(tokens).sum()
+    }
+
     fn stop_matcher(&self) -> Result<StopMatcher, ApiError> {
         StopMatcher::new(self.stop.clone())
             .map_err(|error| ApiError::invalid("stop", format!("`stop` is wrong: {error}")))
@@ -282,6 +317,8 @@ impl Job {
             logprobs: self.logprobs,
             prompt_logprobs: self.prompt_logprobs,
             adapter: self.adapter.clone(),
+            tenant: call.caller.share(),
+            cache_owner: call.caller.cache_owner(),
             cache_salt: self.cache_salt.clone(),
             grammar: self.grammar.clone(),
             num_speculative_tokens: self.num_speculative_tokens,

@@ -3,7 +3,8 @@
 //! [`serve`] owns connections and the drain, [`router`] says which path is whose, [`openai`] turns
 //! bodies into jobs, [`generation`] and [`choice`] turn the engine's events into text, [`stream`]
 //! writes them as they come. A whole answer is the same pieces, collected. [`vectors`] is the way of
-//! prompts that become vectors. [`admin`] changes which adapters are served.
+//! prompts that become vectors. [`tenancy`] says who may call, and counts what each tenant uses, and
+//! [`admin`] changes which adapters are served.
 //!
 //! The server starts before the model is loaded: [`state::AppState`] gets its
 //! [`state::Serving`] later, and until then only probes succeed.
@@ -25,8 +26,10 @@ pub mod router;
 mod serve;
 pub mod state;
 pub mod stream;
+pub mod tenancy;
 mod token_places;
 pub mod tokenization;
+pub mod usage;
 pub mod vectors;
 
 pub use serve::{Drained, serve};

@@ -10,7 +10,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use uuid::Uuid;
 
-use super::call::Arrived;
+use super::call::{Arrived, CallId};
 use super::state::AppState;
 
 const REQUEST_ID: &str = "x-request-id";
@@ -25,6 +25,7 @@ pub async fn observe(
     let arrived = Instant::now();
     request.extensions_mut().insert(Arrived(arrived));
     let id = request_id(request.headers());
+    request.extensions_mut().insert(CallId(id.as_str().into()));
     let method = method_name(request.method());
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("unknown", MatchedPath::as_str);

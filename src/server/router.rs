@@ -8,7 +8,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::admin::{adapters, vllm};
@@ -16,6 +16,8 @@ use super::error::ApiError;
 use super::observe::observe;
 use super::openai::{chat, completions, embeddings, models, responses};
 use super::state::AppState;
+use super::tenancy::authorize::authorize;
+use super::tenancy::manage;
 use super::{openapi, probes, tokenization};
 
 /// A path with the methods it knows.
@@ -57,6 +59,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
+        .layer(from_fn_with_state(Arc::clone(&state), authorize))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)
@@ -65,6 +68,10 @@ pub fn router(state: Arc<AppState>) -> Router {
 /// What only those may call who manage the server.
 fn admin() -> Vec<Route> {
     vec![
+        ("/admin/tenants", get(manage::list_tenants)),
+        ("/admin/tenants/{name}", put(manage::put_tenant).delete(manage::delete_tenant)),
+        ("/admin/keys", get(manage::list_keys).post(manage::create_key)),
+        ("/admin/keys/{id}", delete(manage::delete_key)),
         ("/admin/adapters", get(adapters::list)),
         ("/admin/adapters/{name}", get(adapters::get).put(adapters::put).delete(adapters::delete)),
         ("/admin/adapters/{name}/versions", get(adapters::versions)),

@@ -8,9 +8,13 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use super::call::Call;
 use super::chat_format::ChatFormat;
 use super::error::ApiError;
 use super::lifecycle::{Lifecycle, Phase};
+use super::tenancy::Tenancy;
+use super::tenancy::admission::Admission;
+use super::usage::UsageLog;
 use crate::adapter::registry::Registry;
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::{Pooling, RequestId};
@@ -128,6 +132,10 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Phase and running requests.
     pub lifecycle: Lifecycle,
+    /// Who may call.
+    pub tenancy: Arc<Tenancy>,
+    /// Where it is written down what requests used.
+    pub usage: Option<UsageLog>,
     /// Places for rendering and tokenising.
     pub(super) text_work: Arc<Semaphore>,
     /// Places for compiling grammars, so that slow ones hold up no other text work.
@@ -139,13 +147,20 @@ pub struct AppState {
 impl AppState {
     /// A server without a model yet.
     #[must_use]
-    pub fn new(config: ServerConfig, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(
+        config: ServerConfig,
+        metrics: Arc<Metrics>,
+        tenancy: Arc<Tenancy>,
+        usage: Option<UsageLog>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             grammar_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             config,
             metrics,
             lifecycle: Lifecycle::default(),
+            tenancy,
+            usage,
             serving: OnceLock::new(),
             next_request: AtomicU64::new(0),
         })
@@ -155,6 +170,14 @@ impl AppState {
     /// already known, which stays.
     pub fn set_serving(&self, serving: Serving) -> bool {
         self.serving.set(Arc::new(serving)).is_ok()
+    }
+
+    /// Takes a request in: it runs until the admission is dropped.
+    ///
+    /// # Errors
+    /// Where the server is shutting down, or the caller's tenant has reached a limit.
+    pub fn admit(&self, call: &Call) -> Result<Admission, ApiError> {
+        Admission::new(self.lifecycle.admit()?, &call.caller, self.usage.as_ref())
     }
 
     /// The loaded model.

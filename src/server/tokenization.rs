@@ -64,7 +64,7 @@ pub async fn tokenize(
     call: Call,
     JsonObject(mut fields): JsonObject,
 ) -> ApiResult<Tokenized> {
-    let _running = state.lifecycle.admit()?;
+    let _admission = state.admit(&call)?;
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
     let input = take_input(&mut fields)?;
@@ -128,7 +128,7 @@ pub async fn detokenize(
     call: Call,
     JsonObject(mut fields): JsonObject,
 ) -> ApiResult<Detokenized> {
-    let _running = state.lifecycle.admit()?;
+    let _admission = state.admit(&call)?;
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
     let tokens =

@@ -8,8 +8,9 @@ use futures_util::stream::FuturesUnordered;
 
 use super::call::Call;
 use super::error::ApiError;
-use super::lifecycle::Running;
 use super::state::{AppState, Serving};
+use super::tenancy::account::{Account, record};
+use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::{EventStream, SubmitError};
 use crate::engine::request::{Event, Pooling, Request, SamplingParams};
@@ -34,36 +35,52 @@ pub struct PoolJob {
 /// The vector of each prompt, in their order. Dropping the future aborts what still runs.
 ///
 /// # Errors
-/// Where the queue is full at the start, the engine is dead, a prompt fails or the server ends.
+/// Where the tenant has not so many tokens left, the queue is full at the start, the engine is dead, a prompt fails or the server ends.
 pub async fn pool(
     state: &AppState,
     serving: &Serving,
     job: &PoolJob,
     call: &Call,
-    mut running: Running,
+    mut admission: Admission,
 ) -> Result<Vec<Vec<f32>>, ApiError> {
-    let window = (serving.engine.max_waiting() / QUEUE_SHARE).max(1);
+    let tokens = job.prompts.iter().map(Vec::len).sum();
+    admission.charge(tokens as u64)?;
+    let (slot, record) = (admission.take_slot(), record(serving, job.adapter.as_ref(), tokens));
+    let mut account = Account::new(state, call, slot, job.prompts.len(), record);
+    admission.set_used(account.used());
+    let share = call.caller.queue_share(serving.engine.max_waiting());
+    let window = (serving.engine.max_waiting() / QUEUE_SHARE).clamp(1, share.limit);
     let mut vectors = vec![Vec::new(); job.prompts.len()];
     let mut awaited = FuturesUnordered::new();
     let mut next = 0;
     loop {
         while next < job.prompts.len() && awaited.len() < window {
-            match serving.engine.submit(job.request(state, next, call)) {
+            match serving.engine.submit(job.request(state, next, call), &share) {
                 Ok(streams) => awaited.push(Awaited::new(next, streams, state).vector()),
                 // Others fill the queue: those of ours that are in it will leave it.
-                Err(SubmitError::QueueFull { .. }) if !awaited.is_empty() => break,
+                Err(SubmitError::QueueFull { .. } | SubmitError::ShareFull { .. })
+                    if !awaited.is_empty() =>
+                {
+                    break;
+                }
                 Err(error) => return Err(error.into()),
             }
             next += 1;
         }
         let done = tokio::select! {
             biased;
-            () = running.aborted() => return Err(ApiError::draining()),
+            () = admission.aborted() => return Err(ApiError::draining()),
             done = awaited.next() => done,
         };
         match done {
-            Some(Ok((index, vector))) => vectors[index] = vector,
-            Some(Err(error)) => return Err(error),
+            Some(Ok((index, vector))) => {
+                account.finished("stop");
+                vectors[index] = vector;
+            }
+            Some(Err(error)) => {
+                account.failed();
+                return Err(error);
+            }
             None => return Ok(vectors),
         }
     }
@@ -80,6 +97,8 @@ impl PoolJob {
             logprobs: None,
             prompt_logprobs: None,
             adapter: self.adapter.clone(),
+            tenant: call.caller.share(),
+            cache_owner: call.caller.cache_owner(),
             cache_salt: self.cache_salt.clone(),
             grammar: None,
             num_speculative_tokens: 0,

@@ -14,9 +14,9 @@ use sorsa::adapter::file::{Limits, load};
 use sorsa::adapter::registry::AdapterVersion;
 use sorsa::adapter::segments::Segments;
 use sorsa::engine::Engine;
-use sorsa::engine::handle::{EngineHandle, channel};
+use sorsa::engine::handle::{EngineHandle, QueueShare, channel};
 use sorsa::engine::model_runner::ModelRunner;
-use sorsa::engine::request::{Event, Request, RequestId, SamplingParams};
+use sorsa::engine::request::{Event, Request, RequestId, SamplingParams, TenantShare};
 use sorsa::engine::scheduler::{Scheduler, SchedulerConfig};
 use sorsa::kv_cache::BlockId;
 use sorsa::kv_cache::block_manager::BlockManager;
@@ -149,6 +149,7 @@ async fn check_greedy(
 ) {
     let prompts = model::golden("prompts.json");
     let prompts = prompts["prompts"].as_array().unwrap();
+    let share = QueueShare { waiting: Arc::default(), limit: usize::MAX };
     let submit = |prompt: &Value| {
         let request = Request {
             id: RequestId(0),
@@ -164,12 +165,14 @@ async fn check_greedy(
             logprobs: None,
             prompt_logprobs: None,
             adapter: adapter.clone(),
+            tenant: TenantShare::default(),
+            cache_owner: String::new(),
             cache_salt: String::new(),
             grammar: None,
             num_speculative_tokens: 0,
             pooling: None,
         };
-        engine.submit(request).unwrap().remove(0)
+        engine.submit(request, &share).unwrap().remove(0)
     };
     let streams: Vec<_> = prompts.iter().map(submit).collect();
     for (prompt, mut stream) in prompts.iter().zip(streams) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::request::RequestId;
+use crate::engine::request::{RequestId, TenantShare};
 
 fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
     Request {
@@ -17,6 +17,8 @@ fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
         logprobs,
         prompt_logprobs: None,
         adapter: None,
+        tenant: TenantShare::default(),
+        cache_owner: String::new(),
         cache_salt: String::new(),
         grammar: None,
         num_speculative_tokens: 0,

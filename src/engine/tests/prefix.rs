@@ -14,10 +14,23 @@ fn version(name: &str, byte: u8) -> Option<Arc<AdapterVersion>> {
 
 #[test]
 fn a_prompt_is_found_again_only_by_those_who_may_share_it() {
-    let variants: Vec<Request> = [(0, ""), (1, ""), (2, ""), (0, "salt"), (1, "salt"), (1, "sal")]
+    let who = [
+        (0, "", ""),
+        (1, "", ""),
+        (2, "", ""),
+        (0, "", "salt"),
+        (1, "", "salt"),
+        (1, "", "sal"),
+        (1, "acme", "salt"),
+        (1, "acmes", "alt"),
+        (1, "globex", ""),
+        (1, "globex", "salt"),
+    ];
+    let variants: Vec<Request> = who
         .into_iter()
-        .map(|(adapter, salt)| Request {
+        .map(|(adapter, owner, salt)| Request {
             adapter: adapters()[adapter].clone(),
+            cache_owner: owner.to_owned(),
             cache_salt: salt.to_owned(),
             ..request(prompt(), 3)
         })

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::endpoint::Delivery;
 use super::logprobs::TokenNames;
+use super::model::Model;
 use super::types::{Envelope, OptionalUsage, StopReasonField};
 use super::validate::stream::StreamOptions;
 use super::validate::{Common, TokenIds};
@@ -24,6 +25,8 @@ pub struct Answer {
     pub created: u64,
     /// The name the client asked for.
     pub model: String,
+    /// Which weights answer.
+    pub system_fingerprint: String,
     /// The model.
     pub serving: Arc<Serving>,
     /// Whether log-probabilities were asked for.
@@ -42,6 +45,7 @@ impl Answer {
             id: format!("{prefix}-{}", Uuid::new_v4().simple()),
             created: unix_seconds(),
             model: common.model.name.clone(),
+            system_fingerprint: fingerprint(&serving.root, &common.model),
             serving: Arc::clone(serving),
             logprobs,
             ids: common.token_ids,
@@ -80,6 +84,7 @@ impl Answer {
             object,
             created: self.created,
             model: &self.model,
+            system_fingerprint: &self.system_fingerprint,
             choices,
             usage: None,
             prompt_logprobs: None,
@@ -137,6 +142,18 @@ pub fn finish_fields(finish: Option<Finish>) -> (Option<&'static str>, Option<St
         StopReason::Token(token) => Some(StopReasonField::Token(token)),
     };
     (Some(reason), stop_reason)
+}
+
+/// The beginnings of the content digests of the base and of the adapter.
+fn fingerprint(root: &str, model: &Model) -> String {
+    let short = |digest: &str| {
+        let hex = digest.rsplit(':').next().unwrap_or_default();
+        hex.chars().take(16).collect::<String>()
+    };
+    match model.adapter_digest() {
+        Some(adapter) => format!("fp_{}_{}", short(root), short(&adapter)),
+        None => format!("fp_{}", short(root)),
+    }
 }
 
 /// `value` as it stands in an event.

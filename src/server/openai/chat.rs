@@ -131,6 +131,7 @@ impl Endpoint for ChatRequest {
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
             default_max_tokens: (config.max_request_tokens / common.n).max(1),
+            most_tokens: common.model.max_tokens,
         };
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let job = convert::job(config, common, prompts, self.logprobs, common.prompt_logprobs)?;

@@ -113,6 +113,7 @@ impl Endpoint for CompletionRequest {
             truncate: self.common.truncate_prompt,
             max_tokens: self.max_tokens.map(|asked| ("max_tokens", asked)),
             default_max_tokens: DEFAULT_MAX_TOKENS,
+            most_tokens: self.common.model.max_tokens,
         };
         let prompts = convert::prompts(serving, self.prompts, rules)?;
         // Both may ask for the prompt's: the larger number serves both.

@@ -33,6 +33,8 @@ pub struct PromptRules<'a> {
     pub max_tokens: Option<(&'a str, usize)>,
     /// Tokens to generate where nobody asked.
     pub default_max_tokens: usize,
+    /// Tokens that may be asked for, and generated where nobody did.
+    pub most_tokens: Option<usize>,
 }
 
 /// Tokenises and measures prompts. Slow for long ones: not for async threads.
@@ -63,6 +65,7 @@ fn prompt(
         let message = format!("`{}` has no tokens: at least one is needed", rules.param);
         return Err(ApiError::invalid(rules.param, message));
     }
+    check_asked(rules)?;
     if let Some(left_out) = rules.truncate.and_then(|kept| tokens.len().checked_sub(kept)) {
         tokens.drain(..left_out);
         text = text.filter(|_| left_out == 0);
@@ -70,7 +73,7 @@ fn prompt(
     let max_tokens = fit_max_tokens(
         (rules.param, tokens.len()),
         rules.max_tokens,
-        rules.default_max_tokens,
+        rules.default_max_tokens.min(rules.most_tokens.unwrap_or(usize::MAX)),
         serving.max_model_len,
     )?;
     // Read once for all choices: their text continues the prompt's.
@@ -84,6 +87,17 @@ fn prompt(
     };
     let echo = rules.echo.then_some(echo);
     Ok(Prompt { tokens, max_tokens, detokenizer, echo })
+}
+
+/// A tenant's own limit is refused by name, as the model's is.
+fn check_asked(rules: PromptRules<'_>) -> Result<(), ApiError> {
+    match (rules.max_tokens, rules.most_tokens) {
+        (Some((param, asked)), Some(most)) if asked > most => Err(ApiError::invalid(
+            param,
+            format!("`{param}` must be at most {most} with this API key"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The text of `tokens`, without an end that is no whole character.

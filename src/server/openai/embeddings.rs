@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::convert;
+use super::endpoint::with_digest;
 use super::fields::Fields;
 use super::model::{Model, take_model};
 use super::prompts::{PromptInput, take_prompts};
@@ -108,9 +109,11 @@ pub async fn embeddings(
     call: Call,
     JsonObject(mut fields): JsonObject,
 ) -> Result<Response, ApiError> {
-    let running = state.lifecycle.admit()?;
+    let admission = state.admit(&call)?;
     let serving = state.serving()?;
-    let Model { name, target } = take_model(&mut fields, &call, &serving).await?;
+    let model = take_model(&mut fields, &call, &serving).await?;
+    let digest = model.adapter_digest();
+    let Model { name, target, .. } = model;
     let request = EmbeddingRequest::take(&mut fields, &serving, &state.config)?;
     refused::refuse(&mut fields, &REFUSED)?;
     take_accepted(&mut fields)?;
@@ -118,13 +121,14 @@ pub async fn embeddings(
     let writing = request.writing;
     let of_serving = Arc::clone(&serving);
     let job = text_work(&state, move || request.into_job(&of_serving, target)).await?;
-    let vectors = pool(&state, &serving, &job, &call, running).await?;
+    let vectors = pool(&state, &serving, &job, &call, admission).await?;
     let tokens = job.prompts.iter().map(Vec::len).sum();
     let usage = EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens };
     // Millions of numbers to write are no work for an async thread either.
     let json = text_work(&state, move || Ok(writing.list(&name, vectors, usage))).await?;
     let json_type = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, json_type)], json).into_response())
+    let response = ([(header::CONTENT_TYPE, json_type)], json).into_response();
+    Ok(with_digest(response, digest))
 }
 
 impl EmbeddingRequest {

@@ -20,6 +20,7 @@
 
 use std::sync::Arc;
 
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 
 use super::fields::Fields;
@@ -32,6 +33,9 @@ use crate::server::form;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::stream::{self, Events};
+
+/// Says by which weights an adapter answered: names come and go.
+const ADAPTER_DIGEST: HeaderName = HeaderName::from_static("x-sorsa-adapter-digest");
 
 /// A checked request of one endpoint.
 pub trait Endpoint: Sized + Send + 'static {
@@ -96,9 +100,10 @@ pub async fn answer<E: Endpoint>(
     call: &Call,
     mut fields: Fields,
 ) -> Result<Response, ApiError> {
-    let running = state.lifecycle.admit()?;
+    let admission = state.admit(call)?;
     let serving = state.serving()?;
     let model = take_model(&mut fields, call, &serving).await?;
+    let digest = model.adapter_digest();
     let request = E::take(&mut fields, model, &serving, &state.config)?;
     state.metrics.unknown_fields(E::take_rest(fields)?);
     let (mut writer, delivery) = request.writer(&serving);
@@ -107,12 +112,22 @@ pub async fn answer<E: Endpoint>(
     if let Some(form) = job.form.take() {
         job.grammar = Some(form::compile(state, &serving, form).await?);
     }
-    let mut generation = Generation::start(state, &serving, job, call, running).await?;
-    match delivery {
-        Delivery::Streamed => Ok(stream::respond(generation, writer, state.config.keep_alive)),
+    let mut generation = Generation::start(state, &serving, job, call, admission).await?;
+    let response = match delivery {
+        Delivery::Streamed => stream::respond(generation, writer, state.config.keep_alive),
         Delivery::Whole => {
             let answers = generation.collect(|piece| writer.note(piece)).await?;
-            Ok(writer.whole(answers, &generation))
+            writer.whole(answers, &generation)
         }
+    };
+    Ok(with_digest(response, digest))
+}
+
+/// Says in a header which adapter answered, if one did.
+#[must_use]
+pub fn with_digest(mut response: Response, digest: Option<String>) -> Response {
+    if let Some(digest) = digest.and_then(|digest| HeaderValue::try_from(digest).ok()) {
+        response.headers_mut().insert(ADAPTER_DIGEST, digest);
     }
+    response
 }

@@ -15,9 +15,23 @@ pub struct Model {
     pub name: String,
     /// What it stands for.
     pub target: Target,
+    /// Tokens per choice that the caller may ask for.
+    pub max_tokens: Option<usize>,
 }
 
-/// Takes `model`, which is required, and finds what it stands for.
+impl Model {
+    /// The content digest of the adapter, as it stands in headers and records.
+    #[must_use]
+    pub fn adapter_digest(&self) -> Option<String> {
+        match &self.target {
+            Target::Base => None,
+            Target::Adapter(version) => Some(format!("blake3:{}", version.id())),
+        }
+    }
+}
+
+/// Takes `model`, which is required where the caller's tenant has no default, and finds what it
+/// stands for.
 ///
 /// # Errors
 /// Where it is missing, no string, or a name that nobody has.
@@ -26,7 +40,8 @@ pub async fn take_model(
     call: &Call,
     serving: &Serving,
 ) -> Result<Model, ApiError> {
-    let name = fields.string("model")?.ok_or_else(|| fields.missing("model"))?;
+    let name = call.caller.model_meant(fields.string("model")?);
+    let name = name.ok_or_else(|| fields.missing("model"))?;
     resolve(name, || fields.digest(), call, serving).await
 }
 
@@ -37,23 +52,31 @@ pub async fn take_model(
 /// Where it is no string, or a name that nobody has.
 pub async fn check_model(
     fields: &mut Fields,
-    _call: &Call,
+    call: &Call,
     serving: &Serving,
 ) -> Result<(), ApiError> {
-    match fields.string("model")? {
-        Some(name) if !serving.registry.knows(&name) => Err(ApiError::model_not_found(&name)),
+    match call.caller.model_meant(fields.string("model")?) {
+        Some(name)
+            if !call.caller.may_use(&serving.registry, &name) || !serving.registry.knows(&name) =>
+        {
+            Err(ApiError::model_not_found(&name))
+        }
         _ => Ok(()),
     }
 }
 
 /// Finds what `name` stands for, and waits for an adapter that is not in memory. Never another model
-/// than the one that was asked for. `hash` says which of several versions of an adapter answers.
+/// than the one that was asked for, and never one that is not the caller's: that is an unknown one.
+/// `hash` says which of several versions of an adapter answers.
 async fn resolve(
     name: String,
     hash: impl FnOnce() -> u64,
-    _call: &Call,
+    call: &Call,
     serving: &Serving,
 ) -> Result<Model, ApiError> {
+    if !call.caller.may_use(&serving.registry, &name) {
+        return Err(ApiError::model_not_found(&name));
+    }
     let target = match serving.registry.find(&name, hash) {
         Found::Ready(target) => target,
         Found::Unknown => return Err(ApiError::model_not_found(&name)),
@@ -64,5 +87,6 @@ async fn resolve(
             Err(_) => return Err(ApiError::adapter_loading(&name)),
         },
     };
-    Ok(Model { name, target })
+    let max_tokens = call.caller.tenant.policy.limits.max_tokens;
+    Ok(Model { name, target, max_tokens })
 }

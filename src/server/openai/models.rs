@@ -1,5 +1,5 @@
 //! `GET /v1/models` and `/v1/models/{id}`: the base model under each of its names, and adapters
-//! with the base as their `parent`.
+//! with the base as their `parent`; of all of them those that the caller may use.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::adapter::registry::{Found, NameInfo, Target};
+use crate::server::call::Call;
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::openapi::errors;
 use crate::server::state::{AppState, Serving};
@@ -69,11 +70,14 @@ pub struct ModelList {
     description = "Every name that is served: the base model's, and the adapters'.",
     responses((status = 200, description = "The models", body = ModelList), errors::Loaded),
 )]
-pub async fn list_models(State(state): State<Arc<AppState>>) -> ApiResult<ModelList> {
+pub async fn list_models(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<ModelList> {
     let serving = state.serving()?;
-    let bases = serving.registry.base_names().iter().filter_map(|name| card(&serving, name));
-    let adapters = serving.registry.names();
-    let adapters = adapters.into_iter().map(|adapter| adapter_card(&serving, adapter));
+    let registry = &serving.registry;
+    let own = |name: &str| call.caller.may_use(registry, name);
+    let bases = registry.base_names().iter().filter(|name| own(name));
+    let bases = bases.filter_map(|name| card(&serving, name));
+    let adapters = registry.names().into_iter().filter(|adapter| own(&adapter.name));
+    let adapters = adapters.map(|adapter| adapter_card(&serving, adapter));
     let data = bases.chain(adapters).collect();
     Ok(Json(ModelList { object: "list", data }))
 }
@@ -92,12 +96,15 @@ pub async fn list_models(State(state): State<Arc<AppState>>) -> ApiResult<ModelL
 )]
 pub async fn retrieve_model(
     State(state): State<Arc<AppState>>,
+    call: Call,
     id: Result<Path<String>, PathRejection>,
 ) -> ApiResult<ModelCard> {
     let serving = state.serving()?;
     // No name holds what is no UTF-8 once decoded; what it is cannot be repeated.
     let Path(id) = id.map_err(|_| ApiError::model_not_found("\u{FFFD}"))?;
-    card(&serving, &id).map(Json).ok_or_else(|| ApiError::model_not_found(&id))
+    let own = call.caller.may_use(&serving.registry, &id);
+    let card = if own { card(&serving, &id) } else { None };
+    card.map(Json).ok_or_else(|| ApiError::model_not_found(&id))
 }
 
 fn card(serving: &Serving, name: &str) -> Option<ModelCard> {

@@ -75,6 +75,8 @@ pub struct Envelope<'a, T> {
     pub created: u64,
     /// The name the client asked for.
     pub model: &'a str,
+    /// Which weights answer.
+    pub system_fingerprint: &'a str,
     /// The choices.
     pub choices: Vec<T>,
     /// Token counts.

@@ -40,43 +40,43 @@ pub struct Named;
 
 impl IntoResponses for Generating {
     fn responses() -> Responses {
-        table(&[400, 404, 408, 413, 415, 429, 500, 503])
+        table(&[400, 401, 403, 404, 408, 413, 415, 429, 500, 503])
     }
 }
 
 impl IntoResponses for Reading {
     fn responses() -> Responses {
-        table(&[400, 404, 408, 413, 415, 500, 503])
+        table(&[400, 401, 403, 404, 408, 413, 415, 500, 503])
     }
 }
 
 impl IntoResponses for Loaded {
     fn responses() -> Responses {
-        table(&[503])
+        table(&[401, 403, 503])
     }
 }
 
 impl IntoResponses for Absent {
     fn responses() -> Responses {
-        table(&[404])
+        table(&[401, 403, 404])
     }
 }
 
 impl IntoResponses for Watching {
     fn responses() -> Responses {
-        table(&[403, 404, 503])
+        table(&[401, 403, 404, 503])
     }
 }
 
 impl IntoResponses for Managing {
     fn responses() -> Responses {
-        table(&[400, 403, 404, 408, 409, 413, 415, 429, 500, 503])
+        table(&[400, 401, 403, 404, 408, 409, 413, 415, 429, 500, 503])
     }
 }
 
 impl IntoResponses for Named {
     fn responses() -> Responses {
-        table(&[404, 503])
+        table(&[401, 403, 404, 503])
     }
 }
 
@@ -95,7 +95,8 @@ fn meaning(status: u16) -> &'static str {
         400 => {
             "The body is no JSON object, or a field is wrong, missing or refused: `param` names it"
         }
-        403 => "The caller does not manage this server, or the path lies outside its roots",
+        401 => "The key is missing, unknown or expired",
+        403 => "The key is not for this, or the path lies outside the server's roots",
         404 => "There is no model, adapter or response of that name",
         409 => "The adapter is not what the caller takes it for, or the change contradicts it",
         408 => "The body did not arrive in time",

@@ -13,6 +13,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{OpenApi, PathItem, RefOr};
 use utoipa::{OpenApi as _, ToSchema};
 
@@ -20,11 +21,15 @@ use super::admin::{adapters, vllm};
 use super::openai::types::{ChatChoice, ChatChunkChoice, CompletionChoice, Envelope};
 use super::openai::validate::refused::IGNORED;
 use super::openai::{chat, completions, embeddings, models, responses};
+use super::tenancy::manage;
 use super::{probes, tokenization};
 
 /// Paths that answer as another does.
 const ALIASES: [(&str, &str); 3] =
     [("/v1/health/live", "/health"), ("/v1/health/ready", "/ready"), ("/ping", "/health")];
+
+/// What the document calls a key.
+const KEY_SCHEME: &str = "key";
 
 /// Bodies whose unknown fields are accepted, and some of them known to change nothing.
 const OPEN: [&str; 7] = [
@@ -77,6 +82,12 @@ pub struct ChatCompletionChunk(#[schema(inline)] pub Envelope<'static, ChatChunk
         adapters::roll_back,
         adapters::pin,
         adapters::unload,
+        manage::list_tenants,
+        manage::put_tenant,
+        manage::delete_tenant,
+        manage::list_keys,
+        manage::create_key,
+        manage::delete_key,
         vllm::load_lora_adapter,
         vllm::unload_lora_adapter,
         probes::health,
@@ -91,7 +102,7 @@ pub struct ChatCompletionChunk(#[schema(inline)] pub Envelope<'static, ChatChunk
         (name = "inference", description = "Text from a model or an adapter"),
         (name = "models", description = "What is served"),
         (name = "tokens", description = "The tokenizer"),
-        (name = "admin", description = "Adapters, changed while serving; for those who may"),
+        (name = "admin", description = "Adapters, tenants and keys, changed while serving; for those who may"),
         (name = "probes", description = "For orchestrators and dashboards"),
         (name = "description", description = "This description"),
     ),
@@ -110,7 +121,13 @@ pub fn document() -> OpenApi {
         rename(&mut item, alias);
         document.paths.paths.insert(alias.to_owned(), item);
     }
-    let schemas = &mut document.components.get_or_insert_default().schemas;
+    // A server without keys asks for none.
+    let key = SecurityRequirement::new(KEY_SCHEME, Vec::<String>::new());
+    document.security = Some(vec![SecurityRequirement::default(), key]);
+    let components = document.components.get_or_insert_default();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    components.add_security_scheme(KEY_SCHEME, SecurityScheme::Http(bearer));
+    let schemas = &mut components.schemas;
     for name in OPEN {
         if let Some(RefOr::T(schema)) = schemas.get_mut(name) {
             add_ignored(schema);

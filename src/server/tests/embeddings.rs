@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ const PATH: &str = "/v1/embeddings";
 /// A prompt's length and its first token: a vector of length 5 where they are 3 and 4.
 fn embed(request: &Request, _: usize) -> Vec<Event> {
     let vector = vec![request.prompt.len() as f32, request.prompt[0] as f32];
-    let computed = Event::PromptComputed { num_cached_tokens: 0 };
+    let computed = Event::PromptComputed { num_cached_tokens: 0, queued: Duration::ZERO };
     vec![computed, Event::Pooled(vector), Event::Finished(FinishReason::Length)]
 }
 

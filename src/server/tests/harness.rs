@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 use crate::server::chat_format::ChatFormat;
 use crate::server::form;
 use crate::server::state::{AppState, SamplingDefaults, ServerConfig, Serving};
+use crate::server::tenancy::Tenancy;
+use crate::server::usage::UsageLog;
 use crate::server::{Drained, serve};
 use crate::text::chat_templates::ChatTemplates;
 use crate::text::tokenizer::Tokenizer;
@@ -55,7 +57,8 @@ pub fn play(request: &Request, choice: usize, tokens: impl IntoIterator<Item = u
         ));
     }
     if choice == 0 {
-        events.push(Event::PromptComputed { num_cached_tokens: request.prompt.len() / 2 });
+        let (num_cached_tokens, queued) = (request.prompt.len() / 2, Duration::from_millis(7));
+        events.push(Event::PromptComputed { num_cached_tokens, queued });
     }
     let mut reason = FinishReason::Length;
     for token in tokens.into_iter().take(request.sampling.max_tokens) {
@@ -169,9 +172,18 @@ pub struct Server {
 impl Server {
     /// A server whose model is not loaded.
     pub async fn loading(config: ServerConfig, shutdown_timeout: Duration) -> Self {
+        Self::loading_for((Tenancy::open(), None), config, shutdown_timeout).await
+    }
+
+    /// The same, for some tenants.
+    async fn loading_for(
+        (tenancy, usage): (Arc<Tenancy>, Option<UsageLog>),
+        config: ServerConfig,
+        shutdown_timeout: Duration,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let state = AppState::new(config, Metrics::new());
+        let state = AppState::new(config, Metrics::new(), tenancy, usage);
         let (shutdown, shutdown_asked) = oneshot::channel::<()>();
         let (abort, abort_asked) = oneshot::channel::<()>();
         // A dropped sender asks for nothing.
@@ -195,6 +207,25 @@ impl Server {
     pub async fn with_config(config: ServerConfig, max_waiting: usize) -> (Self, Engine) {
         let server = Self::loading(config, Duration::from_secs(60)).await;
         let (serving, engine) = model(max_waiting);
+        assert!(server.state.set_serving(serving));
+        (server, engine)
+    }
+
+    /// A server with the usual limits for some tenants, and its engine.
+    pub async fn for_tenants(tenancy: Arc<Tenancy>) -> (Self, Engine) {
+        Self::recording(tenancy, None).await
+    }
+
+    /// The same, with usage records.
+    pub async fn recording(tenancy: Arc<Tenancy>, usage: Option<UsageLog>) -> (Self, Engine) {
+        let config = ServerConfig::default();
+        let server = Self::loading_for((tenancy, usage), config, Duration::from_secs(60)).await;
+        let (serving, engine) = model(16);
+        let registry = registry(Arc::new(MadeUp::default()), None);
+        for (name, content) in [("acme-chat", "1"), ("acme-code", "2"), ("globex-chat", "3")] {
+            registry.declare(name, Source::Directory { path: content.into() }).unwrap();
+        }
+        let serving = Serving { registry: Arc::new(registry), ..serving };
         assert!(server.state.set_serving(serving));
         (server, engine)
     }
@@ -282,6 +313,14 @@ pub fn redact(body: &mut Value) {
     if let Some(id) = body.get_mut("id") {
         let kind = id.as_str().unwrap().split('-').next().unwrap();
         *id = json!(format!("{kind}-[id]"));
+    }
+    // Which weights answered, by their digests: the model's name says the same.
+    if let Some(body) = body.as_object_mut()
+        && let Some(fingerprint) = body.shift_remove("system_fingerprint")
+    {
+        let adapter = body["model"] == "tenant";
+        let expected = if adapter { "fp_00ff_0707070707070707" } else { "fp_00ff" };
+        assert_eq!(fingerprint, expected);
     }
     if let Some(created) = body.get_mut("created") {
         assert!(created.as_u64().unwrap() > 1_600_000_000);

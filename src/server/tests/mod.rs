@@ -9,4 +9,5 @@ mod harness;
 mod lifecycle;
 mod openapi;
 mod responses;
+mod tenants;
 mod tools;

@@ -119,6 +119,7 @@ impl Endpoint for ResponseRequest {
             truncate: common.truncate_prompt,
             max_tokens: self.max_tokens,
             default_max_tokens: config.max_request_tokens,
+            most_tokens: common.model.max_tokens,
         };
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let job = convert::job(config, common, prompts, None, None)

@@ -9,6 +9,7 @@ mod admin;
 mod conversation;
 mod form;
 mod response;
+mod tenants;
 
 use std::collections::HashMap;
 
@@ -19,6 +20,9 @@ pub use admin::{LoadLoraAdapter, Pin, PutAdapter, RollOut, UnloadLoraAdapter};
 pub use conversation::{Message, TemplateFields};
 pub use form::FormFields;
 pub use response::ResponseRequest;
+pub use tenants::{
+    CreateKey, DeletedKey, DeletedTenant, KeyList, NewKey, PutTenant, Tenant, TenantList,
+};
 
 /// Fields that completions and chats take.
 #[derive(Debug, ToSchema)]

@@ -1,0 +1,80 @@
+//! Who may call: keys, what is open without one, and where it is written down what was used.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+
+use super::{ByteSize, ConfigError};
+
+/// Who may call.
+#[derive(Debug, Clone, Args)]
+pub struct AccessArgs {
+    /// Tenants and their keys: a TOML file, read again when it changes and at SIGHUP. `sorsa key
+    /// new` adds to it
+    #[arg(long, env = "SORSA_KEYS", value_name = "FILE", conflicts_with = "api_key")]
+    pub keys: Option<PathBuf>,
+    /// A key that every call must carry, with all rights but those of an administrator; may be
+    /// repeated
+    #[arg(
+        long,
+        env = "SORSA_API_KEY",
+        value_delimiter = ',',
+        value_name = "KEY",
+        hide_env_values = true
+    )]
+    pub api_key: Vec<Secret>,
+    /// Let everybody who reaches an address other than this machine's own call without a key
+    #[arg(long, env = "SORSA_ALLOW_OPEN")]
+    pub allow_open: bool,
+    /// A key for /metrics alone [default: where keys are asked for, an administrator's]
+    #[arg(long, env = "SORSA_METRICS_KEY", value_name = "KEY", hide_env_values = true)]
+    pub metrics_key: Option<Secret>,
+    /// Let everybody read /metrics, names of tenants included
+    #[arg(long, env = "SORSA_PUBLIC_METRICS", conflicts_with = "metrics_key")]
+    pub public_metrics: bool,
+    /// Write down what each request used, as a line of JSON in this file
+    #[arg(long, env = "SORSA_USAGE_LOG", value_name = "FILE")]
+    pub usage_log: Option<PathBuf>,
+    /// Size at which that file makes room for a new one; older ones stay, as FILE.1, FILE.2 …
+    #[arg(long, env = "SORSA_USAGE_LOG_MAX_SIZE", default_value = "64MiB", value_name = "BYTES")]
+    pub usage_log_max_size: ByteSize,
+}
+
+/// A key as its owner wrote it. It is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl FromStr for Secret {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        // What a header could not carry would lock everybody out.
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(ConfigError::Secret);
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_something_and_says_nothing() {
+        let secret: Secret = "sk-1".parse().unwrap();
+        assert_eq!((secret.0.as_str(), format!("{secret:?}").as_str()), ("sk-1", "Secret"));
+        for wrong in ["", " ", "a b", "é", "a\n"] {
+            let error = wrong.parse::<Secret>().unwrap_err();
+            assert_eq!(error, ConfigError::Secret);
+        }
+    }
+}

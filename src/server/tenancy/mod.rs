@@ -1,0 +1,178 @@
+//! Tenants at work: who calls, what that caller may do, and what its tenant uses at the moment.
+//!
+//! [`authorize`] is the one layer that lets calls through, by the route they matched. Behind it
+//! every call has a [`caller::Caller`]; [`admission`] counts what its tenant uses, and an
+//! [`account::Account`] is what one request leaves behind. Rights and keys
+//! themselves, and how they are declared, are [`crate::tenant`]'s.
+
+pub mod account;
+pub mod admission;
+pub mod authorize;
+pub mod book;
+pub mod caller;
+pub mod headers;
+pub mod live;
+pub mod manage;
+pub mod routes;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use self::book::Book;
+use self::caller::{Caller, Tenant};
+use self::live::Live;
+use crate::tenant::declarations::{ChangeError, Declarations};
+use crate::tenant::directory::{Directory, DirectoryError};
+use crate::tenant::key::KeyHash;
+use crate::tenant::keys_file::KeysFile;
+use crate::tenant::policy::{DEFAULT_TENANT, Policy};
+
+/// Who may read `/metrics` where keys are asked for. Without keys, everybody.
+#[derive(Debug, Clone, Default)]
+pub enum MetricsAccess {
+    /// Holders of an administrator's key.
+    #[default]
+    Admins,
+    /// Those, and whoever has the key of this digest, which opens nothing else.
+    Key(KeyHash),
+    /// Everybody.
+    Public,
+}
+
+/// Everything that is known of tenants. A reload replaces it as a whole; calls under way keep what
+/// they began with.
+#[derive(Debug)]
+pub struct Tenancy {
+    present: ArcSwap<Present>,
+    metrics: MetricsAccess,
+    /// Where `present` comes from; `None` where nothing is declared. Held while it is replaced.
+    book: Mutex<Option<Book>>,
+}
+
+#[derive(Debug)]
+struct Present {
+    /// `None` where no key is asked for.
+    directory: Option<Arc<Directory>>,
+    tenants: HashMap<String, Arc<Tenant>>,
+}
+
+impl Tenancy {
+    /// No key is asked for: everybody is one tenant that may do everything.
+    #[must_use]
+    pub fn open() -> Arc<Self> {
+        let policy = Arc::new(Policy::unlimited(DEFAULT_TENANT));
+        let tenant = Arc::new(Tenant { policy, live: Arc::new(Live::new(0)), alone: true });
+        let tenants = [(DEFAULT_TENANT.to_owned(), tenant)].into();
+        let present = ArcSwap::from_pointee(Present { directory: None, tenants });
+        Arc::new(Self { present, metrics: MetricsAccess::Public, book: Mutex::default() })
+    }
+
+    /// Every call needs a key of `directory`.
+    #[must_use]
+    pub fn with_keys(directory: Directory, metrics: MetricsAccess) -> Arc<Self> {
+        Self::new(directory, metrics, None)
+    }
+
+    /// Every call needs a key that is declared in `book`.
+    ///
+    /// # Errors
+    /// Where the declarations do not hold together.
+    pub fn with_book(book: Book, metrics: MetricsAccess) -> Result<Arc<Self>, DirectoryError> {
+        Ok(Self::new(book.declarations().directory()?, metrics, Some(book)))
+    }
+
+    fn new(directory: Directory, metrics: MetricsAccess, book: Option<Book>) -> Arc<Self> {
+        let none = Present { directory: None, tenants: HashMap::new() };
+        let present = ArcSwap::from_pointee(none.followed_by(Arc::new(directory)));
+        Arc::new(Self { present, metrics, book: Mutex::new(book) })
+    }
+
+    /// The keys file has changed; returns how many tenants and keys there are now.
+    ///
+    /// # Errors
+    /// Where it does not hold together; nothing is changed then.
+    pub fn reload(&self, file: KeysFile) -> Result<(usize, usize), DirectoryError> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(book) = book.as_mut() else { return Ok((0, 0)) };
+        let directory = book.reload(file)?;
+        let counts = (directory.tenants().count(), directory.keys().count());
+        self.replace(directory);
+        Ok(counts)
+    }
+
+    /// An administrator's change; `None` where nothing is declared. It waits for the disk.
+    ///
+    /// # Errors
+    /// Where it is refused; nothing is changed then.
+    pub fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Declarations) -> Result<T, ChangeError>,
+    ) -> Option<Result<T, ChangeError>> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(book.as_mut()?.change(change).map(|(result, directory)| {
+            self.replace(directory);
+            result
+        }))
+    }
+
+    /// Looks at what is declared; `None` where nothing is.
+    pub fn declared<T>(&self, look: impl FnOnce(&Declarations) -> T) -> Option<T> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.as_ref().map(|book| look(book.declarations()))
+    }
+
+    /// From now on calls need a key of `directory`. What its tenants use at the moment still counts.
+    fn replace(&self, directory: Directory) {
+        let directory = Arc::new(directory);
+        self.present.rcu(|present| present.followed_by(Arc::clone(&directory)));
+    }
+
+    /// Whether no key is asked for.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.present.load().directory.is_none()
+    }
+
+    /// Who may read the metrics.
+    #[must_use]
+    pub fn metrics_access(&self) -> &MetricsAccess {
+        &self.metrics
+    }
+
+    /// Whoever calls with this key, or with none; `None` where that opens nothing.
+    #[must_use]
+    pub fn caller(&self, secret: Option<&str>) -> Option<Caller> {
+        let present = self.present.load();
+        let Some(directory) = &present.directory else {
+            let tenant = present.tenants.get(DEFAULT_TENANT)?;
+            return Some(Caller::anonymous(Arc::clone(tenant)));
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |at| at.as_secs());
+        let key = directory.find(secret?, now)?;
+        let tenant = present.tenants.get(&key.tenant)?;
+        Some(Caller::with_key(Arc::clone(tenant), Arc::clone(key)))
+    }
+}
+
+impl Present {
+    fn followed_by(&self, directory: Arc<Directory>) -> Self {
+        let mut next = self.tenants.values().map(|tenant| tenant.live.number() + 1).max();
+        let alone = directory.tenants().count() == 1;
+        let mut tenants = HashMap::new();
+        for policy in directory.tenants() {
+            let known = self.tenants.get(&policy.name).map(|tenant| Arc::clone(&tenant.live));
+            let live = known.unwrap_or_else(|| {
+                let number = next.unwrap_or(1);
+                next = Some(number + 1);
+                Arc::new(Live::new(number))
+            });
+            live.set_rates(&policy.limits);
+            let tenant = Tenant { policy: Arc::clone(policy), live, alone };
+            tenants.insert(policy.name.clone(), Arc::new(tenant));
+        }
+        Self { directory: Some(directory), tenants }
+    }
+}
