@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use regex::Regex;
 use reqwest::Method;
@@ -23,7 +24,7 @@ async fn server() -> Server {
     engine.script(|request, choice| match request.pooling {
         None => say(request, choice, "hello"),
         Some(_) => vec![
-            Event::PromptComputed { num_cached_tokens: 0 },
+            Event::PromptComputed { num_cached_tokens: 0, queued: Duration::ZERO },
             Event::Pooled(vec![1.0; 4]),
             Event::Finished(FinishReason::Length),
         ],
