@@ -171,6 +171,12 @@ impl ApiError {
         Self { param: Some("model".to_owned()), ..Self::new(Kind::ModelNotFound, message) }
     }
 
+    /// 404: no such response; none is kept.
+    #[must_use]
+    pub fn response_not_found(id: &str) -> Self {
+        Self::new(Kind::NotFound, format!("the response `{id}` does not exist: none is kept"))
+    }
+
     /// 404: no such route.
     #[must_use]
     pub fn not_found(method: &str, path: &str) -> Self {
@@ -272,6 +278,17 @@ impl ApiError {
     #[must_use]
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Kind::Internal, message)
+    }
+
+    /// The same of the field `to`, where it is of the field `from`: endpoints call one thing by
+    /// several names.
+    #[must_use]
+    pub fn renamed(mut self, from: &str, to: &str) -> Self {
+        if self.param.as_deref() == Some(from) {
+            self.param = Some(to.to_owned());
+            self.message = self.message.replace(&format!("`{from}`"), &format!("`{to}`"));
+        }
+        self
     }
 
     /// The HTTP status.

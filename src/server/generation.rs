@@ -226,14 +226,16 @@ impl Generation {
         piece
     }
 
-    /// Waits for every choice's whole answer, in the order of their indices.
+    /// Waits for every choice's whole answer, in the order of their indices; `note` sees every piece
+    /// as it comes.
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub async fn collect(&mut self) -> Result<Vec<Delta>, ApiError> {
+    pub async fn collect(&mut self, mut note: impl FnMut(&Delta)) -> Result<Vec<Delta>, ApiError> {
         let mut answers = vec![Delta::default(); self.choices];
         while let Some(piece) = self.next().await {
             let piece = piece?;
+            note(&piece);
             answers[piece.index].absorb(piece);
         }
         Ok(answers)

@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use super::admin::{adapters, vllm};
 use super::error::ApiError;
 use super::observe::observe;
-use super::openai::{chat, completions, embeddings, models};
+use super::openai::{chat, completions, embeddings, models, responses};
 use super::state::AppState;
 use super::{probes, tokenization};
 
@@ -23,6 +23,8 @@ pub fn router(state: Arc<AppState>) -> Router {
     Router::new()
         .route("/v1/completions", post(completions::completions))
         .route("/v1/chat/completions", post(chat::chat_completions))
+        .route("/v1/responses", post(responses::create_response))
+        .route("/v1/responses/{id}", get(responses::no_response).delete(responses::no_response))
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/models", get(models::list_models))
         // A model's name may hold slashes.

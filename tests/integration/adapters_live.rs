@@ -188,7 +188,8 @@ async fn churn_serves_each_its_own() {
 #[ignore = "takes minutes: run it by name"]
 async fn churn_for_minutes() {
     let plan = Churn {
-        shape: lora::SMOLLM2,
+        // Strong enough that each says something of its own.
+        shape: lora::SMOLLM2.of_size(0.2),
         names: 200,
         rank: 4,
         streams: 32,

@@ -14,6 +14,7 @@ mod caching;
 mod conversion;
 mod embeddings;
 mod llama_oracle;
+mod logprobs;
 mod model_files;
 mod model_oracle;
 mod reference;

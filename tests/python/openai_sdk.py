@@ -3,14 +3,15 @@
 
     openai_sdk.py BASE_URL BASE_MODEL ADAPTER      e.g. http://127.0.0.1:8000/v1 smollm2 pirate
 
-The SDK validates every response strictly against its own types. Those are wrong in two places: they
+The SDK validates every response strictly against its own types. Those are wrong in three places: they
 have no null for `finish_reason` in a chunk of a text completion's stream, nor for the first token's
-log-probability under `echo`, while OpenAI's own server sends null in both. There, and only there,
-the lenient client is used, and the shape is checked here.
+log-probability under `echo`, nor a string for an embedding in base64, while OpenAI's own server sends
+them. There, and only there, the lenient client is used, and the shape is checked here.
 Prints one line per check and ends on `N passed, M failed`; exits 1 where one failed.
 """
 
 import asyncio
+import json
 import math
 import sys
 import traceback
@@ -18,7 +19,8 @@ import traceback
 import openai
 
 PROMPT = "Gravity is"
-MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION = "What is the capital of France?"
+MESSAGES = [{"role": "user", "content": QUESTION}]
 CHECKS = []
 
 
@@ -43,6 +45,10 @@ class Server:
     def chat(self, messages=MESSAGES, **options):
         options = {"model": self.base, "temperature": 0, "max_completion_tokens": 16} | options
         return self.strict.chat.completions.create(messages=messages, **options)
+
+    def respond(self, input=QUESTION, **options):
+        options = {"model": self.base, "temperature": 0, "max_output_tokens": 64} | options
+        return self.strict.responses.create(input=input, **options)
 
 
 def equal(actual, expected):
@@ -282,6 +288,119 @@ def an_adapter_answers_for_itself(server):
     adapted = server.chat(model=server.adapter, max_completion_tokens=32)
     equal(adapted.model, server.adapter)
     assert adapted.choices[0].message.content != base.choices[0].message.content
+
+
+# Embeddings
+
+
+@check
+def embeddings_are_vectors_of_length_one_in_order(server):
+    embed = server.strict.embeddings.create
+    # The SDK asks for base64 unless told otherwise, and reads it after its own strict look at it.
+    embed_base64 = server.lenient.embeddings.create
+    texts = ["The sea is blue.", "The ocean is blue.", "def main(): pass"]
+    answer = embed_base64(model=server.base, input=texts)
+    equal([item.index for item in answer.data], [0, 1, 2])
+    equal((answer.object, answer.model, answer.data[0].object), ("list", server.base, "embedding"))
+    vectors = [item.embedding for item in answer.data]
+    dot = lambda a, b: math.fsum(x * y for x, y in zip(a, b))
+    assert all(abs(dot(vector, vector) - 1) < 1e-5 for vector in vectors)
+    assert dot(vectors[0], vectors[1]) > dot(vectors[0], vectors[2])
+    equal(answer.usage.prompt_tokens, answer.usage.total_tokens)
+    floats = embed(model=server.base, input=texts, encoding_format="float")
+    for one, other in zip(vectors, floats.data):
+        assert max(abs(a - b) for a, b in zip(one, other.embedding)) < 1e-7
+    adapted = embed_base64(model=server.adapter, input=texts[0]).data[0].embedding
+    assert dot(adapted, vectors[0]) < 1 - 1e-5
+    error = fails(openai.BadRequestError, lambda: embed(model=server.base, input="a", dimensions=8))
+    equal(error.param, "dimensions")
+
+
+# Responses
+
+
+@check
+def a_response(server):
+    answer = server.respond()
+    equal((answer.object, answer.model, answer.status), ("response", server.base, "completed"))
+    equal((answer.error, answer.incomplete_details, answer.store), (None, None, False))
+    equal([(item.type, item.role, item.status) for item in answer.output], [("message", "assistant", "completed")])
+    equal(answer.output_text, server.chat(max_completion_tokens=64).choices[0].message.content)
+    usage = answer.usage
+    equal(usage.total_tokens, usage.input_tokens + usage.output_tokens)
+    fails(openai.NotFoundError, lambda: server.strict.responses.retrieve(answer.id))
+    fails(openai.NotFoundError, lambda: server.strict.responses.delete(answer.id))
+
+
+@check
+def a_response_streams_what_it_answers(server):
+    whole = server.respond(max_output_tokens=4)
+    equal((whole.status, whole.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+    events = list(server.respond(max_output_tokens=4, stream=True))
+    equal([event.sequence_number for event in events], list(range(len(events))))
+    names = [event.type.removeprefix("response.") for event in events]
+    equal(names[:4], ["created", "in_progress", "output_item.added", "content_part.added"])
+    equal(names[-4:], ["output_text.done", "content_part.done", "output_item.done", "incomplete"])
+    equal(set(names[4:-4]), {"output_text.delta"})
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    equal("".join(deltas), whole.output_text)
+    equal(events[-1].response.output_text, whole.output_text)
+    equal(events[-1].response.usage.output_tokens, whole.usage.output_tokens)
+
+
+@check
+def the_sdk_assembles_a_streamed_response(server):
+    options = {"model": server.base, "temperature": 0, "max_output_tokens": 64}
+    with server.strict.responses.stream(input=QUESTION, **options) as stream:
+        for _ in stream:
+            pass
+        final = stream.get_final_response()
+    equal(final.output_text, server.respond().output_text)
+
+
+@check
+def a_response_goes_on_from_the_items_of_another(server):
+    first = server.respond()
+    again = [{"role": "user", "content": QUESTION}, *first.output, {"role": "user", "content": "And of Italy?"}]
+    answer = server.respond(input=again, instructions="Be brief.")
+    equal((answer.status, answer.instructions), ("completed", "Be brief."))
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": first.output_text},
+        {"role": "user", "content": "And of Italy?"},
+    ]
+    equal(answer.output_text, server.chat(turns, max_completion_tokens=64).choices[0].message.content)
+
+
+@check
+def a_response_obeys_a_schema(server):
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"enum": ["Paris", "Rome"]}},
+        "required": ["capital"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "name": "city", "schema": schema, "strict": True}
+    answer = server.respond(text={"format": form})
+    assert json.loads(answer.output_text)["capital"] in ("Paris", "Rome"), answer.output_text
+    equal(answer.text.format.type, "json_schema")
+
+
+@check
+def what_needs_a_memory_is_refused_by_name(server):
+    cases = {
+        "previous_response_id": "resp_1",
+        "conversation": "conv_1",
+        "background": True,
+        "truncation": "auto",
+        "include": ["file_search_call.results"],
+    }
+    for name, value in cases.items():
+        error = fails(openai.BadRequestError, lambda: server.respond(**{name: value}))
+        equal((name, error.type), (error.param, "invalid_request_error"))
+    error = fails(openai.BadRequestError, lambda: server.respond(tools=[{"type": "web_search"}]))
+    equal(error.param, "tools[0].type")
 
 
 # Errors

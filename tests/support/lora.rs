@@ -25,6 +25,11 @@ pub const SMOLLM2: Shape =
 pub const TINY: Shape = Shape { layers: 2, hidden: 64, key_value: 32, intermediate: 96, size: 0.5 };
 
 impl Shape {
+    /// The same with factors of values up to `size`.
+    pub fn of_size(self, size: f32) -> Self {
+        Self { size, ..self }
+    }
+
     /// Name, in, out.
     fn modules(self) -> [(&'static str, usize, usize); 7] {
         let Self { hidden, key_value, intermediate, .. } = self;

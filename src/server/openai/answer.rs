@@ -139,7 +139,8 @@ pub fn finish_fields(finish: Option<Finish>) -> (Option<&'static str>, Option<St
     (Some(reason), stop_reason)
 }
 
-fn to_json<T: Serialize>(value: &T) -> String {
+/// `value` as it stands in an event.
+pub(super) fn to_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("the wire's types have string keys and finite numbers")
 }
 

@@ -13,6 +13,7 @@ use super::convert;
 use super::fields::Fields;
 use super::model::{Model, take_model};
 use super::prompts::{PromptInput, take_prompts};
+use super::validate::accepted::take_accepted;
 use super::validate::{refused, take_cache_salt};
 use crate::adapter::registry::Target;
 use crate::engine::request::Pooling;
@@ -95,6 +96,7 @@ pub async fn embeddings(
     let Model { name, target } = take_model(&mut fields, &call, &serving).await?;
     let request = EmbeddingRequest::take(&mut fields, &serving, &state.config)?;
     refused::refuse(&mut fields, &REFUSED)?;
+    take_accepted(&mut fields)?;
     state.metrics.unknown_fields(refused::count_unknown(&fields));
     let writing = request.writing;
     let of_serving = Arc::clone(&serving);

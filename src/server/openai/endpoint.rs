@@ -31,7 +31,7 @@ use crate::server::error::ApiError;
 use crate::server::form;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
-use crate::server::stream::{self, Chunks};
+use crate::server::stream::{self, Events};
 
 /// A checked request of one endpoint.
 pub trait Endpoint: Sized + Send + 'static {
@@ -77,8 +77,12 @@ pub enum Delivery {
     Streamed,
 }
 
-/// Writes the answers of one endpoint: whole ones itself, streamed ones as [`Chunks`].
-pub trait Writer: Chunks {
+/// Writes the answers of one endpoint: whole ones itself, streamed ones as [`Events`], or simply as
+/// [`stream::Chunks`].
+pub trait Writer: Events {
+    /// Looks at a piece of a whole answer as it comes, where an answer depends on their order.
+    fn note(&mut self, _piece: &Delta) {}
+
     /// The whole answer: the choices in the order of their indices.
     fn whole(self, answers: Vec<Delta>, generation: &Generation) -> Response;
 }
@@ -97,7 +101,7 @@ pub async fn answer<E: Endpoint>(
     let model = take_model(&mut fields, call, &serving).await?;
     let request = E::take(&mut fields, model, &serving, &state.config)?;
     state.metrics.unknown_fields(E::take_rest(fields)?);
-    let (writer, delivery) = request.writer(&serving);
+    let (mut writer, delivery) = request.writer(&serving);
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
     let mut job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
     if let Some(form) = job.form.take() {
@@ -107,7 +111,7 @@ pub async fn answer<E: Endpoint>(
     match delivery {
         Delivery::Streamed => Ok(stream::respond(generation, writer, state.config.keep_alive)),
         Delivery::Whole => {
-            let answers = generation.collect().await?;
+            let answers = generation.collect(|piece| writer.note(piece)).await?;
             Ok(writer.whole(answers, &generation))
         }
     }

@@ -19,6 +19,7 @@ pub mod model;
 pub mod models;
 pub mod prompts;
 pub mod render;
+pub mod responses;
 pub mod tools;
 pub mod types;
 pub mod validate;

@@ -8,7 +8,7 @@ use super::fields::Fields;
 use crate::server::error::ApiError;
 
 /// Functions of one request.
-const MAX_TOOLS: usize = 128;
+pub const MAX_TOOLS: usize = 128;
 /// The longest name of a function.
 const MAX_NAME_CHARS: usize = 64;
 

@@ -7,4 +7,5 @@ mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod responses;
 mod tools;

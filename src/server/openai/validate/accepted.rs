@@ -1,7 +1,7 @@
 //! Fields that change nothing here and are checked all the same, as OpenAI checks them: what is
 //! wrong there should be found here.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::super::fields::Fields;
 use crate::server::error::ApiError;
@@ -32,10 +32,14 @@ pub fn take_accepted(fields: &mut Fields) -> Result<(), ApiError> {
         fields.boolean(name, false)?;
     }
     fields.object("prediction")?;
-    take_metadata(fields)
+    take_metadata(fields).map(drop)
 }
 
-fn take_metadata(fields: &mut Fields) -> Result<(), ApiError> {
+/// Takes `metadata`, a few short strings by their names.
+///
+/// # Errors
+/// Where it is something else, or too large.
+pub fn take_metadata(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
     let wrong = || {
         let message = format!(
             "`metadata` must be an object of at most {MAX_METADATA_PAIRS} strings of at most \
@@ -45,13 +49,13 @@ fn take_metadata(fields: &mut Fields) -> Result<(), ApiError> {
     };
     let within = |text: &str, limit: usize| text.chars().nth(limit).is_none();
     match fields.take("metadata") {
-        None => Ok(()),
+        None => Ok(Map::new()),
         Some(Value::Object(map)) if map.len() <= MAX_METADATA_PAIRS => {
             let fits = map.iter().all(|(key, value)| {
                 within(key, MAX_METADATA_KEY_CHARS)
                     && value.as_str().is_some_and(|text| within(text, MAX_METADATA_VALUE_CHARS))
             });
-            if fits { Ok(()) } else { Err(wrong()) }
+            if fits { Ok(map) } else { Err(wrong()) }
         }
         Some(_) => Err(wrong()),
     }

@@ -28,7 +28,10 @@ pub fn take_form(fields: &mut Fields) -> Result<Option<Form>, ApiError> {
 }
 
 /// The one form there is.
-fn only(asked: impl IntoIterator<Item = Option<Form>>) -> Result<Option<Form>, ApiError> {
+///
+/// # Errors
+/// Where there is more than one.
+pub fn only(asked: impl IntoIterator<Item = Option<Form>>) -> Result<Option<Form>, ApiError> {
     let mut asked = asked.into_iter().flatten();
     let first = asked.next();
     match (&first, asked.next()) {
@@ -49,7 +52,11 @@ fn take_response_format(fields: &mut Fields) -> Result<Option<Form>, ApiError> {
     match format.string("type")?.as_deref() {
         Some("text") => Ok(None),
         Some("json_object") => Ok(form("response_format", GrammarSpec::JsonObject)),
-        Some("json_schema") => take_json_schema(&mut format).map(Some),
+        Some("json_schema") => {
+            let schema = format.object("json_schema")?;
+            let mut schema = schema.ok_or_else(|| format.missing("json_schema"))?;
+            take_json_schema(&mut schema, "response_format.json_schema").map(Some)
+        }
         Some("grammar" | "structural_tag") => Err(ApiError::unsupported("response_format.type")),
         _ => {
             let param = "response_format.type";
@@ -59,14 +66,16 @@ fn take_response_format(fields: &mut Fields) -> Result<Option<Form>, ApiError> {
     }
 }
 
-/// `{"name", "schema", "strict", "description"}`. The schema is obeyed to the letter whether
-/// `strict` is set or not.
-fn take_json_schema(format: &mut Fields) -> Result<Form, ApiError> {
-    let mut schema = format.object("json_schema")?.ok_or_else(|| format.missing("json_schema"))?;
+/// `{"name", "schema", "strict", "description"}`, whose place in the body is `place`. The schema is
+/// obeyed to the letter whether `strict` is set or not.
+///
+/// # Errors
+/// The first wrong field, by name.
+pub fn take_json_schema(schema: &mut Fields, place: &str) -> Result<Form, ApiError> {
     let name = schema.string("name")?.ok_or_else(|| schema.missing("name"))?;
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || !name.chars().all(fits) {
-        let param = "response_format.json_schema.name";
+        let param = format!("{place}.name");
         let message = format!(
             "`{param}` must be 1 to {MAX_NAME_CHARS} letters, digits, underscores and dashes"
         );
@@ -75,13 +84,16 @@ fn take_json_schema(format: &mut Fields) -> Result<Form, ApiError> {
     schema.boolean("strict", false)?;
     schema.string("description")?;
     let missing = schema.missing("schema");
-    let param = "response_format.json_schema.schema";
+    let param = format!("{place}.schema");
     match schema.take("schema") {
         None => Err(missing),
         Some(value @ (Value::Object(_) | Value::Bool(_))) => {
-            Ok(Form { param: param.to_owned(), spec: GrammarSpec::JsonSchema(value) })
+            Ok(Form { param, spec: GrammarSpec::JsonSchema(value) })
         }
-        Some(_) => Err(ApiError::invalid(param, format!("`{param}` must be an object"))),
+        Some(_) => {
+            let message = format!("`{param}` must be an object");
+            Err(ApiError::invalid(param, message))
+        }
     }
 }
 

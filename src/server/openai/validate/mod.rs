@@ -1,7 +1,7 @@
 //! What completions and chats have in common: their shared fields, checked against the API's bounds
 //! and the loaded model. Each kind of field has a file of its own.
 
-mod accepted;
+pub mod accepted;
 pub mod form;
 pub mod length;
 pub mod refused;

@@ -1,0 +1,213 @@
+//! The items of a response, and what a stream tells of them.
+
+use serde::Serialize;
+
+/// How far an item, or a response, has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// There is more to come.
+    InProgress,
+    /// It is whole.
+    Completed,
+    /// It was cut off.
+    Incomplete,
+    /// It came to nothing.
+    Failed,
+}
+
+/// An item of a response.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OutputItem {
+    /// What the model thought.
+    Reasoning {
+        /// Unique.
+        id: String,
+        /// Always empty: thoughts are given as they are.
+        summary: Vec<Part>,
+        /// The thoughts.
+        content: Vec<Part>,
+        /// How far they have come.
+        status: Status,
+    },
+    /// What it said.
+    Message {
+        /// Unique.
+        id: String,
+        /// How far it has come.
+        status: Status,
+        /// `assistant`.
+        role: &'static str,
+        /// One part.
+        content: Vec<Part>,
+    },
+    /// A function it calls.
+    FunctionCall {
+        /// Unique.
+        id: String,
+        /// How far it has come.
+        status: Status,
+        /// What its result will be known by.
+        call_id: String,
+        /// The function's name.
+        name: String,
+        /// JSON as the model wrote it.
+        arguments: String,
+    },
+}
+
+/// A part of an item.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Part {
+    /// Of a message.
+    OutputText {
+        /// What is said.
+        text: String,
+        /// Always empty.
+        annotations: [(); 0],
+        /// Always empty.
+        logprobs: [(); 0],
+    },
+    /// Of thoughts.
+    ReasoningText {
+        /// What is thought.
+        text: String,
+    },
+}
+
+/// Something that happened to a response, as a stream tells it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// The event's name.
+    pub name: &'static str,
+    /// What it says.
+    pub what: What,
+}
+
+/// The fields of an event.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum What {
+    /// An item begins or ends.
+    Item {
+        /// Its place.
+        output_index: usize,
+        /// As it is now.
+        item: OutputItem,
+    },
+    /// A part begins or ends.
+    Part {
+        /// The item's.
+        #[serde(flatten)]
+        at: PartPlace,
+        /// As it is now.
+        part: Part,
+    },
+    /// More of a part's text.
+    TextDelta {
+        /// The part's.
+        #[serde(flatten)]
+        at: PartPlace,
+        /// What is new.
+        delta: String,
+        /// Always empty; of messages.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        logprobs: Option<[(); 0]>,
+    },
+    /// A part's text is whole.
+    TextDone {
+        /// The part's.
+        #[serde(flatten)]
+        at: PartPlace,
+        /// All of it.
+        text: String,
+        /// Always empty; of messages.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        logprobs: Option<[(); 0]>,
+    },
+    /// More of a call's arguments.
+    ArgumentsDelta {
+        /// The call's.
+        item_id: String,
+        /// The call's.
+        output_index: usize,
+        /// What is new.
+        delta: String,
+    },
+    /// A call's arguments are whole.
+    ArgumentsDone {
+        /// The call's.
+        item_id: String,
+        /// The call's.
+        output_index: usize,
+        /// The function's.
+        name: String,
+        /// All of them.
+        arguments: String,
+    },
+}
+
+/// Which part of which item. Every item has one part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartPlace {
+    /// The item.
+    pub item_id: String,
+    /// The item's place.
+    pub output_index: usize,
+    /// The part's.
+    pub content_index: usize,
+}
+
+impl OutputItem {
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Reasoning { id, .. }
+            | Self::Message { id, .. }
+            | Self::FunctionCall { id, .. } => id,
+        }
+    }
+
+    /// Sets how far it has come.
+    pub fn set_status(&mut self, to: Status) {
+        match self {
+            Self::Reasoning { status, .. }
+            | Self::Message { status, .. }
+            | Self::FunctionCall { status, .. } => *status = to,
+        }
+    }
+
+    /// Its part, where it has one.
+    #[must_use]
+    pub fn part(&self) -> Option<&Part> {
+        match self {
+            Self::Reasoning { content, .. } | Self::Message { content, .. } => content.first(),
+            Self::FunctionCall { .. } => None,
+        }
+    }
+
+    /// The text of its part.
+    pub fn text_mut(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Reasoning { content, .. } | Self::Message { content, .. } => {
+                content.first_mut().map(|part| match part {
+                    Part::OutputText { text, .. } | Part::ReasoningText { text } => text,
+                })
+            }
+            Self::FunctionCall { .. } => None,
+        }
+    }
+
+    /// As it is told first: its part follows.
+    #[must_use]
+    pub fn without_parts(&self) -> Self {
+        let mut item = self.clone();
+        if let Self::Reasoning { content, .. } | Self::Message { content, .. } = &mut item {
+            content.clear();
+        }
+        item
+    }
+}
