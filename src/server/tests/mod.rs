@@ -7,5 +7,6 @@ mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod openapi;
 mod responses;
 mod tools;
