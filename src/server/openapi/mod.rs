@@ -1,7 +1,7 @@
 //! The API's own description: `/openapi.json`, made from the types that are answered, and `/docs`, a
 //! page that shows it and needs no other host.
 //!
-//! Each handler says beside itself what it takes and answers; [`Document`] lists them. A test walks
+//! Each handler says beside itself what it takes and answers; `Document` lists them. A test walks
 //! the router and finds every route here and none else.
 
 pub mod errors;

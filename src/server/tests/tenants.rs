@@ -160,7 +160,7 @@ async fn an_administrators_key_is_for_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_anothers_is_as_what_is_nobodys() {
+async fn a_foreign_model_is_as_one_that_nobody_has() {
     let server = saying(TWO).await;
     let models = |key: &'static str| {
         let server = &server;
