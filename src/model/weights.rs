@@ -401,7 +401,7 @@ impl<'a> WeightLoader<'a> {
         Ok(())
     }
 
-    /// Ends the loading: the names of the tensors that were taken, for [`Weights::ensure_used`].
+    /// Ends the loading: the names of the tensors that were taken, for `Weights::ensure_used`.
     #[must_use]
     pub fn finish(self) -> BTreeSet<String> {
         self.used

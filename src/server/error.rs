@@ -9,6 +9,7 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::adapter::registry::{ChangeError, LoadError, LoadErrorKind, OutsideRoots};
 use crate::engine::handle::SubmitError;
@@ -136,16 +137,25 @@ impl Kind {
     }
 }
 
-#[derive(Serialize)]
+/// What went wrong, in the words of the API.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
 struct Body<'a> {
+    /// For people.
     message: &'a str,
+    /// The kind of failure.
     r#type: &'static str,
+    /// The field that is wrong.
+    #[schema(required = true)]
     param: Option<&'a str>,
+    /// For programs, where there is one.
+    #[schema(required = true)]
     code: Option<&'static str>,
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// The body of every failure.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorResponse<'a> {
     error: Body<'a>,
 }
 
@@ -391,7 +401,7 @@ impl ApiError {
             param: self.param.as_deref(),
             code: self.kind.code(),
         };
-        serde_json::to_string(&Envelope { error }).expect("strings serialise")
+        serde_json::to_string(&ErrorResponse { error }).expect("strings serialise")
     }
 }
 

@@ -20,6 +20,7 @@ pub mod generation;
 pub mod lifecycle;
 pub mod observe;
 pub mod openai;
+pub mod openapi;
 pub mod probes;
 pub mod router;
 mod serve;

@@ -6,18 +6,40 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::{ApiError, ApiResult};
+use super::openapi::errors;
 use super::state::AppState;
+
+/// What a probe answers that succeeds.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Status {
+    status: &'static str,
+}
+
+/// What [`version`] answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Version {
+    version: &'static str,
+}
 
 /// Answers `GET /health`: 200 while the process can do its work, also while it loads or drains.
 ///
 /// # Errors
 /// 503 once the engine has died: restart it.
-pub async fn health(State(state): State<Arc<AppState>>) -> ApiResult<Value> {
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "probes",
+    summary = "Whether the process can do its work",
+    description = "Also while it loads or drains. 503 once the engine has died: restart it.",
+    responses((status = 200, description = "It can", body = Status), errors::Loaded),
+)]
+pub async fn health(State(state): State<Arc<AppState>>) -> ApiResult<Status> {
     if state.is_healthy() {
-        Ok(Json(json!({"status": "ok"})))
+        Ok(Json(Status { status: "ok" }))
     } else {
         Err(ApiError::engine_dead())
     }
@@ -27,16 +49,37 @@ pub async fn health(State(state): State<Arc<AppState>>) -> ApiResult<Value> {
 ///
 /// # Errors
 /// 503 until the model is loaded, while the server drains, and once the engine has died.
-pub async fn ready(State(state): State<Arc<AppState>>) -> ApiResult<Value> {
-    state.check_ready().map(|()| Json(json!({"status": "ready"})))
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "probes",
+    summary = "Whether requests are taken",
+    responses((status = 200, description = "They are", body = Status), errors::Loaded),
+)]
+pub async fn ready(State(state): State<Arc<AppState>>) -> ApiResult<Status> {
+    state.check_ready().map(|()| Json(Status { status: "ready" }))
 }
 
 /// Answers `GET /version`.
-pub async fn version() -> Json<Value> {
-    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+#[utoipa::path(
+    get,
+    path = "/version",
+    tag = "probes",
+    summary = "The server's version",
+    responses((status = 200, description = "The version", body = Version)),
+)]
+pub async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION") })
 }
 
 /// Answers `GET /metrics`.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "probes",
+    summary = "Counters, gauges and histograms, as Prometheus reads them",
+    responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")),
+)]
 pub async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
     let format = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, format)], state.metrics.render())

@@ -8,7 +8,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::admin::{adapters, vllm};
@@ -18,30 +18,44 @@ use super::openai::{chat, completions, embeddings, models, responses};
 use super::state::AppState;
 use super::tenancy::authorize::authorize;
 use super::tenancy::manage;
-use super::{probes, tokenization};
+use super::{openapi, probes, tokenization};
+
+/// A path with the methods it knows.
+type Route = (&'static str, MethodRouter<Arc<AppState>>);
+
+/// Every path. What lies around all of them is [`router`]'s.
+pub fn routes() -> Vec<Route> {
+    let mut routes = vec![
+        ("/v1/completions", post(completions::completions)),
+        ("/v1/chat/completions", post(chat::chat_completions)),
+        ("/v1/responses", post(responses::create_response)),
+        ("/v1/responses/{id}", get(responses::no_response).delete(responses::delete_no_response)),
+        ("/v1/embeddings", post(embeddings::embeddings)),
+        ("/v1/models", get(models::list_models)),
+        // A model's name may hold slashes.
+        ("/v1/models/{*id}", get(models::retrieve_model)),
+        ("/tokenize", post(tokenization::tokenize)),
+        ("/detokenize", post(tokenization::detokenize)),
+        ("/tokenizer_info", get(tokenization::tokenizer_info)),
+        ("/health", get(probes::health)),
+        ("/ready", get(probes::ready)),
+        ("/v1/health/live", get(probes::health)),
+        ("/v1/health/ready", get(probes::ready)),
+        ("/ping", get(probes::health).post(probes::health)),
+        ("/version", get(probes::version)),
+        ("/metrics", get(probes::metrics)),
+        ("/openapi.json", get(openapi::openapi_json)),
+        ("/docs", get(openapi::docs)),
+    ];
+    routes.extend(admin());
+    routes
+}
 
 /// The whole service.
 pub fn router(state: Arc<AppState>) -> Router {
-    Router::new()
-        .route("/v1/completions", post(completions::completions))
-        .route("/v1/chat/completions", post(chat::chat_completions))
-        .route("/v1/responses", post(responses::create_response))
-        .route("/v1/responses/{id}", get(responses::no_response).delete(responses::no_response))
-        .route("/v1/embeddings", post(embeddings::embeddings))
-        .route("/v1/models", get(models::list_models))
-        // A model's name may hold slashes.
-        .route("/v1/models/{*id}", get(models::retrieve_model))
-        .route("/tokenize", post(tokenization::tokenize))
-        .route("/detokenize", post(tokenization::detokenize))
-        .route("/tokenizer_info", get(tokenization::tokenizer_info))
-        .route("/health", get(probes::health))
-        .route("/ready", get(probes::ready))
-        .route("/v1/health/live", get(probes::health))
-        .route("/v1/health/ready", get(probes::ready))
-        .route("/ping", get(probes::health).post(probes::health))
-        .route("/version", get(probes::version))
-        .route("/metrics", get(probes::metrics))
-        .merge(admin())
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
@@ -52,24 +66,22 @@ pub fn router(state: Arc<AppState>) -> Router {
 }
 
 /// What only those may call who manage the server.
-fn admin() -> Router<Arc<AppState>> {
-    Router::new()
-        .route("/admin/tenants", get(manage::list_tenants))
-        .route("/admin/tenants/{name}", put(manage::put_tenant).delete(manage::delete_tenant))
-        .route("/admin/keys", get(manage::list_keys).post(manage::create_key))
-        .route("/admin/keys/{id}", delete(manage::delete_key))
-        .route("/admin/adapters", get(adapters::list))
-        .route(
-            "/admin/adapters/{name}",
-            get(adapters::get).put(adapters::put).delete(adapters::delete),
-        )
-        .route("/admin/adapters/{name}/versions", get(adapters::versions))
-        .route("/admin/adapters/{name}/rollout", put(adapters::roll_out))
-        .route("/admin/adapters/{name}/rollback", post(adapters::roll_back))
-        .route("/admin/adapters/{name}/pin", put(adapters::pin))
-        .route("/admin/adapters/{name}/unload", post(adapters::unload))
-        .route("/v1/load_lora_adapter", post(vllm::load_lora_adapter))
-        .route("/v1/unload_lora_adapter", post(vllm::unload_lora_adapter))
+fn admin() -> Vec<Route> {
+    vec![
+        ("/admin/tenants", get(manage::list_tenants)),
+        ("/admin/tenants/{name}", put(manage::put_tenant).delete(manage::delete_tenant)),
+        ("/admin/keys", get(manage::list_keys).post(manage::create_key)),
+        ("/admin/keys/{id}", delete(manage::delete_key)),
+        ("/admin/adapters", get(adapters::list)),
+        ("/admin/adapters/{name}", get(adapters::get).put(adapters::put).delete(adapters::delete)),
+        ("/admin/adapters/{name}/versions", get(adapters::versions)),
+        ("/admin/adapters/{name}/rollout", put(adapters::roll_out)),
+        ("/admin/adapters/{name}/rollback", post(adapters::roll_back)),
+        ("/admin/adapters/{name}/pin", put(adapters::pin)),
+        ("/admin/adapters/{name}/unload", post(adapters::unload)),
+        ("/v1/load_lora_adapter", post(vllm::load_lora_adapter)),
+        ("/v1/unload_lora_adapter", post(vllm::unload_lora_adapter)),
+    ]
 }
 
 async fn not_found(method: Method, uri: Uri) -> ApiError {

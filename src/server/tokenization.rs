@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::call::Call;
 use super::error::{ApiError, ApiResult};
@@ -18,19 +19,21 @@ use super::openai::model::check_model;
 use super::openai::render::{self, TemplateOptions};
 use super::openai::tools::Tools;
 use super::openai::validate::refused;
+use super::openapi::{errors, requests};
 use super::state::{AppState, text_work};
 
 /// What [`tokenize`] answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Tokenized {
     count: usize,
     max_model_len: usize,
     tokens: Vec<u32>,
+    #[schema(required = true)]
     token_strs: Option<Vec<String>>,
 }
 
 /// What [`detokenize`] answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Detokenized {
     prompt: String,
 }
@@ -45,6 +48,17 @@ enum Input {
 ///
 /// # Errors
 /// Wrong fields, and text that cannot be rendered or tokenised.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "tokens",
+    summary = "Text to token ids",
+    request_body(
+        content = requests::TokenizeRequest,
+        example = json!({"model": "smollm2", "prompt": "Gravity is"}),
+    ),
+    responses((status = 200, description = "The tokens", body = Tokenized), errors::Reading),
+)]
 pub async fn tokenize(
     State(state): State<Arc<AppState>>,
     call: Call,
@@ -98,6 +112,17 @@ fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
 ///
 /// # Errors
 /// Wrong fields, and ids that are not the model's.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "tokens",
+    summary = "Token ids to text",
+    request_body(
+        content = requests::DetokenizeRequest,
+        example = json!({"model": "smollm2", "tokens": [504, 8354, 314]}),
+    ),
+    responses((status = 200, description = "The text", body = Detokenized), errors::Reading),
+)]
 pub async fn detokenize(
     State(state): State<Arc<AppState>>,
     call: Call,
@@ -123,6 +148,13 @@ pub async fn detokenize(
 ///
 /// # Errors
 /// Where no model is loaded yet.
+#[utoipa::path(
+    get,
+    path = "/tokenizer_info",
+    tag = "tokens",
+    summary = "The model's `tokenizer_config.json`",
+    responses((status = 200, description = "The file", body = Object), errors::Loaded),
+)]
 pub async fn tokenizer_info(State(state): State<Arc<AppState>>) -> ApiResult<Value> {
     Ok(Json(state.serving()?.tokenizer_config.clone()))
 }

@@ -404,7 +404,7 @@ fn changes_outlive_the_process() {
 /// Many threads ask while others load, replace, go back, unload and forget: each answer is one of
 /// the contents its name ever had, whole, and nothing stays in memory in the end.
 #[test]
-fn churn_serves_nobody_anothers_adapter() {
+fn churn_serves_nobody_a_strange_adapter() {
     const NAMES: usize = 20;
     let loader = Arc::new(MadeUp::default());
     let mut few = options();

@@ -15,12 +15,13 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::guard::Admin;
-use super::view::{AdapterView, FactsView};
+use super::view::{AdapterList, AdapterView, FactsView, VersionList};
 use super::{change, source};
 use crate::adapter::registry::{Changed, Expect, Put};
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::extract::JsonObject;
 use crate::server::openai::fields::{Fields, to_integer};
+use crate::server::openapi::{errors, requests};
 use crate::server::state::{AppState, Serving};
 
 /// The adapter that a path names.
@@ -78,22 +79,41 @@ fn condition(headers: &HeaderMap) -> Result<Expect, ApiError> {
 ///
 /// # Errors
 /// Where the caller may not, or no model is loaded yet.
-pub async fn list(_: Admin, State(state): State<Arc<AppState>>) -> ApiResult<Value> {
+#[utoipa::path(
+    get,
+    path = "/admin/adapters",
+    operation_id = "list_adapters",
+    tag = "admin",
+    summary = "List the adapters",
+    responses((status = 200, description = "The adapters", body = AdapterList), errors::Watching),
+)]
+pub async fn list(_: Admin, State(state): State<Arc<AppState>>) -> ApiResult<AdapterList> {
     let serving = state.serving()?;
     let registry = &serving.registry;
     let adapters: Vec<AdapterView> =
         registry.adapters().into_iter().map(AdapterView::from).collect();
-    Ok(Json(json!({
-        "adapters": adapters,
-        "memory_bytes": registry.memory_used(),
-        "durable": registry.is_durable(),
-    })))
+    Ok(Json(AdapterList {
+        adapters,
+        memory_bytes: registry.memory_used(),
+        durable: registry.is_durable(),
+    }))
 }
 
 /// Answers `GET /admin/adapters/{name}`.
 ///
 /// # Errors
 /// Where the caller may not, or there is no such adapter.
+#[utoipa::path(
+    get,
+    path = "/admin/adapters/{name}",
+    operation_id = "get_adapter",
+    tag = "admin",
+    summary = "Describe an adapter",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+    ),
+    responses((status = 200, description = "The adapter", body = AdapterView), errors::Watching),
+)]
 pub async fn get(
     _: Admin,
     State(state): State<Arc<AppState>>,
@@ -106,15 +126,25 @@ pub async fn get(
 ///
 /// # Errors
 /// As [`get`].
+#[utoipa::path(
+    get,
+    path = "/admin/adapters/{name}/versions",
+    operation_id = "list_versions",
+    tag = "admin",
+    summary = "List an adapter's versions",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+    ),
+    responses((status = 200, description = "The versions", body = VersionList), errors::Watching),
+)]
 pub async fn versions(
     _: Admin,
     State(state): State<Arc<AppState>>,
     Name(name): Name,
-) -> ApiResult<Value> {
+) -> ApiResult<VersionList> {
     let adapter = state.serving()?.registry.adapter(&name);
     let adapter = adapter.ok_or_else(|| ApiError::adapter_not_found(&name))?;
-    let view = serde_json::to_value(AdapterView::from(adapter)).unwrap_or_default();
-    Ok(Json(json!({"versions": view["versions"]})))
+    Ok(Json(VersionList::from(adapter)))
 }
 
 /// Answers `PUT /admin/adapters/{name}`: registers a version from `path`, or makes the name an alias.
@@ -122,6 +152,20 @@ pub async fn versions(
 /// # Errors
 /// Where the caller may not, a field is wrong, the condition does not hold, or the adapter cannot be
 /// loaded.
+#[utoipa::path(
+    put,
+    path = "/admin/adapters/{name}",
+    operation_id = "put_adapter",
+    tag = "admin",
+    summary = "Register a version of an adapter, or an alias",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
+        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
+    ),
+    request_body(content = requests::PutAdapter, example = json!({"path": "acme/2"})),
+    responses((status = 200, description = "The adapter", body = AdapterView), (status = 201, description = "The adapter, which is new", body = AdapterView), errors::Managing),
+)]
 pub async fn put(
     _: Admin,
     State(state): State<Arc<AppState>>,
@@ -158,6 +202,19 @@ pub async fn put(
 ///
 /// # Errors
 /// Where the caller may not, the condition does not hold, or there is nothing to delete.
+#[utoipa::path(
+    delete,
+    path = "/admin/adapters/{name}",
+    operation_id = "delete_adapter",
+    tag = "admin",
+    summary = "Delete an adapter or an alias",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
+        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
+    ),
+    responses((status = 204, description = "It is gone"), errors::Managing),
+)]
 pub async fn delete(
     _: Admin,
     State(state): State<Arc<AppState>>,
@@ -173,6 +230,20 @@ pub async fn delete(
 ///
 /// # Errors
 /// As [`put`].
+#[utoipa::path(
+    put,
+    path = "/admin/adapters/{name}/rollout",
+    operation_id = "roll_out_adapter",
+    tag = "admin",
+    summary = "Share requests out over versions",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
+        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
+    ),
+    request_body(content = requests::RollOut, example = json!({"weights": {"1": 9, "2": 1}})),
+    responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
+)]
 pub async fn roll_out(
     _: Admin,
     State(state): State<Arc<AppState>>,
@@ -193,6 +264,19 @@ pub async fn roll_out(
 ///
 /// # Errors
 /// As [`put`].
+#[utoipa::path(
+    post,
+    path = "/admin/adapters/{name}/rollback",
+    operation_id = "roll_back_adapter",
+    tag = "admin",
+    summary = "Go back to the version before",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
+        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
+    ),
+    responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
+)]
 pub async fn roll_back(
     _: Admin,
     State(state): State<Arc<AppState>>,
@@ -209,6 +293,20 @@ pub async fn roll_back(
 ///
 /// # Errors
 /// As [`put`].
+#[utoipa::path(
+    put,
+    path = "/admin/adapters/{name}/pin",
+    operation_id = "pin_adapter",
+    tag = "admin",
+    summary = "Keep an adapter in memory, or no longer",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
+        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
+    ),
+    request_body(content = requests::Pin, example = json!({"pinned": true})),
+    responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
+)]
 pub async fn pin(
     _: Admin,
     State(state): State<Arc<AppState>>,
@@ -228,6 +326,17 @@ pub async fn pin(
 ///
 /// # Errors
 /// Where the caller may not, or there is no such adapter.
+#[utoipa::path(
+    post,
+    path = "/admin/adapters/{name}/unload",
+    operation_id = "unload_adapter",
+    tag = "admin",
+    summary = "Free an adapter's memory until it is asked for",
+    params(
+        ("name" = String, Path, description = "The adapter's name"),
+    ),
+    responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
+)]
 pub async fn unload(
     _: Admin,
     State(state): State<Arc<AppState>>,

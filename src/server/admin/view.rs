@@ -1,14 +1,32 @@
 //! How adapters look in JSON.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::adapter::registry::{AdapterInfo, Facts, Origin, Residency, VersionInfo};
 
+/// All adapters.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdapterList {
+    pub(super) adapters: Vec<AdapterView>,
+    /// What those in memory take together.
+    pub(super) memory_bytes: usize,
+    /// Whether changes outlive the server.
+    pub(super) durable: bool,
+}
+
+/// The versions of an adapter.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VersionList {
+    pub(super) versions: Vec<VersionView>,
+}
+
 /// An adapter and its versions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct AdapterView {
     name: String,
     aliases: Vec<String>,
+    #[schema(value_type = String)]
     origin: Origin,
     revision: u64,
     pinned: bool,
@@ -16,31 +34,42 @@ pub struct AdapterView {
 }
 
 /// A version of an adapter.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct VersionView {
     version: u64,
     weight: u32,
     source: String,
     state: &'static str,
+    #[schema(required = true)]
     error: Option<String>,
     /// Of what the files hold.
+    #[schema(required = true)]
     content: Option<String>,
+    /// Once it was read.
     #[serde(flatten)]
+    #[schema(value_type = FactsView)]
     facts: Option<FactsView>,
     created: u64,
+    #[schema(required = true)]
     idle_seconds: Option<u64>,
     hits: u64,
 }
 
 /// What is known of an adapter once it was read.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct FactsView {
     /// Of what is served.
+    #[schema(required = false)]
     digest: String,
+    #[schema(required = false)]
     kind: &'static str,
+    #[schema(required = false)]
     rank: usize,
+    #[schema(required = false)]
     directions: usize,
+    #[schema(required = false)]
     modules: usize,
+    #[schema(required = false)]
     bytes: usize,
 }
 
@@ -49,6 +78,12 @@ impl From<AdapterInfo> for AdapterView {
         let AdapterInfo { name, aliases, origin, revision, pinned, versions } = info;
         let versions = versions.into_iter().map(VersionView::from).collect();
         Self { name, aliases, origin, revision, pinned, versions }
+    }
+}
+
+impl From<AdapterInfo> for VersionList {
+    fn from(info: AdapterInfo) -> Self {
+        Self { versions: AdapterView::from(info).versions }
     }
 }
 

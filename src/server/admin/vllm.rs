@@ -11,6 +11,7 @@ use crate::adapter::registry::{ChangeError, Expect, Put};
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
 use crate::server::openai::fields::Fields;
+use crate::server::openapi::{errors, requests};
 use crate::server::state::AppState;
 
 /// Answers `POST /v1/load_lora_adapter`: `lora_name`, `lora_path`, and `load_inplace` where the name
@@ -18,6 +19,15 @@ use crate::server::state::AppState;
 ///
 /// # Errors
 /// Where the caller may not, a field is wrong, the name is in use, or the adapter cannot be loaded.
+#[utoipa::path(
+    post,
+    path = "/v1/load_lora_adapter",
+    operation_id = "load_lora_adapter",
+    tag = "admin",
+    summary = "Register an adapter, as with vLLM",
+    request_body(content = requests::LoadLoraAdapter, example = json!({"lora_name": "acme", "lora_path": "acme/1"})),
+    responses((status = 200, description = "It is there", body = String, content_type = "text/plain"), errors::Managing),
+)]
 pub async fn load_lora_adapter(
     _: Admin,
     State(state): State<Arc<AppState>>,
@@ -52,6 +62,15 @@ pub async fn load_lora_adapter(
 ///
 /// # Errors
 /// Where the caller may not, or there is no such adapter.
+#[utoipa::path(
+    post,
+    path = "/v1/unload_lora_adapter",
+    operation_id = "unload_lora_adapter",
+    tag = "admin",
+    summary = "Delete an adapter, as with vLLM",
+    request_body(content = requests::UnloadLoraAdapter, example = json!({"lora_name": "acme"})),
+    responses((status = 200, description = "It is gone", body = String, content_type = "text/plain"), errors::Managing),
+)]
 pub async fn unload_lora_adapter(
     _: Admin,
     State(state): State<Arc<AppState>>,

@@ -27,6 +27,7 @@ use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
 use crate::server::generation::{Generation, Job, TokenCounts};
+use crate::server::openapi::{ChatCompletion, ChatCompletionChunk, errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving};
 use crate::server::stream::Chunks;
 use crate::text::answer::Place;
@@ -51,6 +52,32 @@ struct ChatRequest {
 ///
 /// # Errors
 /// Every failure before the first byte.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "inference",
+    summary = "Answer a conversation",
+    description = "The model's chat template makes the prompt. One choice or `n`, whole or as a \
+                   stream of server-sent events.",
+    request_body(
+        content = requests::ChatCompletionRequest,
+        example = json!({
+            "model": "smollm2",
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        }),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The choices; with `stream`, events that hold pieces of them",
+            content(
+                (ChatCompletion = "application/json"),
+                (ChatCompletionChunk = "text/event-stream"),
+            ),
+        ),
+        errors::Generating,
+    ),
+)]
 pub async fn chat_completions(
     State(state): State<Arc<AppState>>,
     call: Call,

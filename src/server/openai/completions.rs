@@ -21,6 +21,7 @@ use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
 use crate::server::generation::{Generation, Job, TokenCounts};
+use crate::server::openapi::{Completion, errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving};
 use crate::server::stream::Chunks;
 
@@ -43,6 +44,25 @@ struct CompletionRequest {
 ///
 /// # Errors
 /// Every failure before the first byte.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "inference",
+    summary = "Continue prompts",
+    description = "One choice or `n` for each prompt, whole or as a stream of server-sent events.",
+    request_body(
+        content = requests::CompletionRequest,
+        example = json!({"model": "smollm2", "prompt": "Gravity is", "max_tokens": 16}),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "The choices; with `stream`, events that hold pieces of them",
+            content((Completion = "application/json"), (Completion = "text/event-stream")),
+        ),
+        errors::Generating,
+    ),
+)]
 pub async fn completions(
     State(state): State<Arc<AppState>>,
     call: Call,

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::convert;
 use super::endpoint::with_digest;
@@ -21,6 +22,7 @@ use crate::engine::request::Pooling;
 use crate::server::call::Call;
 use crate::server::error::ApiError;
 use crate::server::extract::JsonObject;
+use crate::server::openapi::{errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::vectors::{PoolJob, pool};
 
@@ -54,7 +56,7 @@ enum Encoding {
     Base64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct EmbeddingList<'a> {
     object: &'static str,
     data: Vec<Embedding>,
@@ -62,14 +64,14 @@ struct EmbeddingList<'a> {
     usage: EmbeddingUsage,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Embedding {
     object: &'static str,
     index: usize,
     embedding: Vector,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum Vector {
     Floats(Vec<f32>),
@@ -77,7 +79,7 @@ enum Vector {
     Base64(String),
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 struct EmbeddingUsage {
     prompt_tokens: usize,
     total_tokens: usize,
@@ -87,6 +89,21 @@ struct EmbeddingUsage {
 ///
 /// # Errors
 /// Every failure: there is no answer in parts.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    tag = "inference",
+    summary = "Turn texts into vectors",
+    description = "The hidden states after the model's last norm, as one vector for each text.",
+    request_body(
+        content = requests::EmbeddingRequest,
+        example = json!({"model": "smollm2", "input": "Gravity is"}),
+    ),
+    responses(
+        (status = 200, description = "The vectors", body = EmbeddingList<'static>),
+        errors::Generating,
+    ),
+)]
 pub async fn embeddings(
     State(state): State<Arc<AppState>>,
     call: Call,

@@ -7,14 +7,17 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::adapter::registry::{Found, NameInfo, Target};
 use crate::server::call::Call;
 use crate::server::error::{ApiError, ApiResult};
+use crate::server::openapi::errors;
 use crate::server::state::{AppState, Serving};
 
 /// One name this server answers to.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Model)]
 pub struct ModelCard {
     id: String,
     object: &'static str,
@@ -24,13 +27,14 @@ pub struct ModelCard {
     /// that nobody has read yet, and one that is several versions at once, has none.
     root: Option<String>,
     /// The base model of an adapter.
+    #[schema(required = true)]
     parent: Option<String>,
     max_model_len: usize,
     permission: [Permission; 1],
 }
 
 /// OpenAI's former permission object, which vLLM still sends.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Permission {
     id: String,
     object: &'static str,
@@ -42,12 +46,13 @@ struct Permission {
     allow_view: bool,
     allow_fine_tuning: bool,
     organization: &'static str,
+    #[schema(required = true)]
     group: Option<String>,
     is_blocking: bool,
 }
 
 /// All of them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
     object: &'static str,
     data: Vec<ModelCard>,
@@ -57,6 +62,14 @@ pub struct ModelList {
 ///
 /// # Errors
 /// Where no model is loaded yet.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "models",
+    summary = "List the models",
+    description = "Every name that is served: the base model's, and the adapters'.",
+    responses((status = 200, description = "The models", body = ModelList), errors::Loaded),
+)]
 pub async fn list_models(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<ModelList> {
     let serving = state.serving()?;
     let registry = &serving.registry;
@@ -73,6 +86,14 @@ pub async fn list_models(State(state): State<Arc<AppState>>, call: Call) -> ApiR
 ///
 /// # Errors
 /// Where nothing has that name.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "models",
+    summary = "Describe a model",
+    params(("id" = String, Path, description = "A name from `/v1/models`; it may hold slashes")),
+    responses((status = 200, description = "The model", body = ModelCard), errors::Named),
+)]
 pub async fn retrieve_model(
     State(state): State<Arc<AppState>>,
     call: Call,

@@ -2,6 +2,7 @@
 //! [`super::validate`] and the endpoints themselves.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use utoipa::ToSchema;
 
 use crate::server::choice::CallDelta;
 use crate::server::generation::TokenCounts;
@@ -10,7 +11,7 @@ use crate::server::generation::TokenCounts;
 pub type OptionalUsage = Option<Option<Usage>>;
 
 /// `CompletionUsage`.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[derive(Debug, Clone, Copy, serde::Serialize, ToSchema)]
 pub struct Usage {
     /// Tokens of the prompts.
     pub prompt_tokens: usize,
@@ -26,14 +27,14 @@ pub struct Usage {
 }
 
 /// `completion_tokens_details`.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[derive(Debug, Clone, Copy, serde::Serialize, ToSchema)]
 pub struct CompletionTokensDetails {
     /// Those of thoughts.
     pub reasoning_tokens: usize,
 }
 
 /// `prompt_tokens_details`.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[derive(Debug, Clone, Copy, serde::Serialize, ToSchema)]
 pub struct PromptTokensDetails {
     /// Those found in the cache.
     pub cached_tokens: usize,
@@ -54,7 +55,7 @@ impl From<TokenCounts> for Usage {
 }
 
 /// What ended a choice, an extension of vLLM: a string of `stop` or an id of `stop_token_ids`.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum StopReasonField {
     /// A string.
@@ -64,7 +65,7 @@ pub enum StopReasonField {
 }
 
 /// The fields every answer and every chunk begins with; `T` is the choice.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct Envelope<'a, T> {
     /// The same in all chunks of an answer.
     pub id: &'a str,
@@ -80,9 +81,11 @@ pub struct Envelope<'a, T> {
     pub choices: Vec<T>,
     /// Token counts.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     pub usage: OptionalUsage,
     /// vLLM's extension for chats: log-probabilities of the one prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<std::collections::HashMap<String, PromptLogprob>>>>)]
     pub prompt_logprobs: Option<Vec<Option<PromptLogprobEntry>>>,
     /// vLLM's extension for chats: the tokens of the one prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,21 +93,24 @@ pub struct Envelope<'a, T> {
 }
 
 /// A choice of a completion, or of a chunk of one.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct CompletionChoice {
     /// Prompt times `n` plus the choice's number.
     pub index: usize,
     /// The text.
     pub text: String,
     /// Where asked for.
+    #[schema(required = true)]
     pub logprobs: Option<CompletionLogprobs>,
     /// Set at the end.
+    #[schema(required = true)]
     pub finish_reason: Option<&'static str>,
     /// vLLM's extension.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_reason: Option<StopReasonField>,
     /// vLLM's extension.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<std::collections::HashMap<String, PromptLogprob>>>>)]
     pub prompt_logprobs: Option<Vec<Option<PromptLogprobEntry>>>,
     /// vLLM's extension: the prompt's tokens, on a stream's first chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,28 +121,31 @@ pub struct CompletionChoice {
 }
 
 /// The log-probabilities of a completion: four arrays of one length.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, serde::Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     /// Each token's text.
     pub tokens: Vec<String>,
     /// Its log-probability; `null` for the first token of an echoed prompt.
     pub token_logprobs: Vec<Option<f32>>,
     /// The best tokens there, and the token itself.
+    #[schema(value_type = Vec<Option<std::collections::HashMap<String, f32>>>)]
     pub top_logprobs: Vec<Option<InOrder<String, f32>>>,
     /// Characters of the text before it.
     pub text_offset: Vec<usize>,
 }
 
 /// A choice of a whole chat answer.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct ChatChoice {
     /// Its number.
     pub index: usize,
     /// What was said.
     pub message: ChatMessage,
     /// Where asked for.
+    #[schema(required = true)]
     pub logprobs: Option<ChatLogprobs>,
     /// Why it ended.
+    #[schema(required = true)]
     pub finish_reason: Option<&'static str>,
     /// vLLM's extension.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -147,11 +156,12 @@ pub struct ChatChoice {
 }
 
 /// A whole answer's message.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct ChatMessage {
     /// `assistant`.
     pub role: &'static str,
     /// The text; `null` where there are only calls.
+    #[schema(required = true)]
     pub content: Option<String>,
     /// What was thought before, an extension of many servers.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,11 +170,12 @@ pub struct ChatMessage {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
     /// Always `null`; strict clients want the key.
+    #[schema(required = true)]
     pub refusal: Option<String>,
 }
 
 /// A call of a function, or a chunk's piece of one.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct ToolCall {
     /// Which call of the choice; in chunks.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,7 +191,7 @@ pub struct ToolCall {
 }
 
 /// The function of a [`ToolCall`].
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct CalledFunction {
     /// Its name; on the call's first piece.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,15 +215,17 @@ impl ToolCall {
 }
 
 /// A choice of a chunk of a chat answer.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, serde::Serialize, ToSchema)]
 pub struct ChatChunkChoice {
     /// Its number.
     pub index: usize,
     /// What is new.
     pub delta: ChatDelta,
     /// Where asked for.
+    #[schema(required = true)]
     pub logprobs: Option<ChatLogprobs>,
     /// Set on the last chunk.
+    #[schema(required = true)]
     pub finish_reason: Option<&'static str>,
     /// vLLM's extension.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -223,7 +236,7 @@ pub struct ChatChunkChoice {
 }
 
 /// What a chunk adds to a message.
-#[derive(Debug, Default, serde::Serialize)]
+#[derive(Debug, Default, serde::Serialize, ToSchema)]
 pub struct ChatDelta {
     /// On the first chunk alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -240,16 +253,18 @@ pub struct ChatDelta {
 }
 
 /// The log-probabilities of a chat answer.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct ChatLogprobs {
     /// One entry per token of the content; `null` where there is none.
+    #[schema(required = true)]
     pub content: Option<Vec<ChatLogprob>>,
     /// Always `null`; strict clients want the key.
+    #[schema(required = true)]
     pub refusal: Option<Vec<ChatLogprob>>,
 }
 
 /// One token of a chat answer.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct ChatLogprob {
     /// The token itself.
     #[serde(flatten)]
@@ -259,7 +274,7 @@ pub struct ChatLogprob {
 }
 
 /// A token with its log-probability.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, serde::Serialize, ToSchema)]
 pub struct TokenLogprob {
     /// Its text, or `bytes:` and its bytes where they are no whole characters.
     pub token: String,
@@ -273,11 +288,12 @@ pub struct TokenLogprob {
 pub type PromptLogprobEntry = InOrder<u32, PromptLogprob>;
 
 /// A value of [`PromptLogprobEntry`].
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, ToSchema)]
 pub struct PromptLogprob {
     /// Natural logarithm.
     pub logprob: f32,
     /// 1 is the best; `null` for a token that is not among the best.
+    #[schema(required = true)]
     pub rank: Option<usize>,
     /// Its text.
     pub decoded_token: String,

@@ -14,6 +14,7 @@ use crate::server::call::Call;
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::extract::JsonObject;
 use crate::server::openai::fields::Fields;
+use crate::server::openapi::{errors, requests};
 use crate::server::state::AppState;
 use crate::tenant::declarations::{ChangeError, Declarations};
 use crate::tenant::key::NewKey;
@@ -47,6 +48,14 @@ type Id = Result<Path<String>, PathRejection>;
 ///
 /// # Errors
 /// Where the server has no keys file.
+#[utoipa::path(
+    get,
+    path = "/admin/tenants",
+    operation_id = "list_tenants",
+    tag = "admin",
+    summary = "List the tenants",
+    responses((status = 200, description = "The tenants", body = requests::TenantList), errors::Managing),
+)]
 pub async fn list_tenants(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<Value> {
     check(&call)?;
     let list = |all: &Declarations| {
@@ -63,6 +72,16 @@ pub async fn list_tenants(State(state): State<Arc<AppState>>, call: Call) -> Api
 ///
 /// # Errors
 /// Wrong fields, and a tenant of the keys file.
+#[utoipa::path(
+    put,
+    path = "/admin/tenants/{name}",
+    operation_id = "put_tenant",
+    tag = "admin",
+    summary = "Declare a tenant",
+    params(("name" = String, Path, description = "The tenant's name")),
+    request_body(content = requests::PutTenant, example = json!({"adapters": ["acme-*"], "requests_per_minute": 60})),
+    responses((status = 200, description = "The tenant", body = requests::Tenant), (status = 201, description = "The tenant, which is new", body = requests::Tenant), errors::Managing),
+)]
 pub async fn put_tenant(
     State(state): State<Arc<AppState>>,
     call: Call,
@@ -84,6 +103,15 @@ pub async fn put_tenant(
 ///
 /// # Errors
 /// Where there is none, or the keys file declares it.
+#[utoipa::path(
+    delete,
+    path = "/admin/tenants/{name}",
+    operation_id = "delete_tenant",
+    tag = "admin",
+    summary = "Delete a tenant and its keys",
+    params(("name" = String, Path, description = "The tenant's name")),
+    responses((status = 200, description = "It is gone", body = requests::DeletedTenant), errors::Managing),
+)]
 pub async fn delete_tenant(
     State(state): State<Arc<AppState>>,
     call: Call,
@@ -100,6 +128,14 @@ pub async fn delete_tenant(
 ///
 /// # Errors
 /// Where the server has no keys file.
+#[utoipa::path(
+    get,
+    path = "/admin/keys",
+    operation_id = "list_keys",
+    tag = "admin",
+    summary = "List the keys",
+    responses((status = 200, description = "The keys, without what opens", body = requests::KeyList), errors::Managing),
+)]
 pub async fn list_keys(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<Value> {
     check(&call)?;
     let list = |all: &Declarations| {
@@ -115,6 +151,15 @@ pub async fn list_keys(State(state): State<Arc<AppState>>, call: Call) -> ApiRes
 ///
 /// # Errors
 /// Wrong fields, and an unknown tenant.
+#[utoipa::path(
+    post,
+    path = "/admin/keys",
+    operation_id = "create_key",
+    tag = "admin",
+    summary = "Make a key",
+    request_body(content = requests::CreateKey, example = json!({"tenant": "acme"})),
+    responses((status = 201, description = "The key, told once", body = requests::NewKey), errors::Managing),
+)]
 pub async fn create_key(
     State(state): State<Arc<AppState>>,
     call: Call,
@@ -136,6 +181,15 @@ pub async fn create_key(
 ///
 /// # Errors
 /// Where there is none, or the keys file declares it.
+#[utoipa::path(
+    delete,
+    path = "/admin/keys/{id}",
+    operation_id = "delete_key",
+    tag = "admin",
+    summary = "Delete a key",
+    params(("id" = String, Path, description = "The key's public name")),
+    responses((status = 200, description = "It opens nothing from now on", body = requests::DeletedKey), errors::Managing),
+)]
 pub async fn delete_key(
     State(state): State<Arc<AppState>>,
     call: Call,

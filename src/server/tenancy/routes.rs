@@ -3,7 +3,7 @@
 /// What a call needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Nothing: probes say only whether the server works.
+    /// Nothing: probes say only whether the server works, and its description what it could do.
     Public,
     /// What the operator chose for metrics.
     Metrics,
@@ -13,8 +13,17 @@ pub enum Access {
     Admin,
 }
 
-const PUBLIC: [&str; 6] =
-    ["/health", "/ready", "/v1/health/live", "/v1/health/ready", "/ping", "/version"];
+/// Probes, and the description of the API: a browser that opens it has no key yet.
+const PUBLIC: [&str; 8] = [
+    "/health",
+    "/ready",
+    "/v1/health/live",
+    "/v1/health/ready",
+    "/ping",
+    "/version",
+    "/openapi.json",
+    "/docs",
+];
 
 /// Management under vLLM's names.
 const ADMIN: [&str; 2] = ["/v1/load_lora_adapter", "/v1/unload_lora_adapter"];

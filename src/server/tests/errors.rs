@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::harness::{Server, VOCAB_SIZE};
+use super::openapi::assert_described;
 use crate::server::state::ServerConfig;
 
 /// A completion with `field` set to `value`.
@@ -29,6 +30,8 @@ async fn table(server: &Server, path: &str, bodies: impl IntoIterator<Item = Val
         let response = server.post(path, &body).await;
         let status = response.status().as_u16();
         let answer = response.text().await.unwrap();
+        let json = serde_json::from_str(&answer).unwrap();
+        assert_described(path, "post", status, "application/json", &json);
         let body: String = body.to_string().chars().take(160).collect();
         writeln!(table, "{body}\n  {status} {answer}").unwrap();
     }

@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::openapi::assert_described;
 use crate::adapter::registry::Source;
 use crate::adapter::registry::made_up::{MadeUp, registry};
 use crate::engine::handle::{self, Received, Submission};
@@ -264,6 +265,7 @@ impl Server {
         let status = response.status();
         let mut body: Value = response.json().await.unwrap();
         assert_eq!(status, 200, "{body}");
+        assert_described(path, "post", 200, "application/json", &body);
         redact(&mut body);
         body
     }
@@ -273,6 +275,10 @@ impl Server {
         let response = self.post(path, body).await;
         assert_eq!(response.status(), 200);
         let mut events = parse_events(&response.text().await.unwrap());
+        for event in events.iter().filter(|event| event.get("error").is_none() && event.is_object())
+        {
+            assert_described(path, "post", 200, "text/event-stream", event);
+        }
         events.iter_mut().for_each(redact);
         events
     }

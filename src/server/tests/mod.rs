@@ -7,6 +7,7 @@ mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod openapi;
 mod responses;
 mod tenants;
 mod tools;

@@ -1,9 +1,13 @@
 //! The items of a response, and what a stream tells of them.
 
 use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::object::ResponseObject;
 
 /// How far an item, or a response, has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ResponseStatus)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// There is more to come.
@@ -17,7 +21,7 @@ pub enum Status {
 }
 
 /// An item of a response.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum OutputItem {
     /// What the model thought.
@@ -58,7 +62,7 @@ pub enum OutputItem {
 }
 
 /// A part of an item.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Part {
     /// Of a message.
@@ -66,8 +70,10 @@ pub enum Part {
         /// What is said.
         text: String,
         /// Always empty.
+        #[schema(value_type = Vec<Object>)]
         annotations: [(); 0],
         /// Always empty.
+        #[schema(value_type = Vec<Object>)]
         logprobs: [(); 0],
     },
     /// Of thoughts.
@@ -147,6 +153,39 @@ pub enum What {
         /// All of them.
         arguments: String,
     },
+}
+
+/// An event of a response's stream, for the description of the API. Which fields beside the first
+/// two there are depends on its type.
+#[derive(Debug, ToSchema)]
+pub struct ResponseEvent {
+    /// The event's name.
+    pub r#type: String,
+    /// Its place in the stream.
+    pub sequence_number: u64,
+    /// The whole response: where it begins and ends.
+    pub response: Option<ResponseObject<'static>>,
+    /// The item's place.
+    pub output_index: Option<usize>,
+    /// The item's id.
+    pub item_id: Option<String>,
+    /// The part's place in the item.
+    pub content_index: Option<usize>,
+    /// The item, where it begins or ends.
+    pub item: Option<OutputItem>,
+    /// The part, where it begins or ends.
+    pub part: Option<Part>,
+    /// What is new of a text or of arguments.
+    pub delta: Option<String>,
+    /// All of a text.
+    pub text: Option<String>,
+    /// The name of the function that is called.
+    pub name: Option<String>,
+    /// All of a call's arguments.
+    pub arguments: Option<String>,
+    /// Always empty.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub logprobs: Option<[(); 0]>,
 }
 
 /// Which part of which item. Every item has one part.

@@ -9,7 +9,7 @@ use super::accepted::take_accepted;
 use crate::server::error::ApiError;
 
 /// Fields that change nothing here: accepted, checked by nobody.
-const IGNORED: [&str; 7] = [
+pub const IGNORED: [&str; 7] = [
     "moderation",
     "mm_processor_kwargs",
     "priority",

@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Runs the README's examples as they stand and compares what they print with what stands below them.
+
+    readme.py README.md SERVER_URL NODE_DIR
+
+Examples are blocks of curl, Python and JavaScript; only the server's address is another. Ids, times
+and counts of what was cached differ from run to run: they are not compared, nor are empty lines. A
+`…` alone on a line of the README stands for any lines.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+VARIES = [
+    (re.compile(r'"(id|system_fingerprint)":"[^"]*"'), r'"\1":""'),
+    (re.compile(r'"(created|created_at|cached_tokens)":[0-9]+'), r'"\1":0'),
+]
+
+
+# LiteLLM otherwise asks the network for prices.
+ENVIRONMENT = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+
+
+def command(language, source, node):
+    if language == "sh" and source.startswith("curl "):
+        return ["bash", "-euo", "pipefail", "-c", source], None
+    if language == "python":
+        return [sys.executable, "-c", source], None
+    if language == "javascript":
+        return ["node", "--input-type=module", "-e", source], node
+    return None, None
+
+
+def plain(text):
+    for pattern, replacement in VARIES:
+        text = pattern.sub(replacement, text)
+    return "\n".join(line for line in text.splitlines() if line)
+
+
+def holds(expected, printed):
+    """Whether the parts between lines of `…` come in that order, the first and last at the ends."""
+    parts = [part.strip("\n") for part in re.split(r"^…$", plain(expected), flags=re.MULTILINE)]
+    if len(parts) == 1:
+        return parts[0] == printed
+    place = 0
+    for part in parts:
+        place = printed.find(part, place)
+        if place < 0:
+            return False
+        place += len(part)
+    return printed.startswith(parts[0]) and printed.endswith(parts[-1])
+
+
+def main():
+    readme, url, node = sys.argv[1:]
+    address = url.removeprefix("http://")
+    blocks = BLOCK.findall(Path(readme).read_text())
+    ran = {}
+    for (language, source), (below, expected) in zip(blocks, [*blocks[1:], ("", "")]):
+        words, folder = command(language, source, node)
+        if words is None:
+            continue
+        words[-1] = re.sub(r"(localhost|127\.0\.0\.1):8000", address, words[-1])
+        done = subprocess.run(
+            words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, f"{source}\nfailed:\n{done.stdout}{done.stderr}"
+        assert below in ("json", "text"), f"nothing stands below\n{source}"
+        printed = plain(done.stdout)
+        assert holds(expected, printed), f"{source}\nprinted\n{printed}\ninstead of\n{expected}"
+        ran[language] = ran.get(language, 0) + 1
+    assert {"sh", "python", "javascript"} <= set(ran), f"too few examples: {ran}"
+    print(", ".join(f"{count} of {language}" for language, count in ran.items()))
+
+
+if __name__ == "__main__":
+    main()
