@@ -314,13 +314,11 @@ pub fn redact(body: &mut Value) {
         let kind = id.as_str().unwrap().split('-').next().unwrap();
         *id = json!(format!("{kind}-[id]"));
     }
-    // Which weights answered, by their digests: the model's name says the same.
+    // Which weights answered, by their digests; tests of their own look at them.
     if let Some(body) = body.as_object_mut()
         && let Some(fingerprint) = body.shift_remove("system_fingerprint")
     {
-        let adapter = body["model"] == "tenant";
-        let expected = if adapter { "fp_00ff_0707070707070707" } else { "fp_00ff" };
-        assert_eq!(fingerprint, expected);
+        assert!(fingerprint.as_str().unwrap().starts_with("fp_00ff"), "{fingerprint}");
     }
     if let Some(created) = body.get_mut("created") {
         assert!(created.as_u64().unwrap() > 1_600_000_000);
