@@ -136,11 +136,19 @@ pub struct WholeContext(pub i64);
 #[schema(minimum = 1)]
 pub struct PromptLength(pub i64);
 
-/// What kind of answer is wanted, and fields that change nothing and are checked all the same.
+/// What kind of answer is wanted.
 #[derive(Debug, ToSchema)]
 pub struct AnswerFields {
     /// Only `text` is generated.
     pub modalities: Option<Vec<Modality>>,
+    /// What every endpoint accepts.
+    #[serde(flatten)]
+    pub accepted: AcceptedFields,
+}
+
+/// Fields that change nothing and are checked all the same.
+#[derive(Debug, ToSchema)]
+pub struct AcceptedFields {
     /// In a chat, whether one answer may hold several calls. Elsewhere it changes nothing.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
@@ -330,6 +338,9 @@ pub struct EmbeddingRequest {
     /// Cached prompts are shared only among requests of one salt.
     #[schema(min_length = 1)]
     pub cache_salt: Option<String>,
+    /// What every endpoint accepts.
+    #[serde(flatten)]
+    pub accepted: AcceptedFields,
 }
 
 /// How a vector's numbers are written.
