@@ -5,7 +5,9 @@
 
 pub mod batch;
 pub mod constraint;
+pub mod fairness;
 pub mod handle;
+pub mod line;
 pub mod model_runner;
 pub mod pace;
 pub mod pooling;

@@ -78,6 +78,10 @@ impl Pace {
                     // A step that seems to have cost nothing more still cost something.
                     let more = (took - without).max(0.01 * took);
                     self.prompt_row.learn(more / prompt as f64);
+                } else if let Some(row) = self.prompt_row.0 {
+                    // Prompts have come without a pause from the first step on.
+                    let without = (took - row * prompt as f64).max(0.1 * took);
+                    self.decode[class(decode)].learn(without);
                 }
             }
         }
@@ -197,6 +201,18 @@ mod tests {
             machine.run(&mut pace, *rows, 1.0);
         }
         assert!(pace.prompt_rows(8, 1).abs_diff(before) <= 1 + before / 20);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_first_of_all_does_not_crawl() {
+        let machine = Machine { step: 0.02, decode_row: 1e-4, prompt_row: 1e-4 };
+        let mut pace = Pace::default();
+        machine.run(&mut pace, StepRows { decode: 0, prompt: 512 }, 1.0);
+        for _ in 0..4 {
+            let prompt = pace.prompt_rows(2, 60).min(510);
+            machine.run(&mut pace, StepRows { decode: 2, prompt }, 1.0);
+        }
+        assert!(pace.prompt_rows(2, 60) >= 510);
     }
 
     #[test]

@@ -1,14 +1,19 @@
 //! Which tokens of which sequences run in the next step. Policy over integers: no tensor here.
 //!
-//! Running decodes come first, with guesses of what follows, then chunks of prompts, oldest first,
-//! up to a budget of tokens; beside decodes, prompts get what leaves those their pace
-//! ([`super::pace`]). A sequence begins with the blocks that the cache already holds of it. When
-//! blocks run out, the youngest running sequence is preempted: its blocks are freed and it is
-//! computed again later, from the front of the queue.
+//! Running decodes come first, with guesses of what follows, then chunks of prompts up to a budget of
+//! tokens: the tenant for which least was computed is next ([`super::fairness`]), and its oldest
+//! sequence, or one a little younger whose adapter runs anyway ([`super::line`]). Beside decodes,
+//! prompts get what leaves those their pace ([`super::pace`]). A sequence begins with the blocks that
+//! the cache already holds of it. When blocks run out, the youngest running sequence is preempted: its
+//! blocks are freed and it is computed again later, from the front of the queue. So are sequences of
+//! a tenant that has more than its part, where one that has less finds no room.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::fairness::Fairness;
+use super::line::{Line, Parts, Place, Room};
 use super::pace::{Pace, StepRows};
 use super::schedule::{Budget, Schedule, Scheduled};
 use super::sequence::{Sequence, SequenceId};
@@ -44,6 +49,7 @@ pub struct Scheduler {
     running: Vec<Sequence>,
     next_id: u64,
     pace: Pace,
+    fairness: Fairness,
 }
 
 impl Scheduler {
@@ -57,7 +63,8 @@ impl Scheduler {
         assert!(config.max_num_seqs > 0 && config.max_num_batched_tokens > 0);
         assert!(blocks.blocks_for(config.max_model_len) <= blocks.num_blocks());
         let (waiting, running) = (VecDeque::new(), Vec::new());
-        Self { config, blocks, waiting, running, next_id: 0, pace: Pace::default() }
+        let (pace, fairness) = (Pace::default(), Fairness::default());
+        Self { config, blocks, waiting, running, next_id: 0, pace, fairness }
     }
 
     /// The id of the next sequence.
@@ -77,6 +84,11 @@ impl Scheduler {
             chain.extend(sequence.tokens());
         }
         sequence.chain = chain;
+        let tenant = sequence.request().tenant.id;
+        let of = |sequence: &Sequence| sequence.request().tenant.id;
+        if !self.waiting.iter().any(|waiting| of(waiting) == tenant) {
+            self.fairness.arrive(tenant, self.waiting.iter().map(of));
+        }
         self.waiting.push_back(sequence);
     }
 
@@ -143,18 +155,12 @@ impl Scheduler {
         let mut schedule = Schedule::default();
         let rows = self.config.max_num_batched_tokens;
         let mut budget = Budget { rows, prompt_rows: 0 };
-        for id in self.running_ids(true) {
+        for id in self.decoding() {
             self.schedule_running(id, &mut budget, &mut schedule);
         }
         self.draft(&mut budget, &mut schedule);
         budget.prompt_rows = self.prompt_rows(schedule.rows().decode);
-        for id in self.running_ids(false) {
-            self.schedule_running(id, &mut budget, &mut schedule);
-        }
-        // Admitting in a step that preempted would only pass the same blocks back and forth.
-        if schedule.num_preempted == 0 {
-            self.admit(&mut budget, &mut schedule);
-        }
+        self.schedule_prompts(&mut budget, &mut schedule);
         schedule
     }
 
@@ -236,8 +242,8 @@ impl Scheduler {
         removed
     }
 
-    fn running_ids(&self, decodes: bool) -> Vec<SequenceId> {
-        let wanted = |sequence: &&Sequence| (sequence.num_uncomputed() == 1) == decodes;
+    fn decoding(&self) -> Vec<SequenceId> {
+        let wanted = |sequence: &&Sequence| sequence.num_uncomputed() == 1;
         self.running.iter().filter(wanted).map(|sequence| sequence.id).collect()
     }
 
@@ -284,6 +290,8 @@ impl Scheduler {
         let reserved = self.blocks.reserve(&mut sequence.block_table, from, from + num_tokens);
         let Ok(copies) = reserved else { return false };
         schedule.copies.extend(copies);
+        let (prompt, generated) = sequence.charge(from + num_tokens);
+        self.fairness.charge(sequence.request().tenant, prompt, generated);
         let scheduled = Scheduled { id: sequence.id, num_tokens, drafts: Vec::new() };
         budget.spend(&scheduled);
         schedule.scheduled.push(scheduled);
@@ -318,7 +326,14 @@ impl Scheduler {
     }
 
     fn preempt_youngest(&mut self, budget: &mut Budget, schedule: &mut Schedule) {
-        let Some(mut sequence) = self.running.pop() else { return };
+        if let Some(youngest) = self.running.len().checked_sub(1) {
+            self.preempt(youngest, budget, schedule);
+        }
+    }
+
+    /// Takes a running sequence's blocks; it is computed again, from the front of the queue.
+    fn preempt(&mut self, index: usize, budget: &mut Budget, schedule: &mut Schedule) {
+        let mut sequence = self.running.remove(index);
         let mine = |scheduled: &Scheduled| scheduled.id == sequence.id;
         if let Some(position) = schedule.scheduled.iter().position(mine) {
             budget.give_back(&schedule.scheduled.remove(position));
@@ -332,20 +347,101 @@ impl Scheduler {
         self.waiting.push_front(sequence);
     }
 
-    fn admit(&mut self, budget: &mut Budget, schedule: &mut Schedule) {
-        while budget.rows.min(budget.prompt_rows) > 0 && self.may_admit_next() {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
-            sequence.start();
-            let cached = self.cached(&sequence);
-            let num_tokens = cached.len() * self.blocks.block_size();
-            sequence.attach(self.blocks.share(cached), num_tokens);
-            let num_tokens = budget.chunk(&sequence);
-            self.running.push(sequence);
-            if !self.reserve(self.running.len() - 1, num_tokens, budget, schedule) {
-                self.preempt_youngest(budget, schedule);
-                return;
+    /// Chunks of prompts, those of the tenant for which least was computed first: of one that runs,
+    /// else of one that waits. Where the next one finds no room, nobody passes it.
+    fn schedule_prompts(&mut self, budget: &mut Budget, schedule: &mut Schedule) {
+        let mut tried = Vec::new();
+        // Admitting in a step that preempted for blocks would only pass them back and forth.
+        let mut admits = schedule.num_preempted == 0;
+        while budget.rows.min(budget.prompt_rows) > 0 {
+            let line = Line::new(&self.running, &self.waiting, &self.fairness);
+            let running = line.next_running(&tried);
+            let waiting = line.next_waiting().filter(|_| admits);
+            match (running, waiting) {
+                (Some(running), waiting)
+                    if waiting.as_ref().is_none_or(|w| running.turn < w.turn) =>
+                {
+                    tried.push(running.id);
+                    let before = schedule.num_preempted;
+                    self.schedule_running(running.id, budget, schedule);
+                    admits &= schedule.num_preempted == before;
+                }
+                (_, Some(waiting)) => {
+                    tried.push(waiting.place.id);
+                    admits = self.admit(waiting.place, budget, schedule);
+                }
+                _ => return,
             }
         }
+    }
+
+    /// Begins the sequence at a place of the queue, or says that there is no room.
+    fn admit(&mut self, place: Place, budget: &mut Budget, schedule: &mut Schedule) -> bool {
+        if !self.make_room(place.id, budget, schedule) {
+            return false;
+        }
+        // Those that were preempted for it stand before it now.
+        let Some(index) = self.waiting.iter().position(|sequence| sequence.id == place.id) else {
+            return false;
+        };
+        if let Some(passed) = place.passed
+            && let Some(passed) = self.waiting.iter_mut().find(|sequence| sequence.id == passed)
+        {
+            passed.pass();
+        }
+        let Some(mut sequence) = self.waiting.remove(index) else { return false };
+        sequence.start();
+        self.fairness.begin(sequence.request().tenant.id);
+        let cached = self.cached(&sequence);
+        let num_tokens = cached.len() * self.blocks.block_size();
+        sequence.attach(self.blocks.share(cached), num_tokens);
+        let num_tokens = budget.chunk(&sequence);
+        self.running.push(sequence);
+        let admitted = self.reserve(self.running.len() - 1, num_tokens, budget, schedule);
+        if !admitted {
+            self.preempt(self.running.len() - 1, budget, schedule);
+        }
+        admitted
+    }
+
+    /// True where the waiting sequence `id` fits, after preempting sequences of tenants that have
+    /// more than their part, if need be.
+    fn make_room(&mut self, id: SequenceId, budget: &mut Budget, schedule: &mut Schedule) -> bool {
+        let next = |waiting: &VecDeque<Sequence>| waiting.iter().position(|s| s.id == id);
+        let Some(index) = next(&self.waiting) else { return false };
+        if self.fits(&self.waiting[index], Room::default()) {
+            return true;
+        }
+        for id in self.in_excess(&self.waiting[index]) {
+            if let Some(index) = self.running.iter().position(|sequence| sequence.id == id) {
+                self.preempt(index, budget, schedule);
+            }
+        }
+        next(&self.waiting).is_some_and(|index| self.fits(&self.waiting[index], Room::default()))
+    }
+
+    /// Running sequences that make room for `next`, as many as it takes, or none where that is not
+    /// enough: of the tenant that has most beside its part, as long as it keeps at least what the
+    /// tenant of `next` gets; of its sequences the one that was least often preempted, and of those
+    /// the one that loses least.
+    fn in_excess(&self, next: &Sequence) -> Vec<SequenceId> {
+        let mut parts = Parts::new(&self.running);
+        let (mut ids, mut room) = (Vec::new(), Room::default());
+        while !self.fits(next, room) {
+            let others = self.running.iter().filter(|sequence| !ids.contains(&sequence.id));
+            let victims = others.filter(|sequence| parts.spares(sequence, next));
+            let excess = |sequence: &&Sequence| {
+                let least = (sequence.num_preempted(), sequence.num_computed());
+                (Reverse(parts.part(sequence)), least)
+            };
+            let Some(victim) = victims.min_by_key(excess) else { return Vec::new() };
+            parts.remove(victim);
+            room.choices += victim.num_choices();
+            let own = |block: &&BlockId| self.blocks.ref_count(**block) == 1;
+            room.blocks += victim.block_table.blocks().iter().filter(own).count();
+            ids.push(victim.id);
+        }
+        ids
     }
 
     /// The blocks of a waiting sequence that the cache holds. Its last token is always computed,
@@ -358,15 +454,16 @@ impl Scheduler {
         self.blocks.cached(chain, sequence.tokens().len() - 1)
     }
 
-    /// The next one waits until all its present tokens fit: half a prompt helps nobody.
-    fn may_admit_next(&self) -> bool {
-        let Some(next) = self.waiting.front() else { return false };
+    /// A waiting sequence fits where all its present tokens do: half a prompt helps nobody. `more`
+    /// is room that there would be besides.
+    fn fits(&self, next: &Sequence, more: Room) -> bool {
         let choices: usize = self.running.iter().map(Sequence::num_choices).sum();
+        let choices = choices.saturating_sub(more.choices);
         let has_place = choices == 0 || choices + next.num_choices() <= self.config.max_num_seqs;
         // Cached blocks that nobody holds are free ones, and will be taken.
         let held = |block: &BlockId| self.blocks.ref_count(*block) > 0;
         let shared = self.cached(next).into_iter().filter(held).count();
-        let free = self.blocks.num_free().saturating_sub(self.promised_blocks());
+        let free = (self.blocks.num_free() + more.blocks).saturating_sub(self.promised_blocks());
         has_place && self.missing_blocks(next) - shared <= free
     }
 

@@ -58,6 +58,12 @@ pub struct Sequence {
     tokens: Vec<u32>,
     num_computed: usize,
     num_cached: Option<usize>,
+    /// Tokens that have been counted for its tenant, however often they are computed.
+    num_charged: usize,
+    /// How often it lost its blocks.
+    num_preempted: usize,
+    /// How often others that came later were begun before it.
+    num_passed: usize,
     prompt_logprobs: Vec<Option<TokenLogprobs>>,
     prompt_scored: bool,
     pool: Option<Pool>,
@@ -92,6 +98,9 @@ impl Sequence {
             tokens: request.prompt.clone(),
             num_computed: 0,
             num_cached: None,
+            num_charged: 0,
+            num_preempted: 0,
+            num_passed: 0,
             prompt_logprobs: vec![None; usize::from(request.prompt_logprobs.is_some())],
             prompt_scored: request.prompt_logprobs.is_none(),
             pool: request.pooling.map(Pool::new),
@@ -118,6 +127,9 @@ impl Sequence {
             tokens: self.tokens.clone(),
             num_computed: self.num_computed,
             num_cached: self.num_cached,
+            num_charged: self.num_charged,
+            num_preempted: 0,
+            num_passed: 0,
             prompt_logprobs: Vec::new(),
             prompt_scored: true,
             pool: None,
@@ -164,6 +176,32 @@ impl Sequence {
     #[must_use]
     pub fn num_cached(&self) -> Option<usize> {
         self.num_cached
+    }
+
+    /// How often it lost its blocks.
+    #[must_use]
+    pub fn num_preempted(&self) -> usize {
+        self.num_preempted
+    }
+
+    /// How often others that came later were begun before it.
+    #[must_use]
+    pub fn num_passed(&self) -> usize {
+        self.num_passed
+    }
+
+    /// Another that came later is begun before it.
+    pub fn pass(&mut self) {
+        self.num_passed += 1;
+    }
+
+    /// Tokens up to `to` are computed: how many of the prompt's and how many generated ones have not
+    /// been counted for its tenant yet. They are counted now; what is computed again is not.
+    pub fn charge(&mut self, to: usize) -> (usize, usize) {
+        let (from, prompt) = (self.num_charged, self.request.prompt.len());
+        self.num_charged = to.max(from);
+        let to = self.num_charged;
+        (to.min(prompt) - from.min(prompt), to.max(prompt) - from.max(prompt))
     }
 
     /// Tokens that may come next, as the text itself suggests. Greedy choices alone are guessed for,
@@ -218,6 +256,8 @@ impl Sequence {
     pub fn attach(&mut self, block_table: BlockTable, num_tokens: usize) {
         self.block_table = block_table;
         self.num_computed = num_tokens;
+        // What is found costs nothing.
+        self.num_charged = self.num_charged.max(num_tokens);
         if self.chain.is_some() && !self.request.needs_every_row() {
             self.num_cached.get_or_insert(num_tokens);
         }
@@ -232,6 +272,7 @@ impl Sequence {
     /// Forgets what is in the cache; its blocks were given back. Tokens and sampler stay.
     pub fn reset(&mut self) {
         self.num_computed = 0;
+        self.num_preempted += 1;
         if !self.prompt_scored {
             self.prompt_logprobs.truncate(1);
         }

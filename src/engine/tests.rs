@@ -1,6 +1,7 @@
 //! The engine over a model that reads nothing but its cache: whatever a sequence's next token is,
 //! it proves that every key of its context was there, in order, and of its own adapter.
 
+mod fairness;
 mod grammars;
 mod pooling;
 mod prefix;
