@@ -115,7 +115,10 @@ pub fn model(max_waiting: usize) -> (Serving, Engine) {
     let (sender, receiver) = mpsc::channel(256);
     std::thread::spawn(move || {
         while let Received::Submission(submission) = submissions.receive(true) {
-            if sender.blocking_send(*submission).is_err() {
+            if let Err(unsent) = sender.blocking_send(*submission) {
+                // The engine is known to be dead before its replies end.
+                drop(submissions);
+                drop(unsent);
                 break;
             }
         }
