@@ -13,12 +13,17 @@ use crate::text::tool_format::ToolFormat;
 const PATH: &str = "/v1/responses";
 const TEMPLATE: &str = "{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}\
     {% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}\
-    {% if add_generation_prompt %}<s>assistant\n{% endif %}";
+    {% if add_generation_prompt %}<s>assistant\n{% endif %}\
+    {% if enable_thinking %}<think>\n{% endif %}";
 const THOUGHT: &str = "<think>\nhm é\n</think>\n\n";
 const CALL: &str = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"日\"}}\n</tool_call>";
 
 async fn started() -> (Server, Engine) {
-    Server::chatting(format_of(TEMPLATE, ToolFormat::Hermes, true)).await
+    calling_as(ToolFormat::Hermes).await
+}
+
+async fn calling_as(format: ToolFormat) -> (Server, Engine) {
+    Server::chatting(format_of(TEMPLATE, format, true)).await
 }
 
 async fn saying(text: &'static str) -> Server {
@@ -45,7 +50,8 @@ fn redact(value: &mut Value) {
             for (key, value) in map {
                 match (key.as_str(), &mut *value) {
                     ("id" | "item_id" | "call_id", Value::String(id)) => {
-                        let kind = id.split('_').next().unwrap();
+                        // Some formats have ids of nine letters and digits.
+                        let kind = id.split_once('_').map_or("", |(kind, _)| kind);
                         *id = format!("{kind}_[id]");
                     }
                     ("created_at", created) => *created = json!(0),
@@ -268,10 +274,11 @@ fn assemble(events: &[Value]) -> Vec<Value> {
     items
 }
 
-async fn check(server: &Server, script: &Mutex<Vec<u32>>, tokens: Vec<u32>, max_tokens: usize) {
+async fn check(server: &Server, script: &Mutex<Vec<u32>>, tokens: Vec<u32>, extra: Value) {
     *script.lock().unwrap() = tokens;
-    let body = asking(json!({"tools": tools(), "max_output_tokens": max_tokens}));
-    let whole = whole(server, &body).await;
+    let body = asking(extra);
+    let Ok(mut whole) = server.try_answer(PATH, &body).await else { return };
+    redact(&mut whole);
     let events = events(server, &body).await;
     let (first, rest) = events.split_first_chunk::<2>().unwrap();
     let (last, changes) = rest.split_last().unwrap();
@@ -286,19 +293,45 @@ async fn check(server: &Server, script: &Mutex<Vec<u32>>, tokens: Vec<u32>, max_
     let status = whole["status"].as_str().unwrap();
     assert_eq!(last["type"], format!("response.{status}"));
     assert_eq!(whole["incomplete_details"].is_null(), status == "completed");
+    let calls =
+        whole["output"].as_array().unwrap().iter().filter(|it| it["type"] == "function_call");
+    let only_one = body["parallel_tool_calls"] == false || body["tool_choice"].is_object();
+    assert!(calls.count() <= if only_one { 1 } else { usize::MAX });
+}
+
+/// What a response must be, where it ends, and what else changes how it is taken apart.
+fn extras() -> impl Strategy<Value = Value> {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    let forms = [
+        json!({"type": "text"}),
+        json!({"type": "json_object"}),
+        json!({"type": "json_schema", "name": "s", "schema": schema, "strict": true}),
+    ];
+    let f = json!({"type": "function", "name": "f"});
+    let choices = ["none".into(), "auto".into(), "required".into(), f];
+    let pick = |options: &[Value]| prop::sample::select(options.to_vec());
+    let stops = prop::sample::subsequence(vec!["lo", "界", "}", "tool_call>\n"], 0..2);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), 1_usize..120);
+    (pick(&forms), pick(&choices), stops, flags).prop_map(
+        |(form, choice, stops, (with_tools, parallel, opened, max_tokens))| {
+            let mut extra = json!({
+                "tools": if with_tools { tools() } else { json!([]) }, "tool_choice": choice,
+                "parallel_tool_calls": parallel, "text": {"format": form},
+                "max_output_tokens": max_tokens,
+                "chat_template_kwargs": {"enable_thinking": opened},
+            });
+            if !stops.is_empty() {
+                extra["stop"] = json!(stops);
+            }
+            extra
+        },
+    )
 }
 
 #[test]
 fn a_streamed_response_is_the_whole_one_in_pieces() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let script = Arc::new(Mutex::new(Vec::<u32>::new()));
-    let server = runtime.block_on(async {
-        let (server, engine) = started().await;
-        let script = Arc::clone(&script);
-        engine.script(move |request, choice| play(request, choice, script.lock().unwrap().clone()));
-        server
-    });
     let words = prop::sample::select(vec![
         THOUGHT,
         CALL,
@@ -311,9 +344,24 @@ fn a_streamed_response_is_the_whole_one_in_pieces() {
         "<tool_call>",
         "</think>",
         "{\"name\"",
+        "{\"a\": \"日\"}",
+        "{\"name\": \"f\", \"parameters\": {\"a\": [1]}}",
+        "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"f\"}]",
+        "; ",
     ]);
     let texts = prop::collection::vec(words, 0..5).prop_map(|words| ids(&words.concat()));
-    proptest!(|(tokens in texts, max_tokens in 1_usize..120)| {
-        runtime.block_on(check(&server, &script, tokens, max_tokens));
-    });
+    for format in ToolFormat::ALL {
+        let script = Arc::new(Mutex::new(Vec::<u32>::new()));
+        let server = runtime.block_on(async {
+            let (server, engine) = calling_as(format).await;
+            let script = Arc::clone(&script);
+            engine.script(move |request, choice| {
+                play(request, choice, script.lock().unwrap().clone())
+            });
+            server
+        });
+        proptest!(ProptestConfig::with_cases(160), |(tokens in &texts, extra in extras())| {
+            runtime.block_on(check(&server, &script, tokens, extra));
+        });
+    }
 }
