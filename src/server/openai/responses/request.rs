@@ -12,6 +12,7 @@ use super::super::fields::Fields;
 use super::super::model::Model;
 use super::super::prompts::PromptInput;
 use super::super::render::{self, Rendered, TemplateOptions};
+use super::super::tools::{AskedTools, FunctionStyle};
 use super::super::validate::accepted::take_metadata;
 use super::super::validate::form::only;
 use super::super::validate::length::take_max_tokens;
@@ -19,7 +20,7 @@ use super::super::validate::{Common, refused};
 use super::input::take_input;
 use super::object::{Reasoning, Settings};
 use super::text::{Text, take_text};
-use super::tools::{TakenTools, take_tools};
+use super::tools;
 use super::writer::ResponseWriter;
 use crate::server::error::ApiError;
 use crate::server::generation::Job;
@@ -72,25 +73,25 @@ impl Endpoint for ResponseRequest {
         common.form = only([form, common.form.take()])?;
         let instructions = fields.string("instructions")?;
         let messages = take_input(fields, instructions.as_deref())?;
-        let TakenTools { tools, definitions, choice, parallel } = take_tools(fields)?;
+        let asked = AskedTools::take(fields, FunctionStyle::Flat)?;
         let max_tokens = take_max_tokens(fields, &["max_output_tokens"], 1)?;
         let settings = Settings {
             instructions,
             max_output_tokens: max_tokens.map(|(_, count)| count),
             max_tool_calls: fields.count("max_tool_calls", 1..=i64::MAX)?,
             metadata: take_metadata(fields)?,
-            parallel_tool_calls: parallel,
+            parallel_tool_calls: asked.parallel,
             reasoning: take_reasoning(fields)?,
             temperature: common.sampling.temperature,
             top_p: common.sampling.top_p,
             text,
-            tool_choice: choice,
-            tools: definitions,
+            tool_choice: tools::choice(&asked),
+            tools: tools::definitions(&asked),
             truncation: take_truncation(fields)?,
         };
         Ok(Self {
             common,
-            conversation: Conversation { messages, tools },
+            conversation: Conversation { messages, tools: asked.offered() },
             max_tokens,
             template: TemplateOptions::take(fields)?,
             settings,
