@@ -405,6 +405,18 @@ def a_response_obeys_a_schema(server):
 
 
 @check
+def a_response_has_log_probabilities(server):
+    options = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 8}
+    part = server.respond(**options).output[0].content[0]
+    text = b"".join(bytes(token.bytes) for token in part.logprobs).decode(errors="ignore")
+    assert text.startswith(part.text), (text, part.text)
+    assert all(len(token.top_logprobs) == 2 for token in part.logprobs)
+    events = list(server.respond(stream=True, **options))
+    told = [token for event in events if event.type == "response.output_text.delta" for token in event.logprobs]
+    equal([token.logprob for token in told], [token.logprob for token in part.logprobs])
+
+
+@check
 def what_needs_a_memory_is_refused_by_name(server):
     cases = {
         "previous_response_id": "resp_1",

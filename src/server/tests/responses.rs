@@ -111,6 +111,32 @@ async fn thoughts_words_and_calls_are_items() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_of_what_is_said_have_log_probabilities() {
+    let server = saying("<think>\nhm\n</think>\n\nSo: é").await;
+    let include = json!(["message.output_text.logprobs", "reasoning.encrypted_content"]);
+    let body = json!({"include": include, "top_logprobs": 1});
+    let answer = whole(&server, &asking(body)).await;
+    assert_eq!(answer["top_logprobs"], 1);
+    let part = &answer["output"][1]["content"][0];
+    let tokens = part["logprobs"].as_array().unwrap();
+    let bytes = tokens.iter().flat_map(|token| token["bytes"].as_array().unwrap());
+    let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().unwrap() as u8).collect();
+    assert!(String::from_utf8(bytes).unwrap().contains(part["text"].as_str().unwrap()));
+    for token in tokens {
+        assert_eq!(
+            (&token["logprob"], &token["top_logprobs"][0]["logprob"]),
+            (&json!(-1.5), &json!(-0.5))
+        );
+        assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 1);
+    }
+    let without = whole(&server, &asking(json!({}))).await;
+    assert_eq!(
+        (&without["output"][1]["content"][0]["logprobs"], &without["top_logprobs"]),
+        (&json!([]), &json!(0))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_events_of_a_stream() {
     let server =
         saying("<think>\nhm\n</think>\n\nSo: <tool_call>\n{\"name\": \"f\"}\n</tool_call>").await;
@@ -204,10 +230,11 @@ async fn what_is_not_supported_is_refused_by_its_name() {
         ("max_tokens", json!(7)),
         ("n", json!(2)),
         ("top_logprobs", json!(2)),
+        ("top_logprobs", json!(21)),
         ("max_output_tokens", json!(0)),
         ("max_output_tokens", json!(1_000_000)),
         ("truncation", json!("auto")),
-        ("include", json!(["message.output_text.logprobs"])),
+        ("include", json!(["message.input_image.image_url"])),
         ("tools", json!([{"type": "web_search"}])),
         ("tools", json!([{"type": "file_search", "vector_store_ids": []}])),
         ("tools", json!([{"type": "computer_use_preview"}])),
@@ -250,17 +277,24 @@ fn assemble(events: &[Value]) -> Vec<Value> {
         }
         let append = |text: &mut Value| {
             let more = event["delta"].as_str().unwrap();
-            assert!(!more.is_empty());
+            let tokens = event["logprobs"].as_array().is_some_and(|tokens| !tokens.is_empty());
+            assert!(!more.is_empty() || tokens);
             *text = json!(format!("{}{more}", text.as_str().unwrap()));
         };
         match name {
             "content_part.added" => {
                 item["content"].as_array_mut().unwrap().push(event["part"].clone())
             }
-            "output_text.delta" | "reasoning_text.delta" => append(&mut item["content"][0]["text"]),
+            "output_text.delta" => {
+                append(&mut item["content"][0]["text"]);
+                let tokens = item["content"][0]["logprobs"].as_array_mut().unwrap();
+                tokens.extend(event["logprobs"].as_array().unwrap().clone());
+            }
+            "reasoning_text.delta" => append(&mut item["content"][0]["text"]),
             "function_call_arguments.delta" => append(&mut item["arguments"]),
             "output_text.done" | "reasoning_text.done" => {
                 assert_eq!(event["text"], item["content"][0]["text"]);
+                assert_eq!(event["logprobs"], item["content"][0]["logprobs"]);
             }
             "content_part.done" => assert_eq!(event["part"], item["content"][0]),
             "function_call_arguments.done" => assert_eq!(event["arguments"], item["arguments"]),
@@ -322,6 +356,10 @@ fn extras() -> impl Strategy<Value = Value> {
             });
             if !stops.is_empty() {
                 extra["stop"] = json!(stops);
+            }
+            if max_tokens % 2 == 0 {
+                extra["include"] = json!(["message.output_text.logprobs"]);
+                extra["top_logprobs"] = json!(max_tokens % 3);
             }
             extra
         },
