@@ -107,7 +107,7 @@ mod tests {
         };
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(of(&[]).0, [None, None]);
-        assert_eq!(of(&[default.clone()]).0, [some("D"), None]);
+        assert_eq!(of(std::slice::from_ref(&default)).0, [some("D"), None]);
         let all = of(&[default.clone(), tools, list.clone()]);
         assert_eq!(all, ([some("D"), some("T<|a|>")], json!(["<|a|>"])));
         let error = vocab(&[default, list]).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! Functions that must be called: whatever the model and its weights, they are, with arguments that
 //! fit; and a stream says the same as a whole answer.
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 
 use crate::support::answers::Answer;
@@ -113,7 +113,7 @@ fn wish(seed: usize) -> Wish {
     });
     if seed % 3 == 1 {
         shared["stop"] = json!([["1", "ÿ"], ["}", "\n"]][seed % 2]);
-        shared["include_stop_str_in_output"] = json!(seed % 2 == 0);
+        shared["include_stop_str_in_output"] = json!(seed.is_multiple_of(2));
     }
     Wish {
         form: (seed % 7 < 3).then_some(schema),
@@ -165,34 +165,55 @@ fn as_response(Wish { form, choice, shared }: Wish) -> Value {
     body
 }
 
+/// What came of a wish.
+#[derive(Default)]
+struct Outcome {
+    calls: usize,
+    forms: usize,
+    refusals: usize,
+}
+
+/// Asks for the same whole and as a stream.
+async fn compare(server: &Server, path: &str, body: &Value, is_refused: bool) -> Outcome {
+    let whole = Answer::whole(server, path, body).await;
+    let streamed = Answer::streamed(server, path, body).await;
+    assert_eq!(streamed, whole, "{path} {body}");
+    assert_eq!(whole.is_err(), is_refused, "{body}");
+    let mut outcome = Outcome { refusals: usize::from(is_refused), ..Outcome::default() };
+    let forced = body["tool_choice"] == "required" || body["tool_choice"].is_object();
+    for answer in whole.into_iter().flatten() {
+        let complete = ["tool_calls", "stop", "completed"].iter().any(|end| answer.end == *end);
+        let cut_off = !complete || body.get("stop").is_some();
+        assert_fit(&answer, cut_off || !forced);
+        assert!(!forced || cut_off || !answer.calls.is_empty(), "{body}");
+        outcome.calls += answer.calls.len();
+        outcome.forms += usize::from(answer.text.starts_with('{'));
+    }
+    outcome
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_asked_for_at_once_a_stream_says_the_same_as_a_whole_answer() {
-    let (mut called, mut refused, mut formed) = (0, 0, 0);
+    let mut all = Outcome::default();
     for format in FORMATS {
-        let server = tiny(format);
-        for seed in 0..42 {
+        let server = &tiny(format);
+        let outcomes = (0..42).map(|seed| async move {
             let forced = matches!(wish(seed).choice, Some("required" | "set_alarm"));
             let is_refused = forced && wish(seed).form.is_some();
-            for (path, body) in
-                [(CHAT, as_chat(wish(seed), seed)), (RESPONSES, as_response(wish(seed)))]
-            {
-                let whole = Answer::whole(&server, path, &body).await;
-                let streamed = Answer::streamed(&server, path, &body).await;
-                assert_eq!(streamed, whole, "{format} {path} {body}");
-                assert_eq!(whole.is_err(), is_refused, "{body}");
-                refused += usize::from(is_refused);
-                for answer in whole.into_iter().flatten() {
-                    let whole =
-                        ["tool_calls", "stop", "completed"].iter().any(|end| answer.end == *end);
-                    let cut_off = !whole || body.get("stop").is_some();
-                    assert_fit(&answer, cut_off || !forced);
-                    assert!(!forced || cut_off || !answer.calls.is_empty(), "{body}");
-                    called += answer.calls.len();
-                    formed += usize::from(answer.text.starts_with('{'));
-                }
-            }
+            let (chat, response) = (as_chat(wish(seed), seed), as_response(wish(seed)));
+            join(
+                compare(server, CHAT, &chat, is_refused),
+                compare(server, RESPONSES, &response, is_refused),
+            )
+            .await
+        });
+        for (chat, response) in join_all(outcomes).await {
+            all.calls += chat.calls + response.calls;
+            all.forms += chat.forms + response.forms;
+            all.refusals += chat.refusals + response.refusals;
         }
     }
-    println!("{called} calls, {formed} formed texts, {refused} refusals");
-    assert!(called > 40 && formed > 10 && refused > 30, "{called} {formed} {refused}");
+    let Outcome { calls, forms, refusals } = all;
+    println!("{calls} calls, {forms} texts of a form, {refusals} refusals");
+    assert!(calls > 40 && forms > 10 && refusals > 30, "{calls} {forms} {refusals}");
 }
