@@ -2,6 +2,7 @@
 
 pub mod lora;
 pub mod model;
+pub mod object_server;
 pub mod schemas;
 pub mod server;
 pub mod shared;
