@@ -171,7 +171,7 @@ mod tests {
             let text = format!("[[adapter]]\nname = 'a'\n{text}");
             parse_adapters(&text, Path::new("")).unwrap_err().to_string()
         };
-        assert!(error("path = 'ftp://a/b'").contains("\"a\": \"ftp://a/b\" is no place"));
+        assert!(error("path = 'ftp://a/b'").contains("\"a\": that is no place"));
         assert!(error("path = 's3://b/a'\ndigest = 'md5:0'").contains("64 hexadecimal digits"));
         assert!(
             error(&format!("path = 'b'\ndigest = '{digest}'")).contains("a path of this machine")

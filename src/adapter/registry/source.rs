@@ -9,8 +9,6 @@ use super::location::{Location, LocationError};
 
 /// Longest name of an adapter that is given while serving.
 const MAX_NAME: usize = 64;
-/// Characters of a text that are repeated in an error.
-const MAX_SHOWN: usize = 200;
 
 /// Where an adapter's files are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,17 +36,12 @@ pub enum Source {
     },
 }
 
-/// Why a text and a digest name no source.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why a text and a digest name no source. The text is not repeated: it may hold a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
     /// It has a scheme, and is no place.
-    #[error("{text:?} is no place to fetch an adapter from: {error}")]
-    Location {
-        /// The text.
-        text: String,
-        /// What is wrong.
-        error: LocationError,
-    },
+    #[error("that is no place to fetch an adapter from: {0}")]
+    Location(#[from] LocationError),
     /// A digest of something on this machine, which is read as it is.
     #[error("a digest is for adapters that are fetched, and this one is a path of this machine")]
     Digest,
@@ -61,11 +54,7 @@ impl Source {
     /// # Errors
     /// Where it has a scheme and is no place, or a digest and is a path.
     pub fn remote(text: &str, digest: Option<FileDigest>) -> Result<Option<Self>, SourceError> {
-        let wrong = |error| {
-            let text = text.chars().take(MAX_SHOWN).collect();
-            SourceError::Location { text, error }
-        };
-        match Location::named(text).map_err(wrong)? {
+        match Location::named(text)? {
             Some(location) => Ok(Some(Self::Remote { location, digest })),
             None if digest.is_some() => Err(SourceError::Digest),
             None => Ok(None),
