@@ -8,6 +8,7 @@ The server is moto's; it checks signatures and rights. Exits 1 where anything di
 """
 
 import json
+import logging
 import os
 import pathlib
 import re
@@ -90,6 +91,7 @@ class Sorsa:
 
 
 def main(binary, base, adapter):
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     endpoint = "http://{}:{}".format(*moto.get_host_and_port())

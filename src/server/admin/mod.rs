@@ -41,10 +41,8 @@ fn source(
     let remote = remote.map_err(|error| ApiError::source(param, &error))?;
     if let Some(source @ Source::Remote { location, .. }) = &remote {
         let mut allowed = state.config.adapter_sources.iter();
-        return match allowed.any(|prefix| prefix.holds(location)) {
-            true => Ok(source.clone()),
-            false => Err(ApiError::not_fetched(param)),
-        };
+        let fine = allowed.any(|prefix| prefix.holds(location));
+        return if fine { Ok(source.clone()) } else { Err(ApiError::not_fetched(param)) };
     }
     let roots = &state.config.adapter_roots;
     Source::beneath(roots, Path::new(path)).map_err(|error| ApiError::outside(param, &error))
