@@ -1,22 +1,26 @@
 //! Time of a decode step of a whole model, without scheduler, sampler and HTTP:
-//! `cargo bench --bench step -- MODEL [ROWS...]`.
+//! `cargo bench --bench step -- MODEL [--rows 1,8,32] [--adapters 0,1,8,32] [--rank 32]`.
 //!
-//! Prints for each number of rows the median of several steps and in brackets the best: of the base
-//! model, and with a different adapter of rank 16 on every linear layer for each row. Beside them
-//! stand the bytes of weights and adapters that a step reads, and how fast that is.
+//! Each row is the next token of another sequence; as many different adapters as asked for, on every
+//! linear layer, are dealt out to the rows. Several rounds take all cases by turns. For each stands
+//! the median of its steps and in brackets the best, what adapters weigh, and by how much the best
+//! step exceeds its bound: the best without adapters plus the adapters' bytes at the speed at which
+//! a loop on as many threads reads memory.
 
 mod support;
 
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
 use candle_core::{DType, Device, Tensor};
+use clap::Parser;
 use sorsa::adapter::delta::{AdapterId, LowRankDelta, LowRankFactors, ModuleSpec};
 use sorsa::adapter::segments::Segments;
+use sorsa::kernels::Kernels;
 use sorsa::kv_cache::BlockId;
 use sorsa::kv_cache::storage::KvCache;
 use sorsa::model::builder::LoadOptions;
@@ -25,44 +29,111 @@ use sorsa::model::contract::{CausalLm, ForwardInput, SequenceSpan};
 use sorsa::model::llama::LlamaForCausalLm;
 use support::{measure, values};
 
-const ROWS: [usize; 4] = [1, 8, 16, 32];
 const CONTEXT: usize = 192;
 const BLOCK_SIZE: usize = 16;
-const RANK: usize = 16;
+/// What is read to find the memory's speed: far more than any cache.
+const READ_BYTES: usize = 1 << 29;
+
+/// Times decode steps.
+#[derive(Debug, Parser)]
+struct Args {
+    /// A model directory.
+    model: PathBuf,
+    /// Sequences of a step.
+    #[arg(long, value_delimiter = ',', default_value = "1,8,16,32")]
+    rows: Vec<usize>,
+    /// Different adapters among them; the rows' number at most.
+    #[arg(long, value_delimiter = ',', default_value = "0,1,8,16,32")]
+    adapters: Vec<usize>,
+    /// The adapters' rank.
+    #[arg(long, default_value_t = 32)]
+    rank: usize,
+    /// How often all cases take turns.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// What cargo adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Rows and adapters, the times of the steps, and the adapters' bytes.
+struct Case {
+    rows: usize,
+    deltas: Vec<Option<Arc<LowRankDelta>>>,
+    distinct: usize,
+    bytes: usize,
+    times: Vec<Duration>,
+}
+
+impl Case {
+    /// The best step, in milliseconds.
+    fn best_ms(&self) -> f64 {
+        self.times[0].as_secs_f64() * 1e3
+    }
+}
 
 fn main() -> anyhow::Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let (path, rows) = args.split_first().context("which model? step MODEL [ROWS...]")?;
-    let chosen: Vec<usize> = rows.iter().map(|rows| rows.parse()).collect::<Result<_, _>>()?;
-    let checkpoint = Checkpoint::open(Path::new(path))?;
+    let args = Args::parse();
+    let checkpoint = Checkpoint::open(&args.model)?;
     let options = LoadOptions::new(DType::BF16, Device::Cpu);
     let model =
         LlamaForCausalLm::load(&checkpoint.config, &checkpoint.weights, options, &mut |_| {})?;
-    let weights: usize = checkpoint.linear_modules().iter().map(bf16_bytes).sum();
-    let config = &checkpoint.config;
-    let weights = weights + 2 * config.vocab_size * config.hidden_size;
-    for rows in ROWS.into_iter().filter(|it| chosen.is_empty() || chosen.contains(it)) {
-        let base = time(&model, &vec![None; rows])?;
-        report(rows, "base", weights, &base)?;
-        let deltas = (0..rows).map(|seed| Ok(Some(Arc::new(delta(&model, seed)?))));
-        let deltas: Vec<_> = deltas.collect::<anyhow::Result<_>>()?;
-        let bytes: usize = deltas.iter().flatten().map(|delta| delta.size_bytes()).sum();
-        report(rows, "adapters", weights + bytes, &time(&model, &deltas)?)?;
+    let most = args.adapters.iter().copied().max().unwrap_or(0);
+    let deltas = (0..most).map(|seed| Ok(Arc::new(delta(&model, args.rank, seed)?)));
+    let deltas: Vec<_> = deltas.collect::<anyhow::Result<_>>()?;
+    let mut cases = cases(&args, &deltas);
+    let mut speed = 0.0_f64;
+    for _ in 0..args.rounds {
+        speed = speed.max(read_speed());
+        for case in &mut cases {
+            case.times.extend(time(&model, &case.deltas)?);
+        }
+    }
+    writeln!(io::stdout(), "memory reads at {speed:.1} GB/s")?;
+    cases.iter_mut().for_each(|case| case.times.sort_unstable());
+    for case in &cases {
+        let base = cases.iter().find(|base| base.rows == case.rows && base.distinct == 0);
+        report(case, base, speed)?;
     }
     Ok(())
 }
 
-fn bf16_bytes(module: &ModuleSpec) -> usize {
-    2 * module.in_features * module.out_features
+fn cases(args: &Args, deltas: &[Arc<LowRankDelta>]) -> Vec<Case> {
+    let case = |rows: usize, distinct: usize| {
+        let own = |row: usize| (distinct > 0).then(|| Arc::clone(&deltas[row * distinct / rows]));
+        let bytes = deltas[..distinct].iter().map(|delta| delta.size_bytes()).sum();
+        Case { rows, deltas: (0..rows).map(own).collect(), distinct, bytes, times: Vec::new() }
+    };
+    let distinct = |rows: usize| args.adapters.iter().copied().filter(move |it| *it <= rows);
+    let of_rows = |rows: &usize| distinct(*rows).map(|it| case(*rows, it)).collect::<Vec<_>>();
+    args.rows.iter().flat_map(of_rows).collect()
+}
+
+/// GB/s at which as many threads as compute read memory together.
+fn read_speed() -> f64 {
+    let threads = Kernels::best().threads();
+    let memory = vec![1_u64; READ_BYTES / size_of::<u64>()];
+    let sum = |part: &[u64]| part.iter().fold(0_u64, |sum, number| sum.wrapping_add(*number));
+    let read = || {
+        thread::scope(|scope| {
+            let parts = memory.chunks(memory.len().div_ceil(threads));
+            let readers: Vec<_> = parts.map(|part| scope.spawn(move || sum(part))).collect();
+            readers.into_iter().map(|reader| reader.join().unwrap_or(0)).sum::<u64>()
+        })
+    };
+    let times = measure(|| {
+        std::hint::black_box(read());
+    });
+    READ_BYTES as f64 / times[0].as_secs_f64() / 1e9
 }
 
 /// An adapter for every module, in the form that the model's batches take.
-fn delta(model: &LlamaForCausalLm, seed: usize) -> anyhow::Result<LowRankDelta> {
+fn delta(model: &LlamaForCausalLm, rank: usize, seed: usize) -> anyhow::Result<LowRankDelta> {
     let factors = |module: &ModuleSpec| {
         let (inner, outer) = (module.in_features, module.out_features);
         let numbers = |len| values(len + seed).split_off(seed);
-        let down = Tensor::from_vec(numbers(RANK * inner), (RANK, inner), &Device::Cpu)?;
-        let up = Tensor::from_vec(numbers(outer * RANK), (outer, RANK), &Device::Cpu)?;
+        let down = Tensor::from_vec(numbers(rank * inner), (rank, inner), &Device::Cpu)?;
+        let up = Tensor::from_vec(numbers(outer * rank), (outer, rank), &Device::Cpu)?;
         Ok(Some(LowRankFactors { down: (down * 0.02)?, up: (up * 0.02)? }))
     };
     let modules = model.modules().iter().map(factors).collect::<anyhow::Result<_>>()?;
@@ -109,17 +180,18 @@ fn time(
     failed.map_or(Ok(times), |error| Err(error.into()))
 }
 
-fn report(rows: usize, what: &str, bytes: usize, times: &[Duration]) -> io::Result<()> {
-    let (median, best) = (times[times.len() / 2].as_secs_f64(), times[0].as_secs_f64());
-    let rate = bytes as f64 / 1e9;
-    writeln!(
-        io::stdout(),
-        "{rows:3} rows, {what:>8}: {:7.2} ({:.2}) ms a step, {:6.0} tokens/s, {:.3} GB at {:.1} ({:.1}) GB/s",
+fn report(case: &Case, base: Option<&Case>, speed: f64) -> io::Result<()> {
+    let Case { rows, distinct, bytes, times, .. } = case;
+    let median = times[times.len() / 2].as_secs_f64();
+    let (best, gigabytes) = (case.best_ms(), *bytes as f64 / 1e9);
+    let rate = *rows as f64 / median;
+    let mut line = format!(
+        "{rows:3} rows, {distinct:2} adapters: {:7.2} ({best:.2}) ms a step, {rate:6.0} tokens/s, {gigabytes:.3} GB",
         median * 1e3,
-        best * 1e3,
-        rows as f64 / median,
-        rate,
-        rate / median,
-        rate / best
-    )
+    );
+    if let Some(base) = base {
+        let bound = base.best_ms() + gigabytes / speed * 1e3;
+        line += &format!(", {:.2} of the bound {bound:.2} ms", best / bound);
+    }
+    writeln!(io::stdout(), "{line}")
 }

@@ -180,7 +180,14 @@ impl LowRankDelta {
     /// # Errors
     /// Where a factor overflows.
     pub fn pack(&self, kernels: Kernels) -> Result<Self> {
-        self.map(|factors| Ok(Factors::Packed(PackedFactors::new(factors, kernels)?)))
+        let mut packed =
+            self.map(|factors| Ok(Factors::Packed(PackedFactors::new(factors, kernels)?)))?;
+        let factors = packed.modules.iter_mut().flatten().filter_map(|factors| match factors {
+            Factors::Packed(factors) => Some([&mut factors.down, &mut factors.up]),
+            Factors::Plain(_) => None,
+        });
+        Panels::gather(factors.flatten());
+        Ok(packed)
     }
 
     fn map(&self, form: impl Fn(&LowRankFactors) -> Result<Factors>) -> Result<Self> {

@@ -12,6 +12,7 @@
 //! `unsafe` is confined to the instruction sets' files below `x86_64`, and to a declaration in
 //! [`heap`]; kernels are written in safe code over `simd::Simd`.
 
+mod addition;
 mod attention;
 mod attention_tile;
 mod direct;
@@ -23,6 +24,7 @@ mod kv_f32;
 mod level;
 mod linear;
 mod low_rank;
+mod output;
 mod packed;
 mod packed_rows;
 mod paged_kv;
@@ -37,6 +39,7 @@ mod quantized_blocks;
 mod quantized_panels;
 mod quantized_product;
 mod quantized_rows;
+mod reading;
 pub mod reference;
 mod rms_norm;
 mod rotary;
@@ -44,6 +47,7 @@ mod rows;
 mod silu;
 mod simd;
 mod softmax;
+mod weight;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -60,8 +64,9 @@ pub use low_rank::LowRankShape;
 pub use paged_kv::{NewKv, PagedKv, PagedKvMut, Pool, PoolMut, SlotMapping};
 pub use panels::Panels;
 pub use pool::start as start_threads;
-pub use project::{Projection, RowsDelta, Weight};
+pub use project::{Projection, RowsDelta};
 pub use quantize::QuantizeError;
 pub use quantized_panels::{Bits, QuantizedPanels};
 pub use rotary::{RotaryTables, Rotation};
 pub use rows::Rows;
+pub use weight::Weight;

@@ -6,87 +6,61 @@
 
 use std::ops::Range;
 
-use super::linear::{Columns, Epilogue};
+use super::linear::Epilogue;
+use super::output::Output;
 use super::packed_rows::{PackedRows, Pairs, Tile};
 use super::panels::{Line, Panels};
-use super::simd::{LANES, Lanes, Simd};
+use super::reading::Reading;
+use super::simd::{LANES, Lanes, Simd, Task};
 
 /// Panels that pass over a tile together.
 const WIDTH: usize = 2;
-/// Panels that pass over a few rows together where they are short: else each sum would wait for
+/// Short panels that pass together over few rows, and over some: else each sum would wait for
 /// itself.
-const SHORT_WIDTH: usize = 8;
-/// The longest panel that is short, and the most rows that are few, where registers allow it.
-const SHORT: (usize, usize) = (32, 3);
+const SHORT_WIDTHS: [usize; 2] = [8, 4];
+/// The most rows that are few, and some, where registers allow it.
+const SHORT_ROWS: [usize; 2] = [3, 6];
+/// The longest panel that is short.
+const SHORT: usize = 32;
 /// At most so many lines of a panel stay near the processor while all tiles pass; a multiple of
 /// [`LANES`].
 const BLOCK: usize = 288;
-/// Where a single tile passes, lines between the one in use and the one asked for.
+/// Where a single tile passes, lines of each panel between the one in use and the one asked for.
 const AHEAD: usize = 32;
+/// The same over all panels, where they are too short for that.
+const SHORT_AHEAD: usize = 96;
 /// Tiles that pass over a panel together.
 const MAX_TILES: usize = 8;
 
-/// Where sums go.
-pub(super) trait Output {
-    /// The columns of row `row`, from the first of [`Output::range`] on.
-    fn row(&mut self, row: usize) -> &mut [f32];
-    /// The columns wanted; the first is a multiple of [`LANES`].
-    fn range(&self) -> Range<usize>;
-}
-
-impl Output for Columns<'_> {
-    #[inline(always)]
-    fn row(&mut self, row: usize) -> &mut [f32] {
-        self.rows[row]
-    }
-
-    fn range(&self) -> Range<usize> {
-        self.range.clone()
-    }
-}
-
-/// Rows of all columns, one behind the other.
-pub(super) struct Dense<'o> {
-    pub values: &'o mut [f32],
-    pub width: usize,
-}
-
-impl Output for Dense<'_> {
-    #[inline(always)]
-    fn row(&mut self, row: usize) -> &mut [f32] {
-        &mut self.values[row * self.width..(row + 1) * self.width]
-    }
-
-    fn range(&self) -> Range<usize> {
-        0..self.width
-    }
-}
-
 /// Some columns of a product.
-pub(super) struct PanelProduct<'a, O> {
+pub(super) struct PanelProduct<'a, 'o> {
     pub x: &'a PackedRows,
     pub panels: &'a Panels,
     pub epilogue: Epilogue<'a>,
     /// The row of the output that the first row of `x` goes to.
     pub first_row: usize,
-    pub out: O,
+    /// What is read, and what after it.
+    pub reading: Reading,
+    pub out: &'a mut Output<'o>,
 }
 
-impl<O: Output> PanelProduct<'_, &mut O> {
+impl Task for PanelProduct<'_, '_> {
+    type Output = ();
+
     #[inline(always)]
-    pub(super) fn run<S: Simd>(mut self, simd: S) {
+    fn run<S: Simd>(mut self, simd: S) {
         debug_assert!(self.x.width() == self.panels.panel_len());
         let mut partial = Vec::new();
+        let short = S::REGISTERS >= 32 && self.panels.panel_len() <= SHORT;
         for tiles in self.x.tiles().chunks(MAX_TILES) {
+            let rows = tiles.iter().map(|tile| tile.rows).max().unwrap_or(0);
             let mut column = self.out.range().start;
-            let end = self.out.range().end;
-            let short = S::REGISTERS >= 32
-                && self.panels.panel_len() <= SHORT.0
-                && tiles.iter().all(|tile| tile.rows <= SHORT.1);
-            while short && column + (SHORT_WIDTH - 1) * LANES < end {
-                self.short_group(simd, tiles, column);
-                column += SHORT_WIDTH * LANES;
+            if short && rows <= SHORT_ROWS[0] {
+                column = self.short_groups::<S, { SHORT_WIDTHS[0] }>(simd, tiles, column);
+            } else if short && rows <= SHORT_ROWS[1] {
+                column = self.short_groups::<S, { SHORT_WIDTHS[1] }>(simd, tiles, column);
             }
+            let end = self.out.range().end;
             while column + LANES < end {
                 self.group::<S, WIDTH>(simd, tiles, column, &mut partial);
                 column += WIDTH * LANES;
@@ -96,25 +70,50 @@ impl<O: Output> PanelProduct<'_, &mut O> {
             }
         }
     }
+}
 
-    /// [`SHORT_WIDTH`] short panels from `column` on, for tiles of few rows.
+impl PanelProduct<'_, '_> {
+    /// As many groups of `C` short panels from `column` on as there are, for tiles of few rows.
+    /// Gives the column behind them.
     #[inline(always)]
-    fn short_group<S: Simd>(&mut self, simd: S, tiles: &[Tile], column: usize) {
-        let pass = Pass {
-            panels: panels_from(self.panels, column),
-            lines: 0..self.panels.panel_len(),
-            column,
-            length: self.panels.panel_len(),
-            turn: (0, 1),
-        };
-        for &tile in tiles {
-            let pass = pass.clone();
-            match tile.rows {
-                3 => self.tile::<S, 3, SHORT_WIDTH>(simd, tile, pass, &mut []),
-                2 => self.tile::<S, 2, SHORT_WIDTH>(simd, tile, pass, &mut []),
-                _ => self.tile::<S, 1, SHORT_WIDTH>(simd, tile, pass, &mut []),
+    fn short_groups<S: Simd, const C: usize>(
+        &mut self,
+        simd: S,
+        tiles: &[Tile],
+        mut column: usize,
+    ) -> usize {
+        let length = self.panels.panel_len();
+        while column + (C - 1) * LANES < self.out.range().end {
+            let pass = Pass {
+                panels: panels_from::<C>(self.panels, column),
+                lines: 0..length,
+                column,
+                length,
+                turn: (0, 1),
+                behind: self.behind(column),
+            };
+            for &tile in tiles {
+                let pass = pass.clone();
+                match tile.rows {
+                    6 if C == SHORT_WIDTHS[1] => self.tile::<S, 6, C>(simd, tile, pass, &mut []),
+                    4 if C == SHORT_WIDTHS[1] => self.tile::<S, 4, C>(simd, tile, pass, &mut []),
+                    3 => self.tile::<S, 3, C>(simd, tile, pass, &mut []),
+                    2 => self.tile::<S, 2, C>(simd, tile, pass, &mut []),
+                    _ => self.tile::<S, 1, C>(simd, tile, pass, &mut []),
+                }
             }
+            column += C * LANES;
         }
+        column
+    }
+
+    /// Where what is to be asked for next begins, for each of the `C` panels from `column` on.
+    #[inline(always)]
+    fn behind<const C: usize>(&self, column: usize) -> [*const u8; C] {
+        let length = self.panels.panel_len();
+        let groups =
+            if length > AHEAD { 1 } else { SHORT_AHEAD.div_ceil(C * length.max(1)).max(1) };
+        self.reading.panels(column / LANES + groups * C)
     }
 
     /// `C` panels from `column` on, for all tiles.
@@ -126,7 +125,7 @@ impl<O: Output> PanelProduct<'_, &mut O> {
         column: usize,
         partial: &mut Vec<Lanes>,
     ) {
-        let panels = panels_from::<C>(self.panels, column);
+        let (panels, behind) = (panels_from::<C>(self.panels, column), self.behind(column));
         let length = self.panels.panel_len();
         let block = if tiles.len() == 1 { length } else { block_len(length) };
         let sums: usize = tiles.iter().map(|tile| tile.rows * C).sum();
@@ -137,7 +136,7 @@ impl<O: Output> PanelProduct<'_, &mut O> {
             let mut place = 0;
             for (index, &tile) in tiles.iter().enumerate() {
                 let (lines, turn) = (lines.clone(), (index, tiles.len()));
-                let pass = Pass { panels, lines, column, length, turn };
+                let pass = Pass { panels, lines, column, length, turn, behind };
                 let sums = tile.rows * C;
                 let partial = partial.get_mut(place..place + sums).unwrap_or_default();
                 self.tile_of(simd, tile, pass, partial);
@@ -244,6 +243,8 @@ struct Pass<'a, const C: usize> {
     length: usize,
     /// Which pass over these lines it is, and of how many.
     turn: (usize, usize),
+    /// For each panel, what is read after all of these.
+    behind: [*const u8; C],
 }
 
 /// The memory that is asked for during a pass.
@@ -253,8 +254,8 @@ struct Ahead<const C: usize> {
     from: [*const u8; C],
     /// Bytes from there on for each line.
     stride: usize,
-    /// From this chunk of lines on, so many more bytes.
-    jump: (usize, usize),
+    /// What is asked for from this chunk of lines on.
+    jump: (usize, [*const u8; C]),
 }
 
 impl<const C: usize> Pass<'_, C> {
@@ -264,21 +265,23 @@ impl<const C: usize> Pass<'_, C> {
     #[inline(always)]
     fn ahead(&self) -> Ahead<C> {
         let Range { start, end } = self.lines;
-        let own = |panel: &[Line], line: usize| panel.as_ptr().wrapping_add(line).cast::<u8>();
-        let behind = C * self.length;
+        let own =
+            |line: usize| self.panels.map(|panel| panel.as_ptr().wrapping_add(line).cast::<u8>());
         let (turn, turns) = self.turn;
         if turns == 1 {
-            // Towards the end of the panels, the next group's lines come behind all of these.
-            let jump = (C - 1) * self.length * size_of::<Line>();
             let near = (end - start).saturating_sub(AHEAD).div_ceil(LANES);
-            let from = self.panels.map(|panel| own(panel, start + AHEAD));
-            return Ahead { from, stride: size_of::<Line>(), jump: (near, jump) };
+            let (from, jump) = (own(start + AHEAD), (near, self.behind));
+            return Ahead { from, stride: size_of::<Line>(), jump };
         }
-        let (next, lines) =
-            if end < self.length { (end, self.length - end) } else { (behind, self.length) };
+        let (next, lines) = if end < self.length {
+            (own(end), self.length - end)
+        } else {
+            (self.behind, self.length)
+        };
         let share = (lines.min(end - start) * size_of::<Line>()).div_ceil(turns);
-        let from = self.panels.map(|panel| own(panel, next).wrapping_add(turn * share));
-        Ahead { from, stride: share.div_ceil((end - start).max(1)), jump: (usize::MAX, 0) }
+        let from = next.map(|address| address.wrapping_add(turn * share));
+        let stride = share.div_ceil((end - start).max(1));
+        Ahead { from, stride, jump: (usize::MAX, self.behind) }
     }
 }
 
@@ -298,7 +301,7 @@ fn add_products<S: Simd, const R: usize, const C: usize>(
     let mut ask = ahead.from;
     for (chunk, x) in x.iter().enumerate() {
         if chunk == ahead.jump.0 {
-            ask = ask.map(|address| address.wrapping_add(ahead.jump.1));
+            ask = ahead.jump.1;
         }
         let first = chunk * LANES;
         let lines = panels.map(|panel| &panel[first..length.min(first + LANES)]);

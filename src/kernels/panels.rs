@@ -9,9 +9,10 @@ use std::fmt;
 
 use half::bf16;
 
-use super::huge_pages::Buffer;
+use super::huge_pages::{self, Buffer, Gathered};
 use super::level::Kernels;
-use super::simd::{LANES, Simd};
+use super::reading::Places;
+use super::simd::LANES;
 
 /// About as much of a weight as is written at once: it stays in the second-level cache from its
 /// reading to its writing.
@@ -94,6 +95,13 @@ impl Panels {
         }
     }
 
+    /// Moves weights that are read one after the other into one piece of memory, in this order. They
+    /// can no longer be written.
+    pub fn gather<'p>(weights: impl IntoIterator<Item = &'p mut Self>) {
+        let buffers = weights.into_iter().map(|panels| &mut panels.lines as &mut dyn Gathered);
+        huge_pages::gather(buffers.collect());
+    }
+
     /// Columns of the weight.
     #[must_use]
     pub fn in_features(&self) -> usize {
@@ -140,12 +148,9 @@ impl Panels {
         self.in_features.div_ceil(2)
     }
 
-    /// Asks for the first `count` lines.
-    #[inline(always)]
-    pub(super) fn prefetch<S: Simd>(&self, simd: S, count: usize) {
-        for line in self.lines.as_slice().iter().take(count) {
-            simd.prefetch(line);
-        }
+    /// Where the panels lie.
+    pub(super) fn places(&self) -> Places {
+        Places::new(self.lines.as_slice(), self.panel_len())
     }
 
     /// The lines of outputs `LANES * index ..`.

@@ -2,20 +2,20 @@
 //! rows: `out = x Wᵀ + b`, and `+ (x downᵀ) upᵀ` for the rows that an adapter serves.
 //!
 //! Activations are rounded once, to bfloat16 or for a quantised weight to 8 bits, sums are float32,
-//! and so is what lies between an adapter's two factors until it is rounded in turn. Each output depends on its own row alone.
-//! The float32 path, whose activations are never rounded, is [`super::linear`]'s.
+//! and so is what lies between an adapter's two factors until it is rounded in turn. Each output
+//! depends on its own row alone. The float32 path, whose activations are never rounded, is
+//! [`super::linear`]'s.
+//!
+//! Two jobs do it: the first has the weights and all first factors, which wait for nothing but the
+//! input, the second what the other factors add.
 
 use std::ops::Range;
 
+use super::addition::Addition;
 use super::level::Kernels;
 use super::linear::{Columns, Epilogue, split_columns};
-use super::packed_rows::{Pack, PackedRows};
-use super::panel_product::{Dense, PanelProduct};
-use super::panels::Panels;
-use super::quantized_panels::{QuantizedPanels, with_blocks};
-use super::quantized_product::QuantizedProduct;
-use super::quantized_rows::{Quantize, QuantizedRows};
-use super::simd::{Simd, Task};
+use super::output::Output;
+use super::weight::{Forms, Rows, Weight, WeightProduct};
 
 /// Bytes of packed activations that pass over a panel together: they stay in the second-level cache.
 const BLOCK_BYTES: usize = 3 << 17;
@@ -23,10 +23,8 @@ const BLOCK_BYTES: usize = 3 << 17;
 const TILE: usize = 12;
 /// Fewer rows are not divided between threads for packing.
 const MIN_BLOCK_ROWS: usize = 8 * TILE;
-/// Lines of an adapter's second factor that are asked for before the first is computed.
-const PREFETCHED: usize = 48;
-/// Rows of one adapter that are computed together.
-const CHUNK_ROWS: usize = 4 * TILE;
+/// Pieces of the second job that a thread has, where there are enough adapters or columns.
+const PIECES: usize = 8;
 
 /// An adapter's factors for some rows.
 #[derive(Debug, Clone)]
@@ -34,34 +32,9 @@ pub struct RowsDelta<'a> {
     /// The rows, half open.
     pub rows: Range<usize>,
     /// `rank x in_features`.
-    pub down: &'a Panels,
+    pub down: Weight<'a>,
     /// `out_features x rank`.
-    pub up: &'a Panels,
-}
-
-/// A layer's own weight, `out_features x in_features`.
-#[derive(Debug, Clone, Copy)]
-pub enum Weight<'a> {
-    /// In bfloat16.
-    Bf16(&'a Panels),
-    /// In 8 or 4 bits.
-    Quantized(&'a QuantizedPanels),
-}
-
-impl Weight<'_> {
-    fn in_features(self) -> usize {
-        match self {
-            Self::Bf16(panels) => panels.in_features(),
-            Self::Quantized(panels) => panels.in_features(),
-        }
-    }
-
-    fn out_features(self) -> usize {
-        match self {
-            Self::Bf16(panels) => panels.out_features(),
-            Self::Quantized(panels) => panels.out_features(),
-        }
-    }
+    pub up: Weight<'a>,
 }
 
 /// One layer of those that share their input.
@@ -89,173 +62,129 @@ impl Kernels {
         for projection in &projections {
             projection.check(x.len(), rows, in_features);
         }
-        self.add_weights(x, in_features, &mut projections);
-        self.add_deltas(x, in_features, projections);
+        let mut additions = Addition::all(&projections);
+        self.add_weights(x, in_features, &mut projections, &mut additions);
+        self.add_deltas(projections, &additions);
     }
 
-    /// The part of every row that the weights give.
-    fn add_weights(self, x: &[f32], in_features: usize, projections: &mut [Projection<'_, '_>]) {
-        let blocks = Blocks::new(self, x, in_features, projections);
+    /// The part of every row that the weights give, and the first half of what adapters add.
+    fn add_weights<'a>(
+        self,
+        x: &[f32],
+        in_features: usize,
+        projections: &mut [Projection<'a, '_>],
+        additions: &mut [Addition<'a>],
+    ) {
+        let blocks = self.pack_blocks(x, in_features, projections);
         let outputs: usize = projections.iter().map(|it| it.weight.out_features()).sum();
         let work = x.len() * outputs;
         let parts = self.parts(work);
-        let mut items = Vec::with_capacity(parts + projections.len());
+        let mut weights = Vec::with_capacity(parts + projections.len());
         for Projection { weight, bias, out, accumulate, .. } in projections {
             let width = weight.out_features();
             let own = (parts * width).div_ceil(outputs.max(1));
             let epilogue = if *accumulate { Epilogue::Accumulate } else { Epilogue::Store(*bias) };
             for columns in split_columns(out, width, own) {
-                items.push((*weight, epilogue, columns));
+                weights.push(Part::Weight(*weight, epilogue, columns));
             }
         }
-        self.for_each(work, items, |(weight, epilogue, mut columns)| {
-            blocks.multiply(self, weight, epilogue, &mut columns);
+        let work = work + additions.iter().map(|it| it.work()[0]).sum::<usize>();
+        let shrunk = additions.chunk_by_mut(|a, b| a.rows == b.rows).map(Part::Shrink).collect();
+        self.for_each(work, interleave(weights, shrunk), |part| match part {
+            Part::Weight(weight, epilogue, columns) => {
+                let out = &mut Output::Part(columns);
+                let mut product = WeightProduct { weight, epilogue, next: None, out };
+                for (first_row, x) in &blocks {
+                    product.run(self, x, *first_row);
+                }
+            }
+            Part::Shrink(own) => {
+                let rows = own.first().map_or(0..0, |addition| addition.rows.clone());
+                let x = &x[rows.start * in_features..rows.end * in_features];
+                Addition::shrink(self, x, own);
+            }
         });
     }
 
-    /// What adapters add to their own rows.
-    fn add_deltas(self, x: &[f32], in_features: usize, projections: Vec<Projection<'_, '_>>) {
-        let mut items = Vec::new();
-        let mut work = 0;
-        for Projection { weight, deltas, out, .. } in projections {
-            let mut row = 0;
-            let mut behind = out;
-            for RowsDelta { rows, down, up } in deltas {
-                let width = weight.out_features();
-                let (own, rest) =
-                    behind[(rows.start - row) * width..].split_at_mut(rows.len() * width);
-                let x = &x[rows.start * in_features..rows.end * in_features];
-                work += (x.len() + own.len()) * down.out_features();
-                let xs = x.chunks((CHUNK_ROWS * in_features).max(1));
-                let outs = own.chunks_mut((CHUNK_ROWS * width).max(1));
-                items.extend(xs.zip(outs).map(|(x, out)| Adapted { x, down, up, out }));
-                (row, behind) = (rows.end, rest);
+    /// The second half of what adapters add to their own rows.
+    fn add_deltas(self, projections: Vec<Projection<'_, '_>>, additions: &[Addition<'_>]) {
+        let work = additions.iter().map(|it| it.work()[1]).sum();
+        // Where there are few adapters, their columns are divided.
+        let parts = self.parts(work).div_ceil(additions.len().max(1));
+        let mut outs: Vec<Option<&mut [f32]>> = additions.iter().map(|_| None).collect();
+        let mut widths = Vec::with_capacity(projections.len());
+        for (index, Projection { weight, out, .. }) in projections.into_iter().enumerate() {
+            let width = weight.out_features();
+            widths.push(width);
+            let (mut row, mut behind) = (0, out);
+            for (Addition { rows, projection, .. }, own) in additions.iter().zip(&mut outs) {
+                if *projection == index {
+                    let (_, from) = behind.split_at_mut((rows.start - row) * width);
+                    let (out, rest) = from.split_at_mut(rows.len() * width);
+                    *own = Some(out);
+                    (row, behind) = (rows.end, rest);
+                }
             }
         }
-        self.for_each(work, items, |item| self.run(item));
+        let mut pieces = Vec::with_capacity(additions.len() * parts);
+        for (addition, values) in additions.iter().zip(outs) {
+            let (values, width) = (values.unwrap_or_default(), widths[addition.projection]);
+            if parts == 1 {
+                pieces.push((addition, Output::Whole { values, width }));
+            } else {
+                let columns = split_columns(values, width, parts).into_iter();
+                pieces.extend(columns.map(|columns| (addition, Output::Part(columns))));
+            }
+        }
+        let several = pieces.len().div_ceil(PIECES * self.threads()).max(1);
+        self.for_each(work, pieces.chunks_mut(several).collect(), |pieces| {
+            for (addition, out) in pieces {
+                let next = addition.next_up.filter(|_| parts == 1);
+                addition.expand(self, next, out);
+            }
+        });
     }
 
-    /// Packs all rows in blocks, each with its first row; `row_bytes` of a packed row.
-    fn pack_blocks<P: Default + Send>(
+    /// All rows in blocks, in the forms that the weights take, each block with its first row.
+    fn pack_blocks(
         self,
         x: &[f32],
         width: usize,
-        row_bytes: usize,
-        pack: impl Fn(&[f32]) -> P + Sync + Send,
-    ) -> Vec<(usize, P)> {
+        projections: &[Projection<'_, '_>],
+    ) -> Vec<(usize, Rows)> {
+        let forms = Forms::of(projections.iter().map(|projection| projection.weight));
         let rows = x.len().checked_div(width).unwrap_or(0);
         // Every thread packs some, as long as their blocks are not too small to be worth a pass.
         let fair = rows.div_ceil(self.threads()).next_multiple_of(TILE).max(MIN_BLOCK_ROWS);
-        let block_rows = (BLOCK_BYTES / row_bytes.max(1)).max(TILE) / TILE * TILE;
+        let block_rows = (BLOCK_BYTES / forms.row_bytes(width).max(1)).max(TILE) / TILE * TILE;
         let block_rows = block_rows.min(fair);
         let blocks = x.chunks((block_rows * width).max(1)).enumerate();
-        let mut packed: Vec<(usize, P)> =
-            blocks.clone().map(|(index, _)| (index * block_rows, P::default())).collect();
+        let mut packed: Vec<(usize, Rows)> =
+            blocks.clone().map(|(index, _)| (index * block_rows, Rows::default())).collect();
         // Rounding and moving an element costs about what a product of one does.
         let items = blocks.zip(&mut packed).collect();
-        self.for_each(x.len(), items, |((_, x), (_, packed))| *packed = pack(x));
+        self.for_each(x.len(), items, |((_, x), (_, packed))| {
+            *packed = forms.take(self, x, width);
+        });
         packed
     }
 }
 
-/// The rows in the forms that the weights take, each block with its first row.
-struct Blocks {
-    packed: Vec<(usize, PackedRows)>,
-    quantized: Vec<(usize, QuantizedRows)>,
+/// A part of the first job.
+enum Part<'p, 'a, 'o> {
+    /// Some columns of all rows by a weight.
+    Weight(Weight<'a>, Epilogue<'a>, Columns<'o>),
+    /// The first half of what is added to some rows.
+    Shrink(&'p mut [Addition<'a>]),
 }
 
-impl Blocks {
-    fn new(kernels: Kernels, x: &[f32], width: usize, projections: &[Projection<'_, '_>]) -> Self {
-        let (mut packed, mut quantized) = (Vec::new(), Vec::new());
-        if projections.iter().any(|it| matches!(it.weight, Weight::Bf16(_))) {
-            packed = kernels.pack_blocks(x, width, 2 * width, |x| kernels.run(Pack { x, width }));
-        }
-        let groups = projections.iter().filter_map(|projection| match projection.weight {
-            Weight::Bf16(_) => None,
-            Weight::Quantized(panels) => Some(panels.groups()),
-        });
-        if let Some(groups) = groups.max() {
-            quantized = kernels
-                .pack_blocks(x, width, width, |x| kernels.run(Quantize { x, width, groups }));
-        }
-        Self { packed, quantized }
-    }
-
-    /// All rows by some columns of a weight.
-    fn multiply(
-        &self,
-        kernels: Kernels,
-        weight: Weight<'_>,
-        epilogue: Epilogue<'_>,
-        out: &mut Columns<'_>,
-    ) {
-        match weight {
-            Weight::Bf16(panels) => {
-                kernels.run(Weighted { blocks: &self.packed, panels, epilogue, out });
-            }
-            Weight::Quantized(panels) => {
-                let groups = panels.groups();
-                for (first_row, x) in &self.quantized {
-                    let (first_row, out) = (*first_row, &mut *out);
-                    with_blocks!(&panels.blocks, blocks => kernels.run(QuantizedProduct {
-                        x, blocks, groups, epilogue, first_row, out
-                    }));
-                }
-            }
-        }
-    }
-}
-
-/// Some columns of all rows by a weight in bfloat16.
-struct Weighted<'a, 'o> {
-    blocks: &'a [(usize, PackedRows)],
-    panels: &'a Panels,
-    epilogue: Epilogue<'a>,
-    out: &'a mut Columns<'o>,
-}
-
-impl Task for Weighted<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let (panels, epilogue) = (self.panels, self.epilogue);
-        for (first_row, x) in self.blocks {
-            let (first_row, out) = (*first_row, &mut *self.out);
-            PanelProduct { x, panels, epilogue, first_row, out }.run(simd);
-        }
-    }
-}
-
-/// What an adapter adds to some of its rows.
-struct Adapted<'a, 'o> {
-    x: &'a [f32],
-    down: &'a Panels,
-    up: &'a Panels,
-    out: &'o mut [f32],
-}
-
-impl Task for Adapted<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let (width, rank) = (self.down.in_features(), self.down.out_features());
-        if width == 0 || rank == 0 {
-            return;
-        }
-        // The second factor lies elsewhere: the memory answers while the first is computed.
-        self.up.prefetch(simd, PREFETCHED);
-        let x = Pack { x: self.x, width }.run(simd);
-        let mut inner = vec![0.0; self.x.len() / width * rank];
-        let out = &mut Dense { values: &mut inner, width: rank };
-        let epilogue = Epilogue::Store(None);
-        PanelProduct { x: &x, panels: self.down, epilogue, first_row: 0, out }.run(simd);
-        let x = Pack { x: &inner, width: rank }.run(simd);
-        let out = &mut Dense { values: self.out, width: self.up.out_features() };
-        let epilogue = Epilogue::Accumulate;
-        PanelProduct { x: &x, panels: self.up, epilogue, first_row: 0, out }.run(simd);
-    }
+/// Both in their order, spread evenly: while one thread waits for an adapter's memory, another
+/// computes with a weight that its cache holds.
+fn interleave<T>(a: Vec<T>, b: Vec<T>) -> Vec<T> {
+    let (len, total) = (a.len(), a.len() + b.len());
+    let (mut a, mut b) = (a.into_iter(), b.into_iter());
+    let from_a = |i: usize| (i + 1) * len / total > i * len / total;
+    (0..total).filter_map(|i| if from_a(i) { a.next() } else { b.next() }).collect()
 }
 
 impl Projection<'_, '_> {
@@ -286,8 +215,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kernels::Level;
     use crate::kernels::reference;
+    use crate::kernels::{Level, Panels};
 
     /// A weight in both forms.
     struct Weight {
@@ -377,8 +306,8 @@ mod tests {
                 let deltas = deltas.iter().zip(factors);
                 let deltas = deltas.map(|((rows, _, _), (down, up))| RowsDelta {
                     rows: rows.clone(),
-                    down,
-                    up,
+                    down: super::Weight::Bf16(down),
+                    up: super::Weight::Bf16(up),
                 });
                 let accumulate = onto.is_some();
                 Projection {
@@ -442,6 +371,7 @@ mod tests {
             (30, 900, &[17, 48]),
             (130, 5, &[3, 100]),
             (101, 2048, &[35]),
+            (70, 40, &[1500, 600]),
             (0, 8, &[4]),
         ] {
             let case =

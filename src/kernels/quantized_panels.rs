@@ -11,6 +11,7 @@ use super::huge_pages::Buffer;
 use super::level::Kernels;
 use super::quantize::{self, QuantizeError};
 use super::quantized_blocks::{Block, GROUP, Group, Q4, Q4K, Q8, SHIFT};
+use super::reading::Places;
 use super::simd::LANES;
 
 /// How many bits a weight's values get.
@@ -163,6 +164,12 @@ impl QuantizedPanels {
             Blocks::Q4(_) => panel_len::<Q4>(self.in_features) * Q4::GROUPS,
             Blocks::Q4K(_) => panel_len::<Q4K>(self.in_features) * Q4K::GROUPS,
         }
+    }
+
+    /// Where the panels lie.
+    pub(super) fn places(&self) -> Places {
+        let panels = self.out_features.div_ceil(LANES).max(1);
+        with_blocks!(&self.blocks, blocks => Places::new(blocks, blocks.len() / panels))
     }
 
     /// Writes row `output` of the weight to `row`.

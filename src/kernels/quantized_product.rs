@@ -6,16 +6,20 @@
 // Loops over indices are what the compiler keeps in registers.
 #![allow(clippy::needless_range_loop)]
 
-use super::linear::{Columns, Epilogue};
+use super::linear::Epilogue;
+use super::output::Output;
 use super::packed_rows::Tile;
 use super::quantized_blocks::{Block, LINES};
 use super::quantized_rows::{GroupOf, QuantizedRows};
+use super::reading::Reading;
 use super::simd::{LANES, Simd, Task};
 
 /// Panels that pass over a tile together.
 const WIDTH: usize = 2;
-/// Bytes between the line in use and the one asked for.
+/// Bytes of each panel between the line in use and the one asked for.
 const AHEAD: usize = 2048;
+/// The same over all panels, where they are too short for that.
+const SHORT_AHEAD: usize = 6144;
 
 /// Columns `out` of a product; they start at a multiple of [`LANES`].
 pub(super) struct QuantizedProduct<'a, 'o, B> {
@@ -27,7 +31,9 @@ pub(super) struct QuantizedProduct<'a, 'o, B> {
     pub epilogue: Epilogue<'a>,
     /// The row of the output that the first row of `x` goes to.
     pub first_row: usize,
-    pub out: &'a mut Columns<'o>,
+    /// What is read, and what after it.
+    pub reading: Reading,
+    pub out: &'a mut Output<'o>,
 }
 
 impl<B: Block> Task for QuantizedProduct<'_, '_, B> {
@@ -36,7 +42,7 @@ impl<B: Block> Task for QuantizedProduct<'_, '_, B> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         debug_assert!(self.groups <= self.x.groups());
-        let range = self.out.range.clone();
+        let range = self.out.range();
         let mut column = range.start;
         while column + LANES < range.end {
             self.group::<S, WIDTH>(simd, column);
@@ -83,39 +89,63 @@ impl<B: Block> QuantizedProduct<'_, '_, B> {
         for (c, panel) in panels.iter_mut().enumerate() {
             *panel = &self.blocks[(column / LANES + c) * length..][..length];
         }
+        let behind = self.behind::<C>(column, length);
         let mut acc = [[simd.splat(0.0); C]; R];
         let mut groups = self.x.tile::<R>(row);
         for index in 0..length {
             let mut blocks = [&panels[0][index]; C];
-            for c in 1..C {
+            let mut ask = behind.start;
+            for c in 0..C {
                 blocks[c] = &panels[c][index];
+                ask[c] = if index < behind.from {
+                    std::ptr::from_ref(blocks[c]).cast::<u8>().wrapping_add(AHEAD)
+                } else {
+                    ask[c].wrapping_add((index - behind.from) * size_of::<B>())
+                };
             }
-            // Towards the end of the panels, the next ones come behind all of these.
-            let near = (length - index) * size_of::<B>() > AHEAD;
-            let jump = if near { 0 } else { (C - 1) * length * size_of::<B>() };
             for group in 0..B::GROUPS {
                 let Some(x) = groups.next() else { return };
-                let place = Place { group, ahead: AHEAD + jump };
-                add_group(simd, blocks, place, x, &mut acc);
+                add_group(simd, blocks, Place { group, ask }, x, &mut acc);
             }
         }
         let row = self.first_row + row;
-        let first = column - self.out.range.start;
-        for (r, out) in self.out.rows[row..row + R].iter_mut().enumerate() {
-            let mut outs = out[first..].chunks_mut(LANES);
-            for (c, sums) in acc[r].iter().enumerate() {
+        let first = column - self.out.range().start;
+        for (r, sums) in acc.iter().enumerate() {
+            let mut outs = self.out.row(row + r)[first..].chunks_mut(LANES);
+            for (c, sums) in sums.iter().enumerate() {
                 let Some(out) = outs.next() else { return };
                 self.epilogue.write(simd, column + c * LANES, *sums, out);
             }
         }
     }
+
+    /// What to ask for when the panels from `column` on, of `length` blocks, come to their end.
+    #[inline(always)]
+    fn behind<const C: usize>(&self, column: usize, length: usize) -> Behind<C> {
+        let bytes = length * size_of::<B>();
+        let (from, groups) = if bytes > AHEAD {
+            (length - AHEAD / size_of::<B>(), 1)
+        } else {
+            (0, SHORT_AHEAD.div_ceil(C * bytes.max(1)))
+        };
+        Behind { from, start: self.reading.panels(column / LANES + groups * C) }
+    }
 }
 
-/// A group of a block, and how many bytes ahead of it to ask for memory.
+/// What is read after `C` panels.
 #[derive(Clone, Copy)]
-struct Place {
+struct Behind<const C: usize> {
+    /// Asked for from this block on.
+    from: usize,
+    /// Where it begins, for each panel.
+    start: [*const u8; C],
+}
+
+/// A group of a block, and what to ask for while it is in use: the place of the block's beginning.
+#[derive(Clone, Copy)]
+struct Place<const C: usize> {
     group: usize,
-    ahead: usize,
+    ask: [*const u8; C],
 }
 
 /// Adds the products of a group of `R` rows with that of `C` panels.
@@ -123,14 +153,14 @@ struct Place {
 fn add_group<S: Simd, B: Block, const R: usize, const C: usize>(
     simd: S,
     blocks: [&B; C],
-    place: Place,
+    place: Place<C>,
     x: GroupOf<'_, R>,
     acc: &mut [[S::Vector; C]; R],
 ) {
-    let Place { group, ahead } = place;
+    let Place { group, ask } = place;
     let part = size_of::<B>() / B::GROUPS;
-    for block in blocks {
-        let start = std::ptr::from_ref(block).cast::<u8>().wrapping_add(group * part + ahead);
+    for start in ask {
+        let start = start.wrapping_add(group * part);
         for line in 0..part.div_ceil(64) {
             simd.prefetch(start.wrapping_add(64 * line));
         }

@@ -157,7 +157,7 @@ fn adapters_and_bfloat16_layers_go_beside_quantised_ones() {
         kernels.project(&x, width, vec![projection]);
         out
     };
-    let delta = RowsDelta { rows: 2..9, down: &down, up: &up };
+    let delta = RowsDelta { rows: 2..9, down: Weight::Bf16(&down), up: Weight::Bf16(&up) };
     let weight = Weight::Quantized(quantized);
     let base = run(weight, 48, Vec::new(), 0.0);
     let with = run(weight, 48, vec![delta.clone()], 0.0);

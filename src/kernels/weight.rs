@@ -1,0 +1,114 @@
+//! A weight of either kind, and rows of activations in the forms that weights take them in.
+
+use super::level::Kernels;
+use super::linear::Epilogue;
+use super::output::Output;
+use super::packed_rows::{Pack, PackedRows};
+use super::panel_product::PanelProduct;
+use super::panels::Panels;
+use super::quantized_panels::{QuantizedPanels, with_blocks};
+use super::quantized_product::QuantizedProduct;
+use super::quantized_rows::{Quantize, QuantizedRows};
+use super::reading::{Places, Reading};
+use super::simd::LANES;
+
+/// A weight, `out_features x in_features`.
+#[derive(Debug, Clone, Copy)]
+pub enum Weight<'a> {
+    /// In bfloat16.
+    Bf16(&'a Panels),
+    /// In 8 or 4 bits.
+    Quantized(&'a QuantizedPanels),
+}
+
+impl Weight<'_> {
+    pub(super) fn in_features(self) -> usize {
+        match self {
+            Self::Bf16(panels) => panels.in_features(),
+            Self::Quantized(panels) => panels.in_features(),
+        }
+    }
+
+    pub(super) fn out_features(self) -> usize {
+        match self {
+            Self::Bf16(panels) => panels.out_features(),
+            Self::Quantized(panels) => panels.out_features(),
+        }
+    }
+
+    fn places(self) -> Places {
+        match self {
+            Self::Bf16(panels) => panels.places(),
+            Self::Quantized(panels) => panels.places(),
+        }
+    }
+}
+
+/// The product of rows with some columns of a weight.
+pub(super) struct WeightProduct<'a, 'o> {
+    pub weight: Weight<'a>,
+    pub epilogue: Epilogue<'a>,
+    /// The weight that is likely read next.
+    pub next: Option<Weight<'a>>,
+    pub out: &'a mut Output<'o>,
+}
+
+impl WeightProduct<'_, '_> {
+    /// Computes it for rows of which the first goes to row `first_row` of the output.
+    pub(super) fn run(&mut self, kernels: Kernels, x: &Rows, first_row: usize) {
+        let epilogue = self.epilogue;
+        let end = self.out.range().end.div_ceil(LANES);
+        let reading = Reading::new(self.weight.places(), end, self.next.map(Weight::places));
+        let out = &mut *self.out;
+        match self.weight {
+            Weight::Bf16(panels) => {
+                let x = &x.packed;
+                kernels.run(PanelProduct { x, panels, epilogue, first_row, reading, out });
+            }
+            Weight::Quantized(panels) => {
+                let (x, groups) = (&x.quantized, panels.groups());
+                with_blocks!(&panels.blocks, blocks => kernels.run(QuantizedProduct {
+                    x, blocks, groups, epilogue, first_row, reading, out
+                }));
+            }
+        }
+    }
+}
+
+/// Some rows, each form empty unless a weight takes it.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    packed: PackedRows,
+    quantized: QuantizedRows,
+}
+
+/// The forms that some weights of one input take rows in.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Forms {
+    packed: bool,
+    /// Groups of a row in 8 bits.
+    groups: Option<usize>,
+}
+
+impl Forms {
+    pub(super) fn of<'a>(weights: impl IntoIterator<Item = Weight<'a>>) -> Self {
+        weights.into_iter().fold(Self::default(), |forms, weight| match weight {
+            Weight::Bf16(_) => Self { packed: true, ..forms },
+            Weight::Quantized(panels) => {
+                Self { groups: forms.groups.max(Some(panels.groups())), ..forms }
+            }
+        })
+    }
+
+    /// Bytes of a row of `width` features.
+    pub(super) fn row_bytes(self, width: usize) -> usize {
+        if self.packed { 2 * width } else { width }
+    }
+
+    /// Brings row-major `x`, `width` features a row, into these forms.
+    pub(super) fn take(self, kernels: Kernels, x: &[f32], width: usize) -> Rows {
+        let packed = self.packed.then(|| kernels.run(Pack { x, width }));
+        let quantized = self.groups.map(|groups| kernels.run(Quantize { x, width, groups }));
+        Rows { packed: packed.unwrap_or_default(), quantized: quantized.unwrap_or_default() }
+    }
+}
