@@ -16,7 +16,7 @@ use super::lifecycle::{Lifecycle, Phase};
 use super::tenancy::Tenancy;
 use super::tenancy::admission::Admission;
 use super::usage::UsageLog;
-use crate::adapter::registry::Registry;
+use crate::adapter::registry::{LocationPrefix, Registry};
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::{Pooling, RequestId};
 use crate::grammar::GrammarCompiler;
@@ -50,6 +50,8 @@ pub struct ServerConfig {
     pub runtime_adapters: bool,
     /// Directories beneath which callers may name adapters.
     pub adapter_roots: Vec<PathBuf>,
+    /// Places from which callers may have adapters fetched.
+    pub adapter_sources: Vec<LocationPrefix>,
     /// Reads special tokens in chat messages as tokens, as transformers reads a rendered chat: a
     /// message can then pretend to be several. Otherwise they are text.
     pub allow_special_tokens: bool,
@@ -72,6 +74,7 @@ impl Default for ServerConfig {
             keep_alive: Duration::from_secs(15),
             runtime_adapters: false,
             adapter_roots: Vec::new(),
+            adapter_sources: Vec::new(),
             allow_special_tokens: false,
             pooling: Pooling::Mean,
         }

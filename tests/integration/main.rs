@@ -7,6 +7,7 @@
 mod support;
 
 mod adapter_files;
+mod adapter_sources;
 mod adapters_live;
 mod agreement;
 mod bench;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::guard::Admin;
 use super::view::{AdapterList, AdapterView, FactsView, VersionList};
 use super::{change, source};
-use crate::adapter::registry::{ChangeError, Changed, Expect, Put, Registry};
+use crate::adapter::registry::{ChangeError, Changed, Expect, FileDigest, NoDigest, Put, Registry};
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::extract::{JsonObject, PathName};
 use crate::server::openai::fields::{Fields, to_integer};
@@ -153,7 +153,8 @@ pub async fn put(
         return make(&serving, name, alias).await;
     }
     let path = fields.string("path")?.ok_or_else(|| fields.missing("path"))?;
-    let source = source(&state, "path", &path)?;
+    let digest = take_digest(&mut fields)?;
+    let source = source(&state, "path", &path, digest)?;
     let pinned = fields.has("pinned").then(|| fields.boolean("pinned", false)).transpose()?;
     let activate = fields.boolean("activate", true)?;
     let dry_run = fields.boolean("dry_run", false)?;
@@ -291,6 +292,12 @@ pub async fn unload(
     let of = name.clone();
     change(&serving, move |registry| registry.unload(&of)).await?;
     shown(&serving, &name, StatusCode::OK)
+}
+
+/// `digest`: what the file of weights must be.
+fn take_digest(fields: &mut Fields) -> Result<Option<FileDigest>, ApiError> {
+    let digest = fields.string("digest")?.map(|text| text.parse()).transpose();
+    digest.map_err(|error: NoDigest| ApiError::invalid("digest", error.to_string()))
 }
 
 /// `weights`: an object from version numbers to integers.

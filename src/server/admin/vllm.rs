@@ -37,7 +37,7 @@ pub async fn load_lora_adapter(
     let path = fields.string("lora_path")?.ok_or_else(|| fields.missing("lora_path"))?;
     let in_place = fields.boolean("load_inplace", false)?;
     fields.none_left()?;
-    let source = source(&state, "lora_path", &path)?;
+    let source = source(&state, "lora_path", &path, None)?;
     let expect = if in_place { Expect::Anything } else { Expect::Absent };
     let of = name.clone();
     let loaded = change(&serving, move |registry| {

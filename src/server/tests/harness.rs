@@ -202,6 +202,8 @@ impl Server {
             asked(abort_asked),
             shutdown_timeout,
         ));
+        // What clients of this process use, where they have to choose.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { url, client, state, shutdown: Some(shutdown), abort: Some(abort), done }
     }

@@ -29,8 +29,13 @@ pub struct Conditions {
 #[derive(Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutAdapter {
-    /// Where the adapter's directory lies, beneath the roots that the operator allows.
+    /// Where the adapter's directory lies, beneath the roots that the operator allows; or a place to
+    /// fetch it from, such as `s3://bucket/prefix` or `hf://org/name@revision`, beneath those that the
+    /// operator allows.
     pub path: Option<String>,
+    /// What the file of weights must be, of an adapter that is fetched: `sha256:` or `blake3:` and 64
+    /// hexadecimal digits.
+    pub digest: Option<String>,
     /// Makes the name another one of this adapter; alone.
     pub alias_of: Option<String>,
     /// Keeps it in memory.
@@ -71,7 +76,8 @@ pub struct Pin {
 pub struct LoadLoraAdapter {
     /// The adapter's name.
     pub lora_name: String,
-    /// Where its directory lies, beneath the roots that the operator allows.
+    /// Where its directory lies, beneath the roots that the operator allows, or a place to fetch it
+    /// from.
     pub lora_path: String,
     /// Takes the place of an adapter of that name.
     #[schema(default = false)]
