@@ -20,14 +20,9 @@ use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a thread spins for the next job, as if nobody else wanted its processor: longer than most
-/// gaps within a step.
+/// How long a thread spins for the next job before it sleeps: longer than the gaps within a step,
+/// shorter than anything a person would notice on a processor's meter.
 const SPIN: Duration = Duration::from_micros(50);
-/// How long it goes on, letting others have the processor first, before it sleeps. To wake a thread
-/// takes the caller some microseconds, and the thread itself up to a hundred on a virtual machine:
-/// with many threads and a gap in every layer more than the work. Longer than the gaps between two
-/// steps, shorter than anything a person would notice on a processor's meter.
-const LINGER: Duration = Duration::from_millis(2);
 /// Looks at the gate between two looks at the clock.
 const LOOKS: u32 = 64;
 
@@ -245,18 +240,13 @@ impl Shared {
         let wanted = |gate: u64| gate & OPEN != 0 && gate >> JOB != last_job;
         loop {
             let start = Instant::now();
-            loop {
+            while start.elapsed() < SPIN {
                 for _ in 0..LOOKS {
                     let gate = self.gate.load(Ordering::Relaxed);
                     if wanted(gate) {
                         return gate;
                     }
                     std::hint::spin_loop();
-                }
-                match start.elapsed() {
-                    waited if waited < SPIN => {}
-                    waited if waited < LINGER => thread::yield_now(),
-                    _ => break,
                 }
             }
             self.sleepers.fetch_add(1, Ordering::SeqCst);
