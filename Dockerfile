@@ -26,6 +26,8 @@ LABEL org.opencontainers.image.title="sorsa" \
       org.opencontainers.image.description="One base model, many SORSA or LoRA adapters, OpenAI endpoints" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=builder /src/target/release/sorsa /usr/local/bin/sorsa
+# Whom to trust where adapters are fetched from.
+COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/sorsa/
 
 # A number, so that an orchestrator can see that it is not root. Nothing is written anywhere.

@@ -28,6 +28,7 @@ pub mod kv_cache;
 pub mod layers;
 pub mod metrics;
 pub mod model;
+pub mod remote;
 pub mod server;
 pub mod tenant;
 pub mod text;

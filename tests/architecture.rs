@@ -13,8 +13,15 @@ use scan::{Module, TestModule};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("bench", &[]),
+    ("remote", &["adapter"]),
     ("cli", &["*"]),
-    ("config", &["adapter", "engine", "kv_cache", "metrics", "model", "server", "tenant", "text"]),
+    (
+        "config",
+        &[
+            "adapter", "engine", "kv_cache", "metrics", "model", "remote", "server", "tenant",
+            "text",
+        ],
+    ),
     (
         "server",
         &[

@@ -23,9 +23,11 @@ use super::tensors::{self, Caps};
 pub(super) const CONFIG_FILE: &str = "adapter_config.json";
 /// The weights of an adapter directory.
 pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// The configuration, the trained and the initial factors of a factor pair.
+pub(super) const PAIR_FILES: [&str; 3] = ["config.json", "model.safetensors", "init.safetensors"];
 
 /// Where the weights from before training may be, of a LoRA that took them out of the base.
-const INITIAL_FILES: [&str; 4] = [
+pub(super) const INITIAL_FILES: [&str; 4] = [
     "adapter_init/adapter_model.safetensors",
     "pissa_init/adapter_model.safetensors",
     "olora_init/adapter_model.safetensors",
@@ -151,7 +153,7 @@ pub fn from_bytes(
 }
 
 /// What kind of adapter a directory's configuration says it is.
-fn kind_of(config: &AdapterConfig) -> Result<AdapterKind, AdapterError> {
+pub(super) fn kind_of(config: &AdapterConfig) -> Result<AdapterKind, AdapterError> {
     match config.text("peft_type")?.unwrap_or_default() {
         "SORSA" => Ok(AdapterKind::Sorsa),
         "LORA" => Ok(AdapterKind::Lora),

@@ -16,6 +16,7 @@ pub mod linalg;
 mod lora;
 pub mod merge;
 pub(crate) mod outline;
+pub mod parts;
 pub mod peft;
 pub mod principal;
 pub mod range_finder;

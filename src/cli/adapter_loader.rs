@@ -2,7 +2,7 @@
 
 use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -10,13 +10,15 @@ use candle_core::{DType, Device};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::model_source::{AdapterReader, ServedAdapter};
+use super::sources::{OnDisk, on_disk};
 use crate::adapter::compact::{Tolerance, compact, compacted_id};
 use crate::adapter::compacted_cache::CompactedCache;
 use crate::adapter::delta::{FactorDType, LowRankDelta, ModuleSpec};
-use crate::adapter::registry::{LoadError, LoadErrorKind, Loader, ReadAdapter, Source};
+use crate::adapter::registry::{LoadError, LoadErrorKind, Loader, ReadAdapter, Source, Wanted};
 use crate::config::user_cache;
 use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
+use crate::remote::Remote;
 
 /// Files that make an adapter.
 const FILES: [&str; 5] = [
@@ -38,6 +40,8 @@ pub struct ModelAdapters {
     tolerance: Option<Tolerance>,
     /// Directories beneath which [`Source::Beneath`] may be; those of an earlier start may not.
     roots: Vec<PathBuf>,
+    /// Fetches what lies on other machines, where that is allowed.
+    remote: Option<Remote>,
     dtype: DType,
     factors: FactorDType,
     backend: Backend,
@@ -49,7 +53,8 @@ pub struct ModelAdapters {
 
 impl ModelAdapters {
     /// A loader for a model of these `modules`, held as `options` say. Without a `tolerance`, only
-    /// adapters that are a difference of two parts are compacted.
+    /// adapters that are a difference of two parts are compacted. Adapters are read beneath `roots`,
+    /// or fetched by `remote`.
     ///
     /// # Errors
     /// Where the system gives no thread.
@@ -58,13 +63,26 @@ impl ModelAdapters {
         modules: Vec<ModuleSpec>,
         tolerance: Option<Tolerance>,
         roots: Vec<PathBuf>,
+        remote: Option<Remote>,
         options: &LoadOptions,
     ) -> anyhow::Result<Self> {
         let pool = ThreadPoolBuilder::new().num_threads(1).build()?;
         let LoadOptions { dtype, factors, backend, ref device, .. } = *options;
         let cache = user_cache().map(|dir| CompactedCache::new(dir.join("adapters"), CACHE_BYTES));
         let device = device.clone();
-        Ok(Self { reader, modules, tolerance, roots, dtype, factors, backend, device, cache, pool })
+        Ok(Self {
+            reader,
+            modules,
+            tolerance,
+            roots,
+            remote,
+            dtype,
+            factors,
+            backend,
+            device,
+            cache,
+            pool,
+        })
     }
 
     fn read_delta(&self, source: &Source) -> anyhow::Result<ReadAdapter> {
@@ -98,14 +116,23 @@ impl ModelAdapters {
 }
 
 impl Loader for ModelAdapters {
-    fn read(&self, source: &Source) -> Result<ReadAdapter, LoadError> {
+    fn read(&self, source: &Source, wanted: Wanted) -> Result<ReadAdapter, LoadError> {
         if let Source::Beneath { root, .. } = source
             && !self.roots.contains(root)
         {
             let message = "adapters are no longer loaded from the directory it was registered in";
             return Err(LoadError::unusable(message));
         }
-        self.read_delta(source).map_err(|error| told(&format!("{error:#}"), source))
+        let shown = source.shown();
+        let found = on_disk(self.remote.as_ref(), source, wanted);
+        let OnDisk { source, kept } =
+            found.map_err(|error| LoadError::new(error.kind(), format!("{shown}: {error}")))?;
+        let read = self.read_delta(&source);
+        let read = read.map_err(|error| told(&format!("{error:#}"), place(&source), &shown))?;
+        if let Some(kept) = kept {
+            kept.holds(read.content);
+        }
+        Ok(read)
     }
 
     fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError> {
@@ -114,7 +141,7 @@ impl Loader for ModelAdapters {
     }
 
     fn stamp(&self, source: &Source) -> Option<u64> {
-        let dir = place(source);
+        let dir = place(source)?;
         let mut hasher = DefaultHasher::new();
         let found = FILES.iter().filter_map(|name| {
             let metadata = dir.join(name).metadata().ok()?;
@@ -132,19 +159,21 @@ fn seen(metadata: &Metadata) -> (u64, u128) {
     (metadata.len(), modified.unwrap_or_default().as_nanos())
 }
 
-fn place(source: &Source) -> PathBuf {
+/// Its directory on this machine.
+fn place(source: &Source) -> Option<PathBuf> {
     match source {
-        Source::Directory { path } => path.clone(),
-        Source::Beneath { root, path } => root.join(path),
+        Source::Directory { path } => Some(path.clone()),
+        Source::Beneath { root, path } => Some(root.join(path)),
+        Source::Remote { .. } => None,
     }
 }
 
-/// The error for callers: the adapter's directory has its own name there, and no other path is.
-fn told(message: &str, source: &Source) -> LoadError {
-    let place = place(source);
+/// The error for callers: the adapter's directory has the name `shown` there, and no other path is.
+fn told(message: &str, place: Option<PathBuf>, shown: &str) -> LoadError {
+    let canonical = place.as_deref().and_then(|place| Path::canonicalize(place).ok());
     let mut message = message.to_owned();
-    for path in [place.canonicalize().ok(), Some(place)].into_iter().flatten() {
-        message = message.replace(&*path.to_string_lossy(), &source.shown());
+    for path in [canonical, place].into_iter().flatten() {
+        message = message.replace(&*path.to_string_lossy(), shown);
     }
     LoadError::unusable(message)
 }
@@ -154,7 +183,7 @@ fn told(message: &str, source: &Source) -> LoadError {
 pub struct NoAdapters;
 
 impl Loader for NoAdapters {
-    fn read(&self, _: &Source) -> Result<ReadAdapter, LoadError> {
+    fn read(&self, _: &Source, _: Wanted) -> Result<ReadAdapter, LoadError> {
         Err(LoadError::unusable("this server serves a merged model and nothing beside it"))
     }
 

@@ -13,7 +13,10 @@ use super::model_source::ModelSource;
 use super::names::{self, base_names};
 use super::text_files::TextFiles;
 use crate::adapter::delta::FactorDType;
-use crate::config::{AdapterDTypeArg, DTypeArg, DeviceArg, QuantizeArg, ServeArgs, is_valid_name};
+use crate::adapter::registry::Source;
+use crate::config::{
+    AdapterArg, AdapterDTypeArg, DTypeArg, DeviceArg, QuantizeArg, ServeArgs, is_valid_name,
+};
 use crate::engine::Engine;
 use crate::engine::handle::channel;
 use crate::engine::model_runner::ModelRunner;
@@ -81,6 +84,12 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
     let names = if args.base.is_some() { base_names(args) } else { Vec::new() };
     if let Some(adapter) = args.adapter.iter().find(|adapter| names.contains(&adapter.name)) {
         bail!("--adapter {}: that is the checkpoint's own name already", adapter.name);
+    }
+    let fetched = |adapter: &&AdapterArg| matches!(adapter.source, Source::Remote { .. });
+    if args.base.is_some()
+        && let Some(adapter) = args.adapter.iter().find(fetched)
+    {
+        bail!("--adapter {}: beside --base, checkpoints are read and not fetched", adapter.name);
     }
     if let Some(flag) = args.adapters.runtime_flag() {
         ensure!(

@@ -19,6 +19,7 @@ mod model_files;
 mod model_source;
 mod names;
 pub mod serve;
+mod sources;
 mod staging;
 mod table;
 mod tensor_files;

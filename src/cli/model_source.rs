@@ -192,6 +192,7 @@ impl AdapterReader {
             (Source::Beneath { root, path }, None) => {
                 (AdapterDir::beneath(root, path, max_bytes)?, root.join(path))
             }
+            (Source::Remote { .. }, _) => bail!("bug: an adapter is read where it was fetched to"),
             (Source::Beneath { .. }, Some(_)) => {
                 bail!("beside the residual of a SORSA checkpoint adapters come from --adapter only")
             }

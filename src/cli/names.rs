@@ -8,8 +8,9 @@ use anyhow::Context;
 
 use super::adapter_loader::{ModelAdapters, NoAdapters};
 use super::model_source::ModelSource;
+use super::sources;
 use crate::adapter::delta::LowRankDelta;
-use crate::adapter::registry::{Budget, Options, Registry, Source};
+use crate::adapter::registry::{Budget, Options, Registry, Wanted};
 use crate::config::{AdapterArg, ServeArgs, is_valid_name};
 use crate::metrics::Metrics;
 use crate::model::builder::LoadOptions;
@@ -46,13 +47,14 @@ pub fn registry(
         model.modules().to_vec(),
         args.adapter_tolerance,
         roots(args)?,
+        sources::remote(args)?,
         options,
     )?;
     let (names, options) = (base_names(args), open_options(args, options));
     let registry = Registry::open(names, own, options, Arc::new(loader), Arc::clone(metrics))?;
-    for AdapterArg { name, path } in &args.adapter {
-        let declared = registry.declare(name, Source::Directory { path: path.clone() });
-        declared.with_context(|| format!("--adapter {name}={}", path.display()))?;
+    for AdapterArg { name, text, source } in &args.adapter {
+        let declared = registry.declare(name, source.clone());
+        declared.with_context(|| format!("--adapter {name}={text}"))?;
     }
     Ok(registry)
 }
@@ -67,11 +69,13 @@ fn merge(
 ) -> anyhow::Result<Vec<String>> {
     let adapter = args.adapter.iter().find(|adapter| adapter.name == *name);
     let (names, delta) = match adapter {
-        Some(AdapterArg { path, .. }) => {
-            let from = Source::Directory { path: path.clone() };
-            let adapter = source.adapters().read(&from, model.modules());
-            let adapter =
-                adapter.with_context(|| format!("--adapter {name}={}", path.display()))?;
+        Some(AdapterArg { text, source: from, .. }) => {
+            let read = || {
+                let remote = sources::remote(args)?;
+                let found = sources::on_disk(remote.as_ref(), from, Wanted::Now)?;
+                source.adapters().read(&found.source, model.modules())
+            };
+            let adapter = read().with_context(|| format!("--adapter {name}={text}"))?;
             (vec![name.to_owned()], Some(adapter.delta))
         }
         None => (base_names(args), own),

@@ -11,7 +11,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{access, keys_watch, load, names};
+use super::{access, keys_watch, load, names, sources};
 use crate::config::ServeArgs;
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
@@ -63,6 +63,7 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
         max_body_bytes: args.max_body_size.0,
         runtime_adapters: args.adapters.allow_runtime_adapters,
         adapter_roots: names::roots(&args)?,
+        adapter_sources: sources::allowed(&args),
         allow_special_tokens: args.chat.allow_special_tokens,
         pooling: args.pooling.into(),
         ..ServerConfig::default()

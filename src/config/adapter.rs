@@ -4,14 +4,17 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::ConfigError;
+use crate::adapter::registry::Source;
 
 /// `NAME=PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdapterArg {
     /// What requests call it.
     pub name: String,
-    /// Its directory.
-    pub path: PathBuf,
+    /// Its directory or place, as given.
+    pub text: String,
+    /// The same.
+    pub source: Source,
 }
 
 /// True for names that may stand in requests, URLs and metrics as they are.
@@ -25,15 +28,17 @@ impl FromStr for AdapterArg {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let (name, path) =
+        let (name, place) =
             text.split_once('=').ok_or_else(|| ConfigError::Adapter(text.to_owned()))?;
-        if path.is_empty() {
+        if place.is_empty() {
             return Err(ConfigError::Adapter(text.to_owned()));
         }
         if !is_valid_name(name) {
             return Err(ConfigError::Name(name.to_owned()));
         }
-        Ok(Self { name: name.to_owned(), path: PathBuf::from(path) })
+        let local = || Source::Directory { path: PathBuf::from(place) };
+        let source = Source::remote(place, None)?.unwrap_or_else(local);
+        Ok(Self { name: name.to_owned(), text: place.to_owned(), source })
     }
 }
 
@@ -44,8 +49,16 @@ mod tests {
     #[test]
     fn an_adapter_needs_a_name_and_a_path() {
         let adapter = |text: &str| text.parse::<AdapterArg>();
-        let expected = AdapterArg { name: "acme".into(), path: "a/b=c".into() };
+        let directory = Source::Directory { path: "a/b=c".into() };
+        let expected = AdapterArg { name: "acme".into(), text: "a/b=c".into(), source: directory };
         assert_eq!(adapter("acme=a/b=c"), Ok(expected));
+        let location = "s3://bucket/acme/v3".parse().unwrap();
+        assert_eq!(
+            adapter("acme=s3://bucket/acme/v3/").unwrap().source,
+            Source::Remote { location, digest: None }
+        );
+        let error = adapter("acme=ftp://host/acme").unwrap_err().to_string();
+        assert!(error.contains("none of s3, gs, az"), "{error}");
         assert_eq!(adapter("acme"), Err(ConfigError::Adapter("acme".into())));
         assert_eq!(adapter("acme="), Err(ConfigError::Adapter("acme=".into())));
         assert_eq!(adapter("a b=x"), Err(ConfigError::Name("a b".into())));

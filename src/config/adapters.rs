@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{AdapterDTypeArg, ByteSize};
+use super::{AdapterDTypeArg, ByteSize, SourcesArgs};
 
 /// Adapters beside those named one by one.
 #[derive(Debug, Clone, Args)]
@@ -49,6 +49,9 @@ pub struct AdaptersArgs {
     /// Seconds that a request waits for its adapter
     #[arg(long, env = "SORSA_ADAPTER_LOAD_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
     pub adapter_load_timeout: u64,
+    /// Adapters of other machines
+    #[command(flatten)]
+    pub sources: SourcesArgs,
 }
 
 impl AdaptersArgs {

@@ -1,10 +1,10 @@
 //! The file of adapters, in TOML.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::adapter::registry::{Declared, DeclaredVersion, Source};
+use crate::adapter::registry::{Declared, DeclaredVersion, FileDigest, Source, SourceError};
 
 /// Largest file that is read, in bytes.
 const MAX_BYTES: usize = 16 << 20;
@@ -26,8 +26,16 @@ pub enum AdaptersFileError {
     #[error("{0}")]
     Syntax(#[from] toml::de::Error),
     /// An adapter without a place, or with two.
-    #[error("adapter {0:?} needs either `path` or `rollout`")]
+    #[error("adapter {0:?} needs either `path` or `rollout`, and each path its own `digest`")]
     Place(String),
+    /// A place that is none.
+    #[error("adapter {name:?}: {error}")]
+    Source {
+        /// The adapter.
+        name: String,
+        /// What is wrong.
+        error: SourceError,
+    },
     /// Weights that share out nothing.
     #[error("adapter {0:?}: weights are 0 to {MAX_WEIGHT}, one of them above 0")]
     Weights(String),
@@ -44,7 +52,8 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
-    path: Option<PathBuf>,
+    path: Option<String>,
+    digest: Option<FileDigest>,
     rollout: Option<Vec<Share>>,
     #[serde(default)]
     pinned: bool,
@@ -55,7 +64,8 @@ struct Entry {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Share {
-    path: PathBuf,
+    path: String,
+    digest: Option<FileDigest>,
     weight: u32,
 }
 
@@ -78,14 +88,19 @@ fn parse_adapters(text: &str, dir: &Path) -> Result<Vec<Declared>, AdaptersFileE
 
 impl Entry {
     fn declared(self, dir: &Path) -> Result<Declared, AdaptersFileError> {
-        let version = |path: &Path, weight| {
-            let source = Source::Directory { path: dir.join(path) };
-            DeclaredVersion { source, weight }
+        let version = |path: &str, digest, weight| {
+            let local = || Source::Directory { path: dir.join(path) };
+            let source = Source::remote(path, digest)
+                .map_err(|error| AdaptersFileError::Source { name: self.name.clone(), error })?;
+            Ok(DeclaredVersion { source: source.unwrap_or_else(local), weight })
         };
-        let versions: Vec<DeclaredVersion> = match (&self.path, &self.rollout) {
-            (Some(path), None) => vec![version(path, WHOLE)],
-            (None, Some(shares)) => {
-                shares.iter().map(|share| version(&share.path, share.weight)).collect()
+        let versions: Vec<DeclaredVersion> = match (&self.path, &self.rollout, self.digest) {
+            (Some(path), None, digest) => vec![version(path, digest, WHOLE)?],
+            (None, Some(shares), None) => {
+                let versions = shares.iter();
+                let versions =
+                    versions.map(|share| version(&share.path, share.digest, share.weight));
+                versions.collect::<Result<_, AdaptersFileError>>()?
             }
             _ => return Err(AdaptersFileError::Place(self.name)),
         };
@@ -135,6 +150,34 @@ mod tests {
         ];
         assert_eq!(parse_adapters(text, Path::new("/etc/sorsa")).unwrap(), expected);
         assert!(parse_adapters("", Path::new("")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_declares_adapters_of_other_machines() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let text = format!(
+            "[[adapter]]\nname = 'acme'\npath = 's3://models/acme/v3'\ndigest = '{digest}'\n\
+             [[adapter]]\nname = 'globex'\nrollout = [{{ path = 'org/globex@v1', weight = 1 }}]"
+        );
+        let declared = parse_adapters(&text, Path::new("/etc")).unwrap();
+        let source = |text: &str, digest: Option<&str>| {
+            let digest = digest.map(|digest| digest.parse().unwrap());
+            Source::Remote { location: text.parse().unwrap(), digest }
+        };
+        let expected = source("s3://models/acme/v3", Some(&digest));
+        assert_eq!(declared[0].versions[0].source, expected);
+        assert_eq!(declared[1].versions[0].source, source("hf://org/globex@v1", None));
+        let error = |text: &str| {
+            let text = format!("[[adapter]]\nname = 'a'\n{text}");
+            parse_adapters(&text, Path::new("")).unwrap_err().to_string()
+        };
+        assert!(error("path = 'ftp://a/b'").contains("\"a\": that is no place"));
+        assert!(error("path = 's3://b/a'\ndigest = 'md5:0'").contains("64 hexadecimal digits"));
+        assert!(
+            error(&format!("path = 'b'\ndigest = '{digest}'")).contains("a path of this machine")
+        );
+        let split = format!("digest = '{digest}'\nrollout = [{{ path = 'b', weight = 1 }}]");
+        assert!(error(&split).contains("each path its own"));
     }
 
     #[test]

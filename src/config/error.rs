@@ -1,11 +1,16 @@
 //! Values of the command line that cannot be used.
 
+use crate::adapter::registry::SourceError;
+
 /// A value of the command line that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// An adapter without a name or a path.
     #[error("{0:?} is not NAME=PATH")]
     Adapter(String),
+    /// An adapter of a place that is none.
+    #[error(transparent)]
+    Source(#[from] SourceError),
     /// A name that cannot stand in a URL or a metric.
     #[error(
         "{0:?} is no name for a model: use 1 to 128 letters, digits, '.', '_', '-', ':' or '/'"

@@ -14,6 +14,7 @@ mod environment;
 mod error;
 mod serve;
 mod size;
+mod sources;
 mod weights;
 
 use clap::{Args, ValueEnum};
@@ -25,10 +26,11 @@ pub use self::adapters_file::{AdaptersFileError, read_adapters};
 pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};
 pub use self::device::DeviceArg;
 pub use self::engine::{EngineArgs, KvCacheDTypeArg};
-pub use self::environment::{own_executable, user_cache};
+pub use self::environment::{hub, own_executable, store_variables, user_cache};
 pub use self::error::ConfigError;
 pub use self::serve::ServeArgs;
 pub use self::size::ByteSize;
+pub use self::sources::SourcesArgs;
 pub use self::weights::{AdapterDTypeArg, DTypeArg, QuantizeArg};
 
 /// How log lines look.

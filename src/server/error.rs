@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::adapter::registry::{ChangeError, LoadError, LoadErrorKind, OutsideRoots};
+use crate::adapter::registry::{ChangeError, LoadError, LoadErrorKind, OutsideRoots, SourceError};
 use crate::engine::handle::SubmitError;
 
 /// What the official SDKs ask before they try again.
@@ -54,6 +54,7 @@ enum Kind {
     Unavailable,
     AdapterLoading,
     AdapterFailed,
+    SourceUnavailable,
     Draining,
     EngineDead,
     UsageBehind,
@@ -78,6 +79,7 @@ impl Kind {
             Self::Unavailable
             | Self::AdapterLoading
             | Self::AdapterFailed
+            | Self::SourceUnavailable
             | Self::Draining
             | Self::EngineDead
             | Self::UsageBehind => StatusCode::SERVICE_UNAVAILABLE,
@@ -93,6 +95,7 @@ impl Kind {
             Self::Unavailable
             | Self::AdapterLoading
             | Self::AdapterFailed
+            | Self::SourceUnavailable
             | Self::Draining
             | Self::EngineDead
             | Self::UsageBehind
@@ -116,6 +119,7 @@ impl Kind {
             Self::Unavailable => Some("model_not_ready"),
             Self::AdapterLoading => Some("adapter_loading"),
             Self::AdapterFailed => Some("adapter_failed"),
+            Self::SourceUnavailable => Some("source_unavailable"),
             Self::Draining => Some("shutting_down"),
             Self::EngineDead => Some("engine_dead"),
             Self::UsageBehind => Some("usage_log_behind"),
@@ -129,6 +133,7 @@ impl Kind {
             Self::QueueFull | Self::RateLimited | Self::AdapterLoading => Some(1),
             Self::Unavailable
             | Self::AdapterFailed
+            | Self::SourceUnavailable
             | Self::Draining
             | Self::EngineDead
             | Self::UsageBehind => Some(5),
@@ -320,6 +325,20 @@ impl ApiError {
         Self { param: Some(param.to_owned()), ..Self::new(Kind::Outside, error.to_string()) }
     }
 
+    /// 403: `param` names a place that adapters are not fetched from.
+    #[must_use]
+    pub fn not_fetched(param: &str) -> Self {
+        let message = "the source is outside the places that adapters may be fetched from";
+        Self { param: Some(param.to_owned()), ..Self::new(Kind::Outside, message) }
+    }
+
+    /// 400: what `param`, or the digest beside it, says of a source cannot be.
+    #[must_use]
+    pub fn source(param: &str, error: &SourceError) -> Self {
+        let param = if *error == SourceError::Digest { "digest" } else { param };
+        Self::invalid(param, error.to_string())
+    }
+
     /// 404: no adapter of that name is registered.
     #[must_use]
     pub fn adapter_not_found(name: &str) -> Self {
@@ -338,7 +357,7 @@ impl ApiError {
     pub fn adapter(name: &str, error: &LoadError) -> Self {
         match error.kind() {
             LoadErrorKind::NoRoom => Self::adapter_loading(name),
-            LoadErrorKind::Unusable | LoadErrorKind::Bug => {
+            LoadErrorKind::Unusable | LoadErrorKind::Unreachable | LoadErrorKind::Bug => {
                 let message = format!("the model `{name}` could not be loaded");
                 Self { param: Some("model".to_owned()), ..Self::new(Kind::AdapterFailed, message) }
             }
@@ -431,6 +450,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::Load(error) => match error.kind() {
                 LoadErrorKind::Unusable => return Self::invalid("path", message),
                 LoadErrorKind::NoRoom => Kind::AdapterLoading,
+                LoadErrorKind::Unreachable => Kind::SourceUnavailable,
                 LoadErrorKind::Bug => Kind::Internal,
             },
             ChangeError::Store(reason) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use super::blocking::blocking;
 use super::call::Call;
 use super::chat_format::ChatFormat;
 use super::error::ApiError;
@@ -15,7 +16,7 @@ use super::lifecycle::{Lifecycle, Phase};
 use super::tenancy::Tenancy;
 use super::tenancy::admission::Admission;
 use super::usage::UsageLog;
-use crate::adapter::registry::Registry;
+use crate::adapter::registry::{LocationPrefix, Registry};
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::{Pooling, RequestId};
 use crate::grammar::GrammarCompiler;
@@ -49,6 +50,8 @@ pub struct ServerConfig {
     pub runtime_adapters: bool,
     /// Directories beneath which callers may name adapters.
     pub adapter_roots: Vec<PathBuf>,
+    /// Places from which callers may have adapters fetched.
+    pub adapter_sources: Vec<LocationPrefix>,
     /// Reads special tokens in chat messages as tokens, as transformers reads a rendered chat: a
     /// message can then pretend to be several. Otherwise they are text.
     pub allow_special_tokens: bool,
@@ -71,6 +74,7 @@ impl Default for ServerConfig {
             keep_alive: Duration::from_secs(15),
             runtime_adapters: false,
             adapter_roots: Vec::new(),
+            adapter_sources: Vec::new(),
             allow_special_tokens: false,
             pooling: Pooling::Mean,
         }
@@ -223,14 +227,11 @@ where
 {
     let permit =
         Arc::clone(&state.text_work).acquire_owned().await.expect("the semaphore is never closed");
-    let done = tokio::task::spawn_blocking(move || {
+    let work = move || {
         let result = work();
         // Given back when the work is done, not when its client stops waiting for it.
         drop(permit);
         result
-    });
-    done.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "bug: text work panicked");
-        Err(ApiError::internal())
-    })
+    };
+    blocking("text work", work).await
 }

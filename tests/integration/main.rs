@@ -7,12 +7,14 @@
 mod support;
 
 mod adapter_files;
+mod adapter_sources;
 mod adapters_live;
 mod agreement;
 mod bench;
 mod caching;
 mod conversion;
 mod embeddings;
+mod function_calls;
 mod llama_oracle;
 mod logprobs;
 mod model_files;

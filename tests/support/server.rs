@@ -19,7 +19,12 @@ pub struct Server {
 impl Server {
     /// Starts `sorsa serve MODEL --port 0 ARGS...` and waits for its line that it is ready.
     pub fn start(model: &Path, args: &[&str]) -> Self {
-        let (mut server, lines) = Self::spawn(model, args);
+        Self::start_in(model, args, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_in(model: &Path, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let (mut server, lines) = Self::spawn(model, args, environment);
         let ready = lines.iter().find_map(|line| {
             let (_, rest) = line.split_once(" on http://")?;
             Some(format!("http://{}", rest.split(',').next()?))
@@ -30,18 +35,25 @@ impl Server {
 
     /// Starts one that is expected to end by itself: its exit status and what it logged.
     pub fn run_to_end(model: &Path, args: &[&str]) -> (ExitStatus, String) {
-        let (mut server, lines) = Self::spawn(model, args);
+        let (mut server, lines) = Self::spawn(model, args, &[]);
         lines.iter().for_each(drop);
         let status = server.child.wait().unwrap();
         (status, server.log())
     }
 
-    fn spawn(model: &Path, args: &[&str]) -> (Self, std::sync::mpsc::Receiver<String>) {
+    fn spawn(
+        model: &Path,
+        args: &[&str],
+        environment: &[(&str, &str)],
+    ) -> (Self, std::sync::mpsc::Receiver<String>) {
+        // What clients of this process use, where they have to choose.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut child = Command::new(env!("CARGO_BIN_EXE_sorsa"))
             .arg("serve")
             .arg(model)
             .args(["--port", "0"])
             .args(args)
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

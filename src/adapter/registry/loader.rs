@@ -12,7 +12,7 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// Where it cannot be used with the model that is served.
-    fn read(&self, source: &Source) -> Result<ReadAdapter, LoadError>;
+    fn read(&self, source: &Source, wanted: Wanted) -> Result<ReadAdapter, LoadError>;
 
     /// The adapter in the form in which the model's batches take it.
     ///
@@ -21,8 +21,20 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
     fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError>;
 
     /// Changes whenever the files at `source` do: made of their sizes and times alone. `None` where
-    /// they cannot be seen.
+    /// they cannot be seen, as on another machine.
     fn stamp(&self, source: &Source) -> Option<u64>;
+}
+
+/// Which of the contents that a place has in the course of time is to be read. Matters where what was
+/// fetched before is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// What lies there now.
+    Now,
+    /// What lies there now, or where nobody can tell, what lay there last.
+    Newest,
+    /// What was read there before, whatever lies there now.
+    Same(AdapterId),
 }
 
 /// An adapter as it was read.
@@ -54,6 +66,8 @@ pub enum LoadErrorKind {
     Unusable,
     /// There is no room, or there was none in time; later there may be.
     NoRoom,
+    /// The machine that it lies on did not answer; later it may.
+    Unreachable,
     /// A bug of this program.
     Bug,
 }

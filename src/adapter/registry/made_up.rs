@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Budget, LoadError, Loader, Options, ReadAdapter, Registry, Source};
+use super::{Budget, LoadError, Loader, Options, ReadAdapter, Registry, Source, Wanted};
 use crate::adapter::delta::{AdapterId, LowRankDelta, LowRankFactors};
 use crate::metrics::Metrics;
 
@@ -48,7 +48,7 @@ impl MadeUp {
 }
 
 impl Loader for MadeUp {
-    fn read(&self, source: &Source) -> Result<ReadAdapter, LoadError> {
+    fn read(&self, source: &Source, _: Wanted) -> Result<ReadAdapter, LoadError> {
         let mut held = self.held.lock().unwrap();
         while *held {
             held = self.released.wait(held).unwrap();
@@ -77,6 +77,7 @@ fn path(source: &Source) -> PathBuf {
     match source {
         Source::Directory { path } => path.clone(),
         Source::Beneath { root, path } => root.join(path),
+        Source::Remote { location, .. } => location.path().into(),
     }
 }
 

@@ -13,9 +13,11 @@
 mod book;
 mod change;
 mod error;
+mod file_digest;
 mod ledger;
 mod listing;
 mod loader;
+mod location;
 mod memory;
 mod names;
 mod pending;
@@ -43,12 +45,14 @@ use crate::metrics::Metrics;
 
 pub use self::change::{Changed, Expect, Put};
 pub use self::error::ChangeError;
+pub use self::file_digest::{FileDigest, NoDigest};
 pub use self::listing::{AdapterInfo, NameInfo, VersionInfo};
-pub use self::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter};
+pub use self::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter, Wanted};
+pub use self::location::{Location, LocationError, LocationPrefix, Scheme};
 pub use self::memory::Budget;
 pub use self::pending::{Load, Outcome};
 pub use self::slot::{Facts, Residency};
-pub use self::source::{Origin, OutsideRoots, Source, is_adapter_name};
+pub use self::source::{Origin, OutsideRoots, Source, SourceError, is_adapter_name};
 pub use self::store::StoreError;
 pub use self::sync::{Declared, DeclaredVersion};
 pub use self::version::AdapterVersion;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use super::ledger::Charge;
-use super::loader::{LoadError, LoadErrorKind, ReadAdapter};
+use super::loader::{LoadError, LoadErrorKind, ReadAdapter, Wanted};
 use super::pending::{Load, Pending};
 use super::source::Source;
 use super::version::AdapterVersion;
@@ -213,6 +213,15 @@ impl Slot {
         self.state().parsed.as_ref().map(|parsed| parsed.read.clone())
     }
 
+    /// What is to be read where it lies.
+    pub fn wanted(&self) -> Wanted {
+        match self.content() {
+            _ if self.follows_files => Wanted::Newest,
+            Some(content) => Wanted::Same(content),
+            None => Wanted::Now,
+        }
+    }
+
     /// Compares what was read with what was there before.
     ///
     /// # Errors
@@ -264,7 +273,9 @@ impl Slot {
     pub fn fail(&self, error: LoadError, stamp: Option<u64>) {
         let lasts = match error.kind() {
             LoadErrorKind::NoRoom => NO_ROOM_LASTS,
-            LoadErrorKind::Unusable | LoadErrorKind::Bug => FAILURE_LASTS,
+            LoadErrorKind::Unusable | LoadErrorKind::Unreachable | LoadErrorKind::Bug => {
+                FAILURE_LASTS
+            }
         };
         let mut state = self.state();
         state.stamp = stamp.or(state.stamp);

@@ -4,6 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::file_digest::FileDigest;
+use super::location::{Location, LocationError};
+
 /// Longest name of an adapter that is given while serving.
 const MAX_NAME: usize = 64;
 
@@ -24,9 +27,40 @@ pub enum Source {
         /// From there on: plain names only.
         path: PathBuf,
     },
+    /// Files that are fetched from another machine.
+    Remote {
+        /// From where.
+        location: Location,
+        /// What the file of weights must be.
+        digest: Option<FileDigest>,
+    },
+}
+
+/// Why a text and a digest name no source. The text is not repeated: it may hold a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// It has a scheme, and is no place.
+    #[error("that is no place to fetch an adapter from: {0}")]
+    Location(#[from] LocationError),
+    /// A digest of something on this machine, which is read as it is.
+    #[error("a digest is for adapters that are fetched, and this one is a path of this machine")]
+    Digest,
 }
 
 impl Source {
+    /// The source that `text` names, where that is a place to fetch from; `None` where it is a path
+    /// of this machine. What is fetched must have `digest`, where there is one.
+    ///
+    /// # Errors
+    /// Where it has a scheme and is no place, or a digest and is a path.
+    pub fn remote(text: &str, digest: Option<FileDigest>) -> Result<Option<Self>, SourceError> {
+        match Location::named(text)? {
+            Some(location) => Ok(Some(Self::Remote { location, digest })),
+            None if digest.is_some() => Err(SourceError::Digest),
+            None => Ok(None),
+        }
+    }
+
     /// The source that a caller's `path` means, absolute or from one of `roots` on.
     ///
     /// # Errors
@@ -58,6 +92,7 @@ impl Source {
         let path = match self {
             Self::Directory { path } => Path::new(path.file_name().unwrap_or_default()),
             Self::Beneath { path, .. } => path,
+            Self::Remote { location, .. } => return location.to_string(),
         };
         path.display().to_string()
     }

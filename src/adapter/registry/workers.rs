@@ -173,7 +173,7 @@ impl Shared {
         let read = match slot.parsed() {
             Some(parsed) => parsed,
             None => {
-                let read = self.loader.read(&slot.source)?;
+                let read = self.loader.read(&slot.source, slot.wanted())?;
                 // Half of one adapter and half of the next would be neither.
                 if self.loader.stamp(&slot.source) != stamp {
                     let message = "its files changed while they were read";

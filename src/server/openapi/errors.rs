@@ -96,7 +96,7 @@ fn meaning(status: u16) -> &'static str {
             "The body is no JSON object, or a field is wrong, missing or refused: `param` names it"
         }
         401 => "The key is missing, unknown or expired",
-        403 => "The key is not for this, or the path lies outside the server's roots",
+        403 => "The key is not for this, or the path lies outside the server's roots and sources",
         404 => "There is no model, adapter or response of that name",
         409 => "The adapter is not what the caller takes it for, or the change contradicts it",
         408 => "The body did not arrive in time",

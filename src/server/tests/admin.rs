@@ -34,6 +34,7 @@ async fn managed() -> (Server, Arc<MadeUp>) {
     let config = ServerConfig {
         runtime_adapters: true,
         adapter_roots: vec!["/adapters".into()],
+        adapter_sources: vec!["s3://models/acme".parse().unwrap()],
         ..ServerConfig::default()
     };
     let server = Server::loading(config, Duration::from_secs(60)).await;
@@ -204,6 +205,34 @@ async fn what_is_wrong_with_a_change_is_said() {
     }
     insta::assert_snapshot!(table);
     assert_eq!(said(&server, "acme").await, "1");
+}
+
+#[tokio::test]
+async fn an_adapter_may_lie_where_the_operator_said() {
+    let (server, _) = managed().await;
+    let path = "/admin/adapters/acme";
+    let (status, _, body) =
+        call(&server, "PUT", path, json!({"path": "s3://models/acme/7/"})).await;
+    assert_eq!((status, said(&server, "acme").await.as_str()), (201, "7"), "{body}");
+    let source = &body["versions"][0]["source"];
+    assert_eq!(source, "s3://models/acme/7");
+    let digest = format!("blake3:{}", "0a".repeat(32));
+    let declared = json!({"path": "s3://models/acme/8", "digest": digest});
+    assert_eq!(call(&server, "PUT", path, declared).await.0, 200);
+    let load = json!({"lora_name": "sql", "lora_path": "s3://models/acme/9"});
+    assert_eq!(call(&server, "POST", "/v1/load_lora_adapter", load).await.0, 200);
+    let outside = call(&server, "PUT", path, json!({"path": "s3://models/acme2"})).await;
+    assert_eq!(code(&outside), (403, "path_outside_roots"));
+    assert_eq!(outside.2["error"]["param"], "path");
+    for (param, body) in [
+        ("path", json!({"path": "s3:/models/acme://x"})),
+        ("digest", json!({"path": "s3://models/acme", "digest": "0a"})),
+        ("digest", json!({"path": "1", "digest": digest})),
+        ("digest", json!({"path": "s3://models/acme", "digest": 7})),
+    ] {
+        let wrong = call(&server, "PUT", path, body).await;
+        assert_eq!((wrong.0, &wrong.2["error"]["param"]), (400, &json!(param)), "{}", wrong.2);
+    }
 }
 
 #[tokio::test]

@@ -3,14 +3,39 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
+
+/// The adapter that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AdapterName {
+    /// The adapter's name
+    pub name: String,
+}
+
+/// What must hold for a change to be made.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct Conditions {
+    /// The `etag` it must still have
+    #[param(rename = "if-match")]
+    pub if_match: Option<String>,
+    /// `*`: the name must be free
+    #[param(rename = "if-none-match")]
+    pub if_none_match: Option<String>,
+}
 
 /// Body of `PUT /admin/adapters/{name}`: `path` or `alias_of`.
 #[derive(Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutAdapter {
-    /// Where the adapter's directory lies, beneath the roots that the operator allows.
+    /// Where the adapter's directory lies, beneath the roots that the operator allows; or a place to
+    /// fetch it from, such as `s3://bucket/prefix` or `hf://org/name@revision`, beneath those that the
+    /// operator allows.
     pub path: Option<String>,
+    /// What the file of weights must be, of an adapter that is fetched: `sha256:` or `blake3:` and 64
+    /// hexadecimal digits.
+    pub digest: Option<String>,
     /// Makes the name another one of this adapter; alone.
     pub alias_of: Option<String>,
     /// Keeps it in memory.
@@ -51,7 +76,8 @@ pub struct Pin {
 pub struct LoadLoraAdapter {
     /// The adapter's name.
     pub lora_name: String,
-    /// Where its directory lies, beneath the roots that the operator allows.
+    /// Where its directory lies, beneath the roots that the operator allows, or a place to fetch it
+    /// from.
     pub lora_path: String,
     /// Takes the place of an adapter of that name.
     #[schema(default = false)]

@@ -1,0 +1,247 @@
+//! Fetched adapters on this machine's disk, within a number of bytes: the least recently used leave,
+//! those that are being read never.
+//!
+//! ```text
+//! lock               held by the one process that uses the directory
+//! adapters/NAME/     a fetched adapter and its manifest; appears whole, by a rename
+//! partial/NAME/      what is on its way; of no use to the next process
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::entry::{Entry, Manifest};
+use super::error::RemoteError;
+use crate::adapter::delta::AdapterId;
+use crate::adapter::registry::Location;
+
+/// The directory.
+#[derive(Debug)]
+pub(super) struct Cache {
+    dir: PathBuf,
+    limit: u64,
+    table: Mutex<Table>,
+    /// Given back by the system when the process ends, however it does.
+    _lock: File,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: Vec<Arc<Entry>>,
+    /// Bytes of those.
+    used: u64,
+    /// Bytes promised to what is on its way.
+    reserved: u64,
+}
+
+/// A fetched adapter, which stays on the disk while this lives.
+#[derive(Debug, Clone)]
+pub struct Kept(pub(super) Arc<Entry>);
+
+/// Room for what is on its way, until dropped.
+#[derive(Debug)]
+pub(super) struct Reservation {
+    cache: Arc<Cache>,
+    bytes: u64,
+}
+
+impl Kept {
+    /// The directory with the adapter's files.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Notes what its files hold, by which it is found again whatever else has come from the same
+    /// place.
+    pub fn holds(&self, content: AdapterId) {
+        if self.0.holds(content) {
+            return;
+        }
+        let noted = self.0.note(|manifest| manifest.content = Some(content.to_string()));
+        if let Err(error) = noted {
+            tracing::warn!("the content of a fetched adapter is not noted: {}", error.kind());
+        }
+    }
+}
+
+impl Cache {
+    /// Opens the directory for this process alone. What other processes left half done is removed.
+    ///
+    /// # Errors
+    /// Where it cannot be used, or another process uses it.
+    pub fn open(dir: &Path, limit: u64) -> Result<Arc<Self>, RemoteError> {
+        fs::create_dir_all(dir.join("adapters"))?;
+        let lock = File::create(dir.join("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => RemoteError::Shared,
+            TryLockError::Error(error) => error.into(),
+        })?;
+        remove(&dir.join("partial"))?;
+        let table = Table::read(&dir.join("adapters"))?;
+        let cache = Self { dir: dir.to_owned(), limit, table: Mutex::new(table), _lock: lock };
+        // It may have been larger before.
+        cache.table().make_room(0, limit);
+        Ok(Arc::new(cache))
+    }
+
+    /// What was last known to be the newest of a place.
+    pub fn newest(&self, location: &Location) -> Option<Kept> {
+        self.find(|entry| entry.is_from(location))
+    }
+
+    /// What came from a place and holds `content`.
+    pub fn holding(&self, location: &Location, content: AdapterId) -> Option<Kept> {
+        self.find(|entry| entry.is_from(location) && entry.holds(content))
+    }
+
+    /// The one that fits and was confirmed last. One that is damaged is removed.
+    fn find(&self, fits: impl Fn(&Entry) -> bool) -> Option<Kept> {
+        loop {
+            let found = {
+                let table = self.table();
+                let fitting = table.entries.iter().filter(|entry| fits(entry));
+                Kept(Arc::clone(fitting.max_by_key(|entry| entry.confirmed())?))
+            };
+            if found.0.is_whole() {
+                found.0.touch();
+                return Some(found);
+            }
+            tracing::warn!("a fetched adapter was damaged on disk and is removed");
+            self.table().remove(&found.0);
+        }
+    }
+
+    /// Room for something on its way; none yet.
+    pub fn reserve(self: &Arc<Self>) -> Reservation {
+        Reservation { cache: Arc::clone(self), bytes: 0 }
+    }
+
+    /// Where files from a place lie while they are fetched.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn partial(&self, location: &Location) -> Result<PathBuf, RemoteError> {
+        let name = blake3::hash(location.to_string().as_bytes()).to_hex();
+        let dir = self.dir.join("partial").join(&name[..32]);
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// Takes in the files that lie in `dir`, whole from one moment to the next.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn take(
+        &self,
+        dir: &Path,
+        manifest: &Manifest,
+        room: Reservation,
+    ) -> Result<Kept, RemoteError> {
+        manifest.write(dir)?;
+        let target = self.dir.join("adapters").join(manifest.name());
+        let mut table = self.table();
+        let present = table.entries.iter().find(|entry| entry.dir == target).cloned();
+        let entry = if let Some(entry) = present {
+            entry.note(|noted| {
+                noted.confirmed = manifest.confirmed;
+                noted.files.clone_from(&manifest.files);
+            })?;
+            remove(dir)?;
+            entry
+        } else {
+            remove(&target)?;
+            fs::rename(dir, &target)?;
+            let entry = Arc::new(Entry::open(target)?);
+            table.used += entry.bytes;
+            table.entries.push(Arc::clone(&entry));
+            entry
+        };
+        drop(table);
+        drop(room);
+        Ok(Kept(entry))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// What lies in the directory; what is no fetched adapter is removed.
+    fn read(dir: &Path) -> io::Result<Self> {
+        let mut table = Self::default();
+        for found in fs::read_dir(dir)? {
+            let path = found?.path();
+            match Entry::open(path.clone()) {
+                Ok(entry) => {
+                    table.used += entry.bytes;
+                    table.entries.push(Arc::new(entry));
+                }
+                Err(_) => remove(&path)?,
+            }
+        }
+        Ok(table)
+    }
+
+    /// Removes the least recently used until `more` bytes fit; false where they do not.
+    fn make_room(&mut self, more: u64, limit: u64) -> bool {
+        loop {
+            let whole = self.used.saturating_add(self.reserved).saturating_add(more);
+            if whole <= limit {
+                return true;
+            }
+            // The table's own is the only holder: nobody reads it.
+            let idle = self.entries.iter().filter(|entry| Arc::strong_count(entry) == 1);
+            let Some(oldest) = idle.min_by_key(|entry| entry.used()).cloned() else { return false };
+            self.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, entry: &Arc<Entry>) {
+        let before = self.entries.len();
+        self.entries.retain(|other| !Arc::ptr_eq(other, entry));
+        if self.entries.len() < before {
+            self.used -= entry.bytes;
+            if let Err(error) = remove(&entry.dir) {
+                tracing::warn!("a fetched adapter cannot be removed: {}", error.kind());
+            }
+        }
+    }
+}
+
+impl Reservation {
+    /// Makes room for `bytes` in all.
+    ///
+    /// # Errors
+    /// Where everything else is in use.
+    pub fn grow_to(&mut self, bytes: u64) -> Result<(), RemoteError> {
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 {
+            let mut table = self.cache.table();
+            if !table.make_room(more, self.cache.limit) {
+                return Err(RemoteError::NoRoom { limit: self.cache.limit });
+            }
+            table.reserved += more;
+            self.bytes += more;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.cache.table().reserved -= self.bytes;
+    }
+}
+
+/// Removes a directory, or whatever it is, where it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,167 @@
+//! One adapter as it was fetched: a directory of its files, and beside them a manifest that says where
+//! they came from and what they must be.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::adapter::delta::AdapterId;
+use crate::adapter::registry::Location;
+
+/// The manifest's name; no adapter has such a file.
+pub(super) const MANIFEST: &str = "fetched.json";
+
+/// What is known of a fetched adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    /// Where it came from.
+    pub location: Location,
+    /// By name.
+    pub files: BTreeMap<String, FileInfo>,
+    /// What an adapter reader found in it, in hexadecimal digits.
+    pub content: Option<String>,
+    /// When it was last known to be the newest there, in milliseconds since 1970.
+    pub confirmed: u64,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileInfo {
+    pub bytes: u64,
+    /// The server's name for what it holds.
+    pub tag: Option<String>,
+    /// Its BLAKE3 digest.
+    pub digest: String,
+}
+
+/// A fetched adapter on the disk.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub dir: PathBuf,
+    pub bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    manifest: Manifest,
+    used: SystemTime,
+}
+
+impl FileInfo {
+    /// Of the file at `path`.
+    pub fn of(path: &Path, tag: Option<String>) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self { bytes, tag, digest: digest(file)? })
+    }
+}
+
+impl Manifest {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().fold(0, |sum, file| sum.saturating_add(file.bytes))
+    }
+
+    /// The same for the same files from the same place, and a file name.
+    pub fn name(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let location = self.location.to_string();
+        for (name, info) in std::iter::once((&location, ""))
+            .chain(self.files.iter().map(|(name, info)| (name, info.digest.as_str())))
+        {
+            hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes());
+            hasher.update(&(info.len() as u64).to_le_bytes()).update(info.as_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// Writes it into `dir`, aside first.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let aside = dir.join(format!("{MANIFEST}.new"));
+        fs::write(&aside, serde_json::to_vec(self)?)?;
+        fs::rename(aside, dir.join(MANIFEST))
+    }
+}
+
+impl Entry {
+    /// What lies in `dir`; its files are looked at when it is asked for.
+    pub fn open(dir: PathBuf) -> io::Result<Self> {
+        let path = dir.join(MANIFEST);
+        let manifest: Manifest = serde_json::from_slice(&fs::read(&path)?)?;
+        let used = path.metadata()?.modified()?;
+        Ok(Self { bytes: manifest.bytes(), dir, state: Mutex::new(State { manifest, used }) })
+    }
+
+    pub fn manifest(&self) -> Manifest {
+        self.state().manifest.clone()
+    }
+
+    pub fn is_from(&self, location: &Location) -> bool {
+        self.state().manifest.location == *location
+    }
+
+    pub fn holds(&self, content: AdapterId) -> bool {
+        self.state().manifest.content.as_deref() == Some(&content.to_string())
+    }
+
+    pub fn confirmed(&self) -> u64 {
+        self.state().manifest.confirmed
+    }
+
+    pub fn used(&self) -> SystemTime {
+        self.state().used
+    }
+
+    /// Whether every file is as it was fetched.
+    pub fn is_whole(&self) -> bool {
+        let manifest = self.manifest();
+        manifest.files.iter().all(|(name, info)| {
+            let found = FileInfo::of(&self.dir.join(name), info.tag.clone());
+            found.is_ok_and(|found| found == *info)
+        })
+    }
+
+    /// Notes that it is in use now. Where that is not written down, it counts until the end of the
+    /// process.
+    pub fn touch(&self) {
+        let now = SystemTime::now();
+        self.state().used = now;
+        let noted = File::options()
+            .write(true)
+            .open(self.dir.join(MANIFEST))
+            .and_then(|file| file.set_modified(now));
+        if let Err(error) = noted {
+            tracing::warn!("the use of a fetched adapter is not noted: {}", error.kind());
+        }
+    }
+
+    /// Changes what is known of it, on disk too.
+    pub fn note(&self, change: impl FnOnce(&mut Manifest)) -> io::Result<()> {
+        let mut state = self.state();
+        change(&mut state.manifest);
+        state.used = SystemTime::now();
+        state.manifest.write(&self.dir)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn digest(file: File) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}

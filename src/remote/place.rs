@@ -1,0 +1,78 @@
+//! The one thing that the rest asks of another machine: a file, whole, or from somewhere on, or only
+//! if it is another one than before.
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use super::error::RemoteError;
+use super::store::Store;
+use super::web::Web;
+
+/// Where one adapter's files are.
+#[derive(Debug)]
+pub(super) enum Place {
+    Store(Store),
+    Web(Web),
+}
+
+/// How much of a file is asked for. A tag names what a file holds; it is the server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ask<'a> {
+    Whole,
+    /// Nothing, where it still has this tag.
+    Unless(&'a str),
+    /// What follows `from` bytes, where it still has this tag.
+    Rest {
+        from: u64,
+        tag: &'a str,
+    },
+}
+
+/// What comes back.
+pub(super) enum Answer {
+    /// There is no such file.
+    Missing,
+    /// It has the tag of [`Ask::Unless`].
+    Unchanged,
+    /// It does not have that of [`Ask::Rest`].
+    Changed,
+    Body(Body),
+}
+
+/// Bytes of a file.
+pub(super) struct Body {
+    /// The first of them: 0, or as asked.
+    pub from: u64,
+    /// The size of the whole file, where the server says so.
+    pub size: Option<u64>,
+    /// Its tag, where it has one that stands for every byte.
+    pub tag: Option<String>,
+    pub chunks: BoxStream<'static, Result<Bytes, Failure>>,
+}
+
+/// A request that failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It would fail again.
+    Lasting(RemoteError),
+    /// It may succeed next time; in a few words.
+    Passing(&'static str),
+}
+
+impl Place {
+    /// Asks for a file.
+    pub async fn open(&self, file: &str, ask: Ask<'_>) -> Result<Answer, Failure> {
+        match self {
+            Self::Store(store) => store.open(file, ask).await,
+            Self::Web(web) => web.open(file, ask).await,
+        }
+    }
+
+    /// The version of all files here, where none of them ever changes.
+    pub fn version(&self) -> Option<&str> {
+        match self {
+            Self::Store(_) => None,
+            Self::Web(web) => web.version.as_deref(),
+        }
+    }
+}
