@@ -17,6 +17,7 @@ mod addition;
 mod attention;
 mod attention_tile;
 mod direct;
+mod factor;
 mod ggml_blocks;
 pub mod heap;
 mod huge_pages;
@@ -62,6 +63,7 @@ mod attention_tests;
 mod tests;
 
 pub use attention::{AttentionShape, AttentionSpan, Queries};
+pub use factor::Factor;
 pub use ggml_blocks::GgmlBlocks;
 pub use level::{Kernels, Level, UnknownLevel, UnsupportedLevel};
 pub use linear::{LinearShape, Weights};
