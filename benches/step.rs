@@ -1,5 +1,5 @@
 //! Time of a decode step of a whole model, without scheduler, sampler and HTTP:
-//! `cargo bench --bench step -- MODEL [--rows 1,8,32] [--adapters 0,1,8,32] [--rank 32]`.
+//! `cargo bench --bench step -- MODEL [--rows 1,8,32] [--adapters 0,1,8,32] [--rank 32] [--q8]`.
 //!
 //! Each row is the next token of another sequence; as many different adapters as asked for, on every
 //! linear layer, are dealt out to the rows. Several rounds take all cases by turns. For each stands
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use clap::Parser;
-use sorsa::adapter::delta::{AdapterId, LowRankDelta, LowRankFactors, ModuleSpec};
+use sorsa::adapter::delta::{AdapterId, FactorDType, LowRankDelta, LowRankFactors, ModuleSpec};
 use sorsa::adapter::segments::Segments;
 use sorsa::kernels::Kernels;
 use sorsa::kv_cache::BlockId;
@@ -48,6 +48,9 @@ struct Args {
     /// The adapters' rank.
     #[arg(long, default_value_t = 32)]
     rank: usize,
+    /// Holds the adapters in 8 bits.
+    #[arg(long)]
+    q8: bool,
     /// How often all cases take turns.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -75,7 +78,8 @@ impl Case {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let checkpoint = Checkpoint::open(&args.model)?;
-    let options = LoadOptions::new(DType::BF16, Device::Cpu);
+    let factors = if args.q8 { FactorDType::Q8 } else { FactorDType::Bf16 };
+    let options = LoadOptions { factors, ..LoadOptions::new(DType::BF16, Device::Cpu) };
     let model =
         LlamaForCausalLm::load(&checkpoint.config, &checkpoint.weights, options, &mut |_| {})?;
     let most = args.adapters.iter().copied().max().unwrap_or(0);

@@ -8,7 +8,7 @@ use std::fmt;
 use candle_core::{DType, Device, Result, Tensor};
 use half::bf16;
 
-use crate::kernels::{Kernels, Panels};
+use crate::kernels::{Factor, Kernels};
 
 /// A linear module of the base model that adapters may target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,23 +110,37 @@ impl LowRankFactors {
     }
 }
 
-/// [`LowRankFactors`] rounded to bfloat16 and laid out for the CPU's products.
+/// In what factors are held where weights are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FactorDType {
+    /// In bfloat16.
+    #[default]
+    Bf16,
+    /// In 8 bits with a scale in float32 per 32 values, where that is smaller.
+    Q8,
+}
+
+/// [`LowRankFactors`] rounded and laid out for the CPU's products.
 #[derive(Debug)]
 pub struct PackedFactors {
     /// `rank x in_features`.
-    pub down: Panels,
+    pub down: Factor,
     /// `out_features x rank`.
-    pub up: Panels,
+    pub up: Factor,
 }
 
 impl PackedFactors {
-    fn new(factors: &LowRankFactors, kernels: Kernels) -> Result<Self> {
-        let pack = |factor: &Tensor| {
-            let values = factor.flatten_all()?.to_vec1::<bf16>()?;
-            Ok::<_, candle_core::Error>(Panels::pack(kernels, &values, factor.dims2()?))
-        };
+    fn new(factors: &LowRankFactors, kernels: Kernels, dtype: FactorDType) -> Result<Self> {
         let rounded = factors.to(&Device::Cpu, DType::BF16)?;
-        Ok(Self { down: pack(&rounded.down)?, up: pack(&rounded.up)? })
+        let pack = |exact: &Tensor, rounded: &Tensor| {
+            let shape = exact.dims2()?;
+            if dtype == FactorDType::Q8 && Factor::gains_by_8_bits(shape) {
+                let values = exact.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                return Factor::q8(kernels, &values, shape).map_err(candle_core::Error::wrap);
+            }
+            Ok(Factor::bf16(kernels, &rounded.flatten_all()?.to_vec1::<bf16>()?, shape))
+        };
+        Ok(Self { down: pack(&factors.down, &rounded.down)?, up: pack(&factors.up, &rounded.up)? })
     }
 }
 
@@ -142,6 +156,8 @@ enum Factors {
 pub struct LowRankDelta {
     id: AdapterId,
     modules: Vec<Option<Factors>>,
+    /// Whether all factors are packed: asked for by each layer of each step.
+    packed: bool,
 }
 
 impl LowRankDelta {
@@ -149,7 +165,7 @@ impl LowRankDelta {
     #[must_use]
     pub fn new(id: AdapterId, modules: Vec<Option<LowRankFactors>>) -> Self {
         let plain = |factors: Option<LowRankFactors>| factors.map(Factors::Plain);
-        Self { id, modules: modules.into_iter().map(plain).collect() }
+        Self::of(id, modules.into_iter().map(plain).collect())
     }
 
     /// The delta of `modules`, with the digest of its content for an id.
@@ -175,25 +191,30 @@ impl LowRankDelta {
         self.map(|factors| Ok(Factors::Plain(factors.to(device, dtype)?)))
     }
 
-    /// The same delta rounded to bfloat16, in the form that [`LowRankDelta::packed_factors`] gives.
+    /// The same delta rounded to `dtype`, in the form that [`LowRankDelta::packed_factors`] gives.
     ///
     /// # Errors
     /// Where a factor overflows.
-    pub fn pack(&self, kernels: Kernels) -> Result<Self> {
-        let mut packed =
-            self.map(|factors| Ok(Factors::Packed(PackedFactors::new(factors, kernels)?)))?;
+    pub fn pack(&self, kernels: Kernels, dtype: FactorDType) -> Result<Self> {
+        let pack = |factors: &LowRankFactors| PackedFactors::new(factors, kernels, dtype);
+        let mut packed = self.map(|factors| Ok(Factors::Packed(pack(factors)?)))?;
         let factors = packed.modules.iter_mut().flatten().filter_map(|factors| match factors {
             Factors::Packed(factors) => Some([&mut factors.down, &mut factors.up]),
             Factors::Plain(_) => None,
         });
-        Panels::gather(factors.flatten());
+        Factor::gather(factors.flatten());
         Ok(packed)
     }
 
     fn map(&self, form: impl Fn(&LowRankFactors) -> Result<Factors>) -> Result<Self> {
         let modules = (0..self.modules.len()).map(|index| self.factors(index).map(&form));
         let modules = modules.map(Option::transpose).collect::<Result<_>>()?;
-        Ok(Self { id: self.id, modules })
+        Ok(Self::of(self.id, modules))
+    }
+
+    fn of(id: AdapterId, modules: Vec<Option<Factors>>) -> Self {
+        let packed = modules.iter().flatten().all(|it| matches!(it, Factors::Packed(_)));
+        Self { id, modules, packed }
     }
 
     /// The content digest.
@@ -217,7 +238,7 @@ impl LowRankDelta {
     /// Whether all factors are in the form that [`LowRankDelta::pack`] gives.
     #[must_use]
     pub fn is_packed(&self) -> bool {
-        self.touched().all(|factors| matches!(factors, Factors::Packed(_)))
+        self.packed
     }
 
     /// The factors for module `index`, where the adapter touches it, of a packed delta.
@@ -347,6 +368,29 @@ mod tests {
         let rounded = was.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
         let is = is.to_dtype(DType::F32).unwrap();
         assert_eq!(is.to_vec2::<f32>().unwrap(), rounded.to_vec2::<f32>().unwrap());
+    }
+
+    #[test]
+    fn eight_bits_hold_what_they_make_smaller() {
+        let wide = |rank: usize| {
+            let matrix = |shape: (usize, usize)| Tensor::ones(shape, DType::F32, &Device::Cpu);
+            Some(LowRankFactors {
+                down: matrix((rank, 640)).unwrap(),
+                up: matrix((320, rank)).unwrap(),
+            })
+        };
+        let delta = LowRankDelta::new(AdapterId([1; 32]), vec![wide(32), None, wide(16)]);
+        let bytes = |dtype| {
+            let packed = delta.pack(Kernels::best(), dtype).unwrap();
+            assert!(packed.is_packed() && packed.id() == delta.id());
+            assert_eq!((packed.num_modules(), packed.max_rank()), (2, 32));
+            packed.size_bytes()
+        };
+        // Panels of 16 outputs: 2 bytes a value, or 9 bits in groups of 32.
+        let (down, up) = (|rank: usize| rank * 640, |rank: usize| 320 * rank);
+        let plain = 2 * (down(32) + up(32) + down(16) + up(16));
+        assert_eq!(bytes(FactorDType::Bf16), plain);
+        assert_eq!(bytes(FactorDType::Q8), 9 * (down(32) + up(32) + down(16)) / 8 + 2 * up(16));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::model_source::{AdapterReader, ServedAdapter};
 use super::sources::{OnDisk, on_disk};
 use crate::adapter::compact::{Tolerance, compact, compacted_id};
 use crate::adapter::compacted_cache::CompactedCache;
-use crate::adapter::delta::{LowRankDelta, ModuleSpec};
+use crate::adapter::delta::{FactorDType, LowRankDelta, ModuleSpec};
 use crate::adapter::registry::{LoadError, LoadErrorKind, Loader, ReadAdapter, Source, Wanted};
 use crate::config::user_cache;
 use crate::layers::backend::Backend;
@@ -43,6 +43,7 @@ pub struct ModelAdapters {
     /// Fetches what lies on other machines, where that is allowed.
     remote: Option<Remote>,
     dtype: DType,
+    factors: FactorDType,
     backend: Backend,
     device: Device,
     cache: Option<CompactedCache>,
@@ -66,10 +67,22 @@ impl ModelAdapters {
         options: &LoadOptions,
     ) -> anyhow::Result<Self> {
         let pool = ThreadPoolBuilder::new().num_threads(1).build()?;
-        let LoadOptions { dtype, backend, ref device, .. } = *options;
+        let LoadOptions { dtype, factors, backend, ref device, .. } = *options;
         let cache = user_cache().map(|dir| CompactedCache::new(dir.join("adapters"), CACHE_BYTES));
         let device = device.clone();
-        Ok(Self { reader, modules, tolerance, roots, remote, dtype, backend, device, cache, pool })
+        Ok(Self {
+            reader,
+            modules,
+            tolerance,
+            roots,
+            remote,
+            dtype,
+            factors,
+            backend,
+            device,
+            cache,
+            pool,
+        })
     }
 
     fn read_delta(&self, source: &Source) -> anyhow::Result<ReadAdapter> {
@@ -123,7 +136,7 @@ impl Loader for ModelAdapters {
     }
 
     fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError> {
-        let prepared = self.backend.prepare(delta, self.dtype, &self.device);
+        let prepared = self.backend.prepare(delta, self.dtype, self.factors, &self.device);
         prepared.map_err(|error| LoadError::unusable(error.to_string()))
     }
 

@@ -12,8 +12,11 @@ use super::adapter_watch::Followed;
 use super::model_source::ModelSource;
 use super::names::{self, base_names};
 use super::text_files::TextFiles;
+use crate::adapter::delta::FactorDType;
 use crate::adapter::registry::Source;
-use crate::config::{AdapterArg, DTypeArg, DeviceArg, QuantizeArg, ServeArgs, is_valid_name};
+use crate::config::{
+    AdapterArg, AdapterDTypeArg, DTypeArg, DeviceArg, QuantizeArg, ServeArgs, is_valid_name,
+};
 use crate::engine::Engine;
 use crate::engine::handle::channel;
 use crate::engine::model_runner::ModelRunner;
@@ -73,6 +76,11 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
         );
     }
     check_quantize(args)?;
+    ensure!(
+        args.adapters.adapter_dtype == AdapterDTypeArg::Auto || args.base.is_none(),
+        "--adapter-dtype q8: beside the residual of a SORSA checkpoint the factors hold most of \
+         each weight, and 8 bits are too few for them"
+    );
     let names = if args.base.is_some() { base_names(args) } else { Vec::new() };
     if let Some(adapter) = args.adapter.iter().find(|adapter| names.contains(&adapter.name)) {
         bail!("--adapter {}: that is the checkpoint's own name already", adapter.name);
@@ -214,9 +222,13 @@ fn block_manager(args: &ServeArgs, num_blocks: usize, base: [u8; 32]) -> BlockMa
 
 /// How weights are held, in a word or two.
 fn held_as(options: &LoadOptions) -> String {
-    let dtype = options.dtype.as_str();
+    let factors = match options.factors {
+        FactorDType::Bf16 => "",
+        FactorDType::Q8 => ", adapters q8",
+    };
+    let dtype = options.dtype.as_str().to_owned() + factors;
     match options.quantization {
-        None => dtype.to_owned(),
+        None => dtype,
         Some(Quantization::AsStored) => format!("quantised as stored, else {dtype}"),
         Some(Quantization::Bits(Bits::Eight)) => format!("quantised to 8 bits, else {dtype}"),
         Some(Quantization::Bits(Bits::Four)) => format!("quantised to 4 bits, else {dtype}"),

@@ -9,11 +9,11 @@ use candle_core::{DType, Device};
 
 use super::base_check::{OnMismatch, base_digest};
 use crate::adapter::base::BaseDigest;
-use crate::adapter::delta::{LowRankDelta, ModuleSpec};
+use crate::adapter::delta::{FactorDType, LowRankDelta, ModuleSpec};
 use crate::adapter::directory::AdapterDir;
 use crate::adapter::file::{self, AdapterKind, Limits};
 use crate::adapter::registry::Source;
-use crate::config::{DTypeArg, QuantizeArg, ServeArgs};
+use crate::config::{AdapterDTypeArg, DTypeArg, QuantizeArg, ServeArgs};
 use crate::kernels::Kernels;
 use crate::layers::backend::Backend;
 use crate::layers::packed_weight::Bits;
@@ -113,7 +113,7 @@ impl ModelSource {
     /// stored in.
     ///
     /// # Errors
-    /// Where this machine lacks the instructions asked for.
+    /// Where this machine lacks the instructions asked for, or no kernel takes adapters so.
     pub fn load_options(&self, args: &ServeArgs, device: &Device) -> anyhow::Result<LoadOptions> {
         let residual = self.residual.is_some();
         let quantization = self.quantization(args, device);
@@ -129,6 +129,16 @@ impl ModelSource {
         if let Some(level) = &args.engine.cpu {
             ensure!(device.is_cpu(), "--cpu {level} says how a CPU computes");
             options.backend = Backend::Cpu(Kernels::new(level.parse()?)?);
+        }
+        if args.adapters.adapter_dtype == AdapterDTypeArg::Q8 {
+            options.factors = FactorDType::Q8;
+            ensure!(
+                options.backend.packs(options.dtype),
+                "--adapter-dtype q8 goes with weights in bfloat16 or quantised on a CPU, not with {} \
+                 on {}: give --dtype bf16",
+                options.dtype.as_str(),
+                if device.is_cpu() { "a CPU" } else { "a GPU" }
+            );
         }
         let parallelism = args.load_parallelism.or(args.engine.threads);
         let parallelism = parallelism.unwrap_or(options.parallelism);

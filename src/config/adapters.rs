@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{ByteSize, SourcesArgs};
+use super::{AdapterDTypeArg, ByteSize, SourcesArgs};
 
 /// Adapters beside those named one by one.
 #[derive(Debug, Clone, Args)]
@@ -32,6 +32,10 @@ pub struct AdaptersArgs {
     /// Where changes made through HTTP are written down; without it they end with the process
     #[arg(long, env = "SORSA_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// How the factors of adapters are held: auto as --dtype says; q8 in 8 bits with a scale per 32
+    /// values, on a CPU whose weights are bfloat16 or quantised
+    #[arg(long, env = "SORSA_ADAPTER_DTYPE", default_value = "auto", value_name = "DTYPE")]
+    pub adapter_dtype: AdapterDTypeArg,
     /// Memory of adapters; the least recently used leave it
     #[arg(long, env = "SORSA_ADAPTER_MEMORY", default_value = "4GiB", value_name = "BYTES")]
     pub adapter_memory: ByteSize,

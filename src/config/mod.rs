@@ -31,7 +31,7 @@ pub use self::error::ConfigError;
 pub use self::serve::ServeArgs;
 pub use self::size::ByteSize;
 pub use self::sources::SourcesArgs;
-pub use self::weights::{DTypeArg, QuantizeArg};
+pub use self::weights::{AdapterDTypeArg, DTypeArg, QuantizeArg};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -16,6 +16,15 @@ pub enum QuantizeArg {
     Q4,
 }
 
+/// How the factors of adapters are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AdapterDTypeArg {
+    /// As the weights' dtype says.
+    Auto,
+    /// In 8 bits.
+    Q8,
+}
+
 /// How weights are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DTypeArg {

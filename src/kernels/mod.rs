@@ -16,6 +16,7 @@ mod addition;
 mod attention;
 mod attention_tile;
 mod direct;
+mod factor;
 mod ggml_blocks;
 pub mod heap;
 mod huge_pages;
@@ -57,6 +58,7 @@ mod attention_tests;
 mod tests;
 
 pub use attention::{AttentionShape, AttentionSpan, Queries};
+pub use factor::Factor;
 pub use ggml_blocks::GgmlBlocks;
 pub use level::{Kernels, Level, UnknownLevel, UnsupportedLevel};
 pub use linear::{LinearShape, Weights};

@@ -9,7 +9,7 @@ use std::fmt;
 
 use half::bf16;
 
-use super::huge_pages::{self, Buffer, Gathered};
+use super::huge_pages::{Buffer, Gathered};
 use super::level::Kernels;
 use super::reading::Places;
 use super::simd::LANES;
@@ -95,11 +95,14 @@ impl Panels {
         }
     }
 
-    /// Moves weights that are read one after the other into one piece of memory, in this order. They
-    /// can no longer be written.
-    pub fn gather<'p>(weights: impl IntoIterator<Item = &'p mut Self>) {
-        let buffers = weights.into_iter().map(|panels| &mut panels.lines as &mut dyn Gathered);
-        huge_pages::gather(buffers.collect());
+    /// The memory, to be gathered with others'.
+    pub(super) fn buffer(&mut self) -> &mut dyn Gathered {
+        &mut self.lines
+    }
+
+    /// Bytes of a weight of this shape.
+    pub(super) fn bytes_of((out_features, in_features): (usize, usize)) -> usize {
+        out_features.div_ceil(LANES) * in_features.div_ceil(2) * size_of::<Line>()
     }
 
     /// Columns of the weight.

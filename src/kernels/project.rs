@@ -108,9 +108,12 @@ impl Kernels {
 
     /// The second half of what adapters add to their own rows.
     fn add_deltas(self, projections: Vec<Projection<'_, '_>>, additions: &[Addition<'_>]) {
+        if additions.is_empty() {
+            return;
+        }
         let work = additions.iter().map(|it| it.work()[1]).sum();
         // Where there are few adapters, their columns are divided.
-        let parts = self.parts(work).div_ceil(additions.len().max(1));
+        let parts = self.parts(work).div_ceil(additions.len());
         let mut outs: Vec<Option<&mut [f32]>> = additions.iter().map(|_| None).collect();
         let mut widths = Vec::with_capacity(projections.len());
         for (index, Projection { weight, out, .. }) in projections.into_iter().enumerate() {

@@ -30,11 +30,25 @@ pub enum QuantizeError {
 /// # Errors
 /// Where there is one.
 pub(super) fn check(weights: &[f32], bits: Bits) -> Result<(), QuantizeError> {
-    let largest = match bits {
-        Bits::Eight => LARGEST_8 * f16::MAX.to_f32(),
-        // The minimum is one of the values.
-        Bits::Four => f16::MAX.to_f32() / 2.0,
-    };
+    check_below(
+        weights,
+        match bits {
+            Bits::Eight => LARGEST_8 * f16::MAX.to_f32(),
+            // The minimum is one of the values.
+            Bits::Four => f16::MAX.to_f32() / 2.0,
+        },
+    )
+}
+
+/// Finds a weight that cannot be rounded with a scale in float32.
+///
+/// # Errors
+/// Where there is one.
+pub(super) fn check_f32(weights: &[f32]) -> Result<(), QuantizeError> {
+    check_below(weights, f32::MAX)
+}
+
+fn check_below(weights: &[f32], largest: f32) -> Result<(), QuantizeError> {
     let fault = weights.iter().find(|weight| weight.is_nan() || weight.abs() > largest);
     fault.map_or(Ok(()), |weight| {
         Err(if weight.is_finite() {
@@ -59,14 +73,26 @@ pub(super) fn groups<const N: usize>(row: &[f32], at: usize) -> [[f32; GROUP]; N
 
 /// The group in 8 bits by its largest value.
 pub(super) fn q8(weights: &[f32; GROUP]) -> Group<f16> {
-    let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
-    let scale = f16::from_f32(largest / LARGEST_8);
-    let inverse = inverse(scale.to_f32());
-    let round = |weight: f32| {
+    let scale = f16::from_f32(largest(weights) / LARGEST_8);
+    Group { values: q8_values(weights, scale.to_f32()), scale }
+}
+
+/// The same with a scale that is not rounded.
+pub(super) fn q8_f32(weights: &[f32; GROUP]) -> Group<f32> {
+    let scale = largest(weights) / LARGEST_8;
+    Group { values: q8_values(weights, scale), scale }
+}
+
+fn largest(weights: &[f32; GROUP]) -> f32 {
+    weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()))
+}
+
+fn q8_values(weights: &[f32; GROUP], scale: f32) -> [u8; GROUP] {
+    let inverse = inverse(scale);
+    weights.map(|weight| {
         let rounded = round((weight * inverse).clamp(-LARGEST_8, LARGEST_8));
         (rounded as i16 + SHIFT) as u8
-    };
-    Group { values: weights.map(round), scale }
+    })
 }
 
 /// The group in 4 bits with the scale and minimum that, of a few tried, make the least squared

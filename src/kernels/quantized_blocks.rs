@@ -105,6 +105,55 @@ impl Block for Q8 {
     }
 }
 
+/// 8-bit values, each group with a scale in float32: an adapter's factor, whose values may be small
+/// and whose inner dimension is seldom more than one group.
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Q8F {
+    scales: [f32; LANES],
+    lines: [Line; LINES],
+}
+
+impl Block for Q8F {
+    type Scales = f32;
+    const GROUPS: usize = 1;
+    const SHIFTED: bool = true;
+
+    #[inline(always)]
+    fn lines<S: Simd>(&self, simd: S, _group: usize, index: usize) -> [S::Bytes; 2] {
+        let line = |index: usize| simd.load_bytes(&self.lines[index].0);
+        [line(index), line(index + LINES / 2)]
+    }
+
+    #[inline(always)]
+    fn scales<S: Simd>(&self, simd: S, _group: usize) -> S::Vector {
+        simd.load(&self.scales)
+    }
+
+    #[inline(always)]
+    fn minima<S: Simd>(&self, simd: S, _group: usize) -> S::Vector {
+        simd.splat(0.0)
+    }
+
+    fn set_scales(&mut self, output: usize, scale: f32) {
+        self.scales[output] = scale;
+    }
+
+    fn set_values(&mut self, _group: usize, output: usize, values: &[u8; GROUP]) {
+        for (line, quad) in self.lines.iter_mut().zip(values.as_chunks::<QUAD>().0) {
+            line.0[QUAD * output..][..QUAD].copy_from_slice(quad);
+        }
+    }
+
+    fn values(&self, _group: usize, output: usize) -> [u8; GROUP] {
+        std::array::from_fn(|i| self.lines[i / QUAD].0[QUAD * output + i % QUAD])
+    }
+
+    fn scale(&self, _group: usize, output: usize) -> (f32, f32) {
+        (self.scales[output], 0.0)
+    }
+}
+
 /// 4-bit values, each group with a scale and a minimum: what Q4_0 and Q4_1 of GGUF say.
 #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]

@@ -7,10 +7,10 @@
 use std::fmt;
 
 use super::ggml_blocks::{self, GgmlBlocks};
-use super::huge_pages::Buffer;
+use super::huge_pages::{Buffer, Gathered};
 use super::level::Kernels;
 use super::quantize::{self, QuantizeError};
-use super::quantized_blocks::{Block, GROUP, Group, Q4, Q4K, Q8, SHIFT};
+use super::quantized_blocks::{Block, GROUP, Group, Q4, Q4K, Q8, Q8F, SHIFT};
 use super::reading::Places;
 use super::simd::LANES;
 
@@ -32,6 +32,7 @@ pub struct QuantizedPanels {
 
 pub(super) enum Blocks {
     Q8(Buffer<Q8>),
+    Q8F(Buffer<Q8F>),
     Q4(Buffer<Q4>),
     Q4K(Buffer<Q4K>),
 }
@@ -41,6 +42,10 @@ macro_rules! with_blocks {
     ($of:expr, $blocks:ident => $body:expr) => {
         match $of {
             $crate::kernels::quantized_panels::Blocks::Q8(buffer) => {
+                let $blocks = buffer.as_slice();
+                $body
+            }
+            $crate::kernels::quantized_panels::Blocks::Q8F(buffer) => {
                 let $blocks = buffer.as_slice();
                 $body
             }
@@ -61,6 +66,7 @@ impl fmt::Debug for QuantizedPanels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.blocks {
             Blocks::Q8(_) => "8 bits",
+            Blocks::Q8F(_) => "8 bits with scales in float32",
             Blocks::Q4(_) => "4 bits",
             Blocks::Q4K(_) => "4 bits in super-blocks",
         };
@@ -103,6 +109,47 @@ impl QuantizedPanels {
             })),
         };
         Ok(Self { blocks, in_features, out_features })
+    }
+
+    /// Rounds an adapter's row-major factor to 8 bits, with a scale in float32 per 32 values.
+    ///
+    /// # Errors
+    /// Where a value is not finite.
+    ///
+    /// # Panics
+    /// Where the factor has another length.
+    pub fn quantize_factor(
+        kernels: Kernels,
+        factor: &[f32],
+        shape: (usize, usize),
+    ) -> Result<Self, QuantizeError> {
+        let (out_features, in_features) = shape;
+        assert_eq!(factor.len(), out_features * in_features, "bug: length of the factor");
+        quantize::check_f32(factor)?;
+        let blocks = fill(kernels, shape, |output, block: &mut Q8F, at, place| {
+            let row = &factor[output * in_features..][..in_features];
+            let [group] = quantize::groups::<1>(row, at);
+            let Group { values, scale } = quantize::q8_f32(&group);
+            block.set_scales(place, scale);
+            block.set_values(0, place, &values);
+        });
+        Ok(Self { blocks: Blocks::Q8F(blocks), in_features, out_features })
+    }
+
+    /// Bytes that [`QuantizedPanels::quantize_factor`] takes for this shape.
+    #[must_use]
+    pub fn factor_bytes((out_features, in_features): (usize, usize)) -> usize {
+        out_features.div_ceil(LANES) * panel_len::<Q8F>(in_features) * size_of::<Q8F>()
+    }
+
+    /// The memory, to be gathered with others'.
+    pub(super) fn buffer(&mut self) -> &mut dyn Gathered {
+        match &mut self.blocks {
+            Blocks::Q8(buffer) => buffer,
+            Blocks::Q8F(buffer) => buffer,
+            Blocks::Q4(buffer) => buffer,
+            Blocks::Q4K(buffer) => buffer,
+        }
     }
 
     /// Takes over the blocks of a GGUF file, `out_features` rows of whole blocks: every value is
@@ -161,6 +208,7 @@ impl QuantizedPanels {
     pub(super) fn groups(&self) -> usize {
         match &self.blocks {
             Blocks::Q8(_) => panel_len::<Q8>(self.in_features) * Q8::GROUPS,
+            Blocks::Q8F(_) => panel_len::<Q8F>(self.in_features) * Q8F::GROUPS,
             Blocks::Q4(_) => panel_len::<Q4>(self.in_features) * Q4::GROUPS,
             Blocks::Q4K(_) => panel_len::<Q4K>(self.in_features) * Q4K::GROUPS,
         }

@@ -44,12 +44,14 @@ fn weights(kernels: Kernels, shape: (usize, usize), seed: usize) -> Vec<Quantize
     let stored = KINDS.into_iter().filter(|kind| shape.1.is_multiple_of(kind.values()));
     let stored =
         stored.map(|kind| QuantizedPanels::from_ggml(kernels, kind, &ggml(kind, shape), shape));
-    rounded.into_iter().chain(stored).collect()
+    let factor = QuantizedPanels::quantize_factor(kernels, &floats, shape);
+    let factor = factor.expect("they are finite");
+    rounded.into_iter().chain(stored).chain([factor]).collect()
 }
 
 /// `x Wᵀ`, group after group, as its formula reads.
 fn naive(weight: &QuantizedPanels, x: &[f32]) -> Vec<f32> {
-    let shifted = matches!(weight.blocks, Blocks::Q8(_));
+    let shifted = matches!(weight.blocks, Blocks::Q8(_) | Blocks::Q8F(_));
     let output = |row: &[f32], output: usize| {
         let mut sum = 0.0_f32;
         for (group, x) in row.chunks(GROUP).enumerate() {
@@ -226,11 +228,79 @@ fn rounding_comes_as_close_as_the_bits_allow() {
 
 #[test]
 fn weights_that_cannot_be_rounded_are_named() {
+    for fault in [f32::NAN, f32::INFINITY] {
+        let factor = QuantizedPanels::quantize_factor(Kernels::best(), &[1.0, fault], (1, 2));
+        factor.expect_err("it cannot be rounded");
+    }
     for bits in [Bits::Eight, Bits::Four] {
         for fault in [f32::NAN, f32::INFINITY, -1e38] {
             let panels = QuantizedPanels::quantize(Kernels::best(), &[1.0, fault], (1, 2), bits);
             let error = panels.expect_err("it cannot be rounded");
             assert!(error.to_string().starts_with("a weight"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_adapter_in_8_bits_adds_both_its_products_to_its_rows_alone() {
+    // Ranks below, at and beyond a group; rows of one tile and of several.
+    for (width, outs, rank) in [(70, 40, 32), (33, 17, 5), (576, 300, 40), (64, 1000, 64)] {
+        let x = numbers(60 * width, 6);
+        let runs = [0..1, 1..5, 9..59];
+        for kernels in levels() {
+            let base = &weights(kernels, (outs, width), 8)[0];
+            let plain = Panels::pack(kernels, &vec![half::bf16::ONE; rank * width], (rank, width));
+            let factors: Vec<_> = (0..runs.len())
+                .map(|seed| {
+                    let factor = |shape: (usize, usize), seed| {
+                        let values = numbers(shape.0 * shape.1, seed);
+                        QuantizedPanels::quantize_factor(kernels, &values, shape).expect("finite")
+                    };
+                    (factor((rank, width), 3 + seed), factor((outs, rank), 7 + seed))
+                })
+                .collect();
+            let run = |deltas| {
+                let mut out = vec![0.0; 60 * outs];
+                let weight = Weight::Quantized(base);
+                let (bias, accumulate) = (None, false);
+                let own = Projection { weight, bias, deltas, out: &mut out, accumulate };
+                kernels.project(&x, width, vec![own]);
+                out
+            };
+            let mut expected = run(Vec::new());
+            let mut deltas = Vec::new();
+            for (rows, (down, up)) in runs.iter().zip(&factors) {
+                let inner = naive(down, &x[rows.start * width..rows.end * width]);
+                let own = &mut expected[rows.start * outs..rows.end * outs];
+                own.iter_mut().zip(naive(up, &inner)).for_each(|(out, delta)| *out += delta);
+                let (down, up) = (Weight::Quantized(down), Weight::Quantized(up));
+                deltas.push(RowsDelta { rows: rows.clone(), down, up });
+            }
+            let what = format!("{width}, {outs}, {rank} at {}", kernels.level());
+            assert_bits(&run(deltas.clone()), &expected, &what);
+            // Beside one in bfloat16, each is as it would be alone.
+            deltas[1].down = Weight::Bf16(&plain);
+            let found = run(deltas);
+            assert_bits(&found[9 * outs..], &expected[9 * outs..], &what);
+            assert_bits(&found[..outs], &expected[..outs], &what);
+        }
+    }
+}
+
+#[test]
+fn a_factor_in_8_bits_is_as_close_however_small_it_is() {
+    for size in [1.0, 1e-9, 1e9] {
+        let floats: Vec<f32> = numbers(40 * 70, 12).into_iter().map(|it| it * size).collect();
+        let panels = QuantizedPanels::quantize_factor(Kernels::best(), &floats, (40, 70));
+        let panels = panels.expect("they are finite");
+        assert_eq!(panels.bytes(), QuantizedPanels::factor_bytes((40, 70)));
+        for (own, found) in floats.chunks(70).zip(panels.dequantize().chunks(70)) {
+            for (own, found) in own.chunks(GROUP).zip(found.chunks(GROUP)) {
+                let largest = own.iter().fold(0.0_f32, |largest, it| largest.max(it.abs()));
+                for (own, found) in own.iter().zip(found) {
+                    assert!((own - found).abs() <= largest / 254.0 * 1.001, "{found}, not {own}");
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use candle_core::{
 };
 use half::bf16;
 
-use crate::adapter::delta::LowRankDelta;
+use crate::adapter::delta::{FactorDType, LowRankDelta};
 use crate::kernels::{Kernels, Rows, Weights};
 
 /// The path that layers take, chosen at load.
@@ -41,7 +41,8 @@ impl Backend {
         dtype == DType::BF16 && !self.is_candle()
     }
 
-    /// `delta` in the form that layers with weights of `dtype` on `device` take.
+    /// `delta` in the form that layers with weights of `dtype` on `device` take; `factors` matters
+    /// where weights are packed.
     ///
     /// # Errors
     /// Where the device fails, or a factor overflows the type it is held in.
@@ -49,10 +50,11 @@ impl Backend {
         self,
         delta: &LowRankDelta,
         dtype: DType,
+        factors: FactorDType,
         device: &Device,
     ) -> Result<LowRankDelta> {
         match self {
-            Self::Cpu(kernels) if self.packs(dtype) => delta.pack(kernels),
+            Self::Cpu(kernels) if self.packs(dtype) => delta.pack(kernels, factors),
             _ => delta.to(device, self.activation_dtype(dtype)),
         }
     }

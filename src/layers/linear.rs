@@ -9,7 +9,7 @@ use super::backend::{Backend, CpuSlice, write_in_place};
 use super::packed_weight::PackedWeight;
 use crate::adapter::delta::{LowRankDelta, LowRankFactors};
 use crate::adapter::segments::Segments;
-use crate::kernels::{self, Kernels, LinearShape, LowRankShape, Projection, RowsDelta};
+use crate::kernels::{Kernels, LinearShape, LowRankShape, Projection, RowsDelta};
 
 /// `y = x Wᵀ + b`, and for the rows of a segment `y += (x downᵀ) upᵀ`.
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl Linear {
             if down.in_features() != in_features || up.out_features() != out_features {
                 bail!("factors of {up:?} and {down:?} for {:?}", self.weight)
             }
-            let (down, up) = (kernels::Weight::Bf16(down), kernels::Weight::Bf16(up));
+            let (down, up) = (down.weight(), up.weight());
             deltas.push(RowsDelta { rows: segment.rows.clone(), down, up });
         }
         Ok(deltas)

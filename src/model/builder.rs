@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use super::config::ModelConfig;
 use super::error::ModelError;
 use super::weights::{WeightLoader, Weights};
-use crate::adapter::delta::ModuleSpec;
+use crate::adapter::delta::{FactorDType, ModuleSpec};
 use crate::layers::backend::Backend;
 use crate::layers::embedding::Embedding;
 use crate::layers::linear::Linear;
@@ -52,6 +52,8 @@ pub struct LoadOptions {
     pub keep_stored: bool,
     /// On a CPU, hold weights quantised. `dtype` is then that of the others, and of factors.
     pub quantization: Option<Quantization>,
+    /// How factors of adapters are held where weights are packed.
+    pub factors: FactorDType,
     /// Where.
     pub device: Device,
     /// How layers compute; [`Backend::for_device`] unless a test wants otherwise.
@@ -71,6 +73,7 @@ impl LoadOptions {
             dtype,
             keep_stored: false,
             quantization: None,
+            factors: FactorDType::default(),
             device,
             backend,
             max_positions: None,

@@ -149,8 +149,8 @@ impl CausalLm for LlamaForCausalLm {
     }
 
     fn prepare(&self, delta: &LowRankDelta) -> candle_core::Result<LowRankDelta> {
-        let LoadOptions { dtype, backend, ref device, .. } = self.options;
-        backend.prepare(delta, dtype, device)
+        let LoadOptions { dtype, backend, factors, ref device, .. } = self.options;
+        backend.prepare(delta, dtype, factors, device)
     }
 
     fn merge(&mut self, delta: &LowRankDelta) -> candle_core::Result<()> {

@@ -1,7 +1,7 @@
 //! How the model that is served holds conversations: its templates, how it writes calls, whether it
 //! thinks.
 
-use crate::text::answer::reasoning;
+use crate::text::answer::{Shape, reasoning};
 use crate::text::chat_templates::ChatTemplates;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::tool_format::ToolFormat;
@@ -22,7 +22,7 @@ impl ChatFormat {
     #[must_use]
     pub fn marks(&self, tokenizer: &Tokenizer, with_tools: bool) -> Vec<u32> {
         let shape = self.tool_format.filter(|_| with_tools).map(ToolFormat::shape);
-        let calls = shape.into_iter().flat_map(|shape| [Some(shape.open), shape.close]).flatten();
+        let calls = shape.into_iter().flat_map(Shape::marks);
         let thoughts = [reasoning::OPEN, reasoning::CLOSE].into_iter().filter(|_| self.thinks);
         let ids = calls.chain(thoughts).filter_map(|mark| tokenizer.token_id(mark));
         ids.filter(|id| tokenizer.is_special(*id)).collect()

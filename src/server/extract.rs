@@ -1,9 +1,12 @@
-//! A request's body as a JSON object, with every way to fail in the API's envelope.
+//! A request's body as a JSON object, with every way to fail in the API's envelope; and the name in
+//! its path.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
@@ -38,6 +41,23 @@ impl FromRequest<Arc<AppState>> for JsonObject {
             Ok(_) => Err(ApiError::body("the request body must be a JSON object")),
             Err(error) => Err(ApiError::body(format!("the request body is not JSON: {error}"))),
         }
+    }
+}
+
+/// What a path names. No name holds what is no UTF-8 once decoded, and it cannot be repeated: in its
+/// place stands a character that is in no name either.
+#[derive(Debug)]
+pub struct PathName(pub String);
+
+impl FromRequestParts<Arc<AppState>> for PathName {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        state: &Arc<AppState>,
+    ) -> Result<Self, Infallible> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(name.map_or_else(|_| "\u{FFFD}".to_owned(), |Path(name)| name)))
     }
 }
 

@@ -10,6 +10,7 @@
 //! [`state::Serving`] later, and until then only probes succeed.
 
 pub mod admin;
+pub mod blocking;
 pub mod call;
 pub mod chat_format;
 pub mod choice;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
+use super::blocking::blocking;
 use super::call::Call;
 use super::chat_format::ChatFormat;
 use super::error::ApiError;
@@ -226,14 +227,11 @@ where
 {
     let permit =
         Arc::clone(&state.text_work).acquire_owned().await.expect("the semaphore is never closed");
-    let done = tokio::task::spawn_blocking(move || {
+    let work = move || {
         let result = work();
         // Given back when the work is done, not when its client stops waiting for it.
         drop(permit);
         result
-    });
-    done.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "bug: text work panicked");
-        Err(ApiError::internal())
-    })
+    };
+    blocking("text work", work).await
 }

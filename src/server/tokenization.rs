@@ -17,7 +17,7 @@ use super::openai::fields::Fields;
 use super::openai::messages::take_messages;
 use super::openai::model::check_model;
 use super::openai::render::{self, TemplateOptions};
-use super::openai::tools::Tools;
+use super::openai::tools::{AskedTools, FunctionStyle};
 use super::openai::validate::refused;
 use super::openapi::{errors, requests};
 use super::state::{AppState, text_work};
@@ -102,7 +102,10 @@ fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
             let messages = take_messages(fields).map_err(|error| {
                 if error == fields.missing("messages") { fields.missing("prompt") } else { error }
             })?;
-            let conversation = Conversation { messages, tools: Tools::take(fields)? };
+            let conversation = Conversation {
+                messages,
+                tools: AskedTools::take(fields, FunctionStyle::Nested)?.offered(),
+            };
             Ok(Input::Messages { conversation, template: TemplateOptions::take(fields)? })
         }
     }

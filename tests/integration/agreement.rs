@@ -6,11 +6,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use serde_json::Value;
 use sorsa::adapter::compact::{Tolerance, compact};
-use sorsa::adapter::delta::LowRankDelta;
+use sorsa::adapter::delta::{FactorDType, LowRankDelta};
 use sorsa::adapter::file::{Limits, load};
+use sorsa::layers::backend::Backend;
 use sorsa::model::contract::CausalLm;
 
 use crate::reference::{Reference, ids, mean_divergence, numbers};
@@ -75,10 +76,15 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn of(texts: &[Text], delta: Option<&LowRankDelta>) -> Self {
+    fn of(texts: &[Text], delta: Option<(&LowRankDelta, FactorDType)>) -> Self {
         let (exact, rounded) = (Reference::load_as(DType::F32), Reference::load_as(DType::BF16));
-        let prepare = |on: &Reference| delta.map(|it| Arc::new(on.model.prepare(it).unwrap()));
-        let (exact_delta, rounded_delta) = (prepare(&exact), prepare(&rounded));
+        let prepare = |dtype| {
+            delta.map(|(delta, factors)| {
+                let backend = Backend::for_device(&Device::Cpu);
+                Arc::new(backend.prepare(delta, dtype, factors, &Device::Cpu).unwrap())
+            })
+        };
+        let (exact_delta, rounded_delta) = (prepare(DType::F32), prepare(DType::BF16));
         let mut comparison = Self::default();
         for text in texts {
             let exact = text.logits(&exact, exact_delta.as_ref());
@@ -127,19 +133,33 @@ fn bfloat16_chooses_as_the_reference_does() {
 
 #[test]
 fn a_real_adapter_in_bfloat16_chooses_as_the_reference_does() {
+    a_real_adapter_chooses_as_the_reference_does(FactorDType::Bf16);
+}
+
+/// To the same tolerances: its own rounding is lost in that of the weights.
+#[test]
+fn a_real_adapter_in_8_bits_chooses_as_the_reference_does() {
+    a_real_adapter_chooses_as_the_reference_does(FactorDType::Q8);
+}
+
+fn a_real_adapter_chooses_as_the_reference_does(factors: FactorDType) {
     let Some(shared) = shared_reference() else { return };
     let texts = Text::recorded(&model::golden("gsm8k-r16-delta.json")["outputs"]);
-    let comparison = Comparison::of(&texts, Some(&adapter(&shared.join("adapters/gsm8k-r16"))));
+    let delta = adapter(&shared.join("adapters/gsm8k-r16"));
+    let comparison = Comparison::of(&texts, Some((&delta, factors)));
     assert!(comparison.recorded >= MIN_RECORDED);
     comparison.check();
 }
 
 /// Its own answers were not recorded: the base's are read instead.
 #[test]
-fn the_example_adapter_in_bfloat16_chooses_as_in_float32() {
+fn the_example_adapter_in_fewer_bits_chooses_as_in_float32() {
     let mut texts = Text::recorded(&model::golden("base.json")["outputs"]);
     texts.iter_mut().for_each(|text| text.margins.clear());
-    Comparison::of(&texts, Some(&adapter(&model::pirate()))).check();
+    let delta = adapter(&model::pirate());
+    for factors in [FactorDType::Bf16, FactorDType::Q8] {
+        Comparison::of(&texts, Some((&delta, factors))).check();
+    }
 }
 
 fn adapter(path: &Path) -> LowRankDelta {

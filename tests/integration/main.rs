@@ -14,6 +14,7 @@ mod bench;
 mod caching;
 mod conversion;
 mod embeddings;
+mod function_calls;
 mod llama_oracle;
 mod logprobs;
 mod model_files;

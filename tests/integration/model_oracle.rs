@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
+use sorsa::adapter::delta::FactorDType;
 use sorsa::adapter::segments::Segments;
 use sorsa::kv_cache::BlockId;
 use sorsa::kv_cache::storage::KvCache;
@@ -148,13 +149,20 @@ proptest! {
     fn a_batch_with_adapters_is_bit_for_bit_each_sequence_alone(
         seed in any::<u64>(), lens in prop::collection::vec(1usize..20, 1..7),
         adapters in prop::collection::vec(0usize..4, 7), chunks in prop::collection::vec(1usize..6, 9),
-        dtype in prop::sample::select(vec![DType::F32, DType::BF16, DType::F16]),
+        (dtype, factors) in prop::sample::select(vec![
+            (DType::F32, FactorDType::Bf16),
+            (DType::BF16, FactorDType::Bf16),
+            (DType::BF16, FactorDType::Q8),
+            (DType::F16, FactorDType::Bf16),
+        ]),
     ) {
         let model = TinyLlama::new(&json!({"attention_bias": true}), seed).load(dtype, fast());
         let adapter = |index: usize| {
             let touches = move |module: usize| index != 2 || module.is_multiple_of(2);
             let delta = || TinyLlama::adapter(model.modules(), index as u64, touches);
-            (index > 0).then(|| Arc::new(model.prepare(&delta()).unwrap()))
+            let prepare =
+                |delta: Arc<_>| fast().prepare(&delta, dtype, factors, &Device::Cpu).unwrap();
+            (index > 0).then(|| Arc::new(prepare(delta())))
         };
         let pool: Vec<_> = (0..4).map(adapter).collect();
         let sequences = lens.iter().zip(&adapters).enumerate().map(|(index, (len, adapter))| {

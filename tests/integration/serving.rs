@@ -260,20 +260,27 @@ async fn a_drain_ends_after_its_timeout() {
     assert!(server.wait().success(), "{}", server.log());
 }
 
-/// Every way to hold the weights in fewer bits answers, with an adapter and without, alone as in a
+/// Every way to hold the weights or the adapters in fewer bits answers, with an adapter and without, alone as in a
 /// batch.
 #[tokio::test(flavor = "multi_thread")]
 async fn quantised_weights_are_served_with_adapters() {
     let pirate = adapter_arg("pirate", &model::pirate());
-    for (model, flag) in [
-        (model::gguf(), "--quantize=auto"),
-        (model::gguf(), "--quantize=q8"),
-        (model::hugging_face(), "--quantize=q8"),
-        (model::hugging_face(), "--quantize=q4"),
+    for (model, flag, adapters, held) in [
+        (model::gguf(), "--quantize=auto", "auto", "quantised as stored"),
+        (model::gguf(), "--quantize=q8", "auto", "quantised to 8 bits"),
+        (model::hugging_face(), "--quantize=q8", "auto", "quantised to 8 bits"),
+        (
+            model::hugging_face(),
+            "--quantize=q4",
+            "q8",
+            "quantised to 4 bits, else bf16, adapters q8",
+        ),
+        (model::hugging_face(), "--dtype=bf16", "q8", "bf16, adapters q8"),
     ] {
-        let args = ["--served-model-name=base", "--adapter", &pirate, flag];
+        let adapters = format!("--adapter-dtype={adapters}");
+        let args = ["--served-model-name=base", "--adapter", &pirate, flag, &adapters];
         let server = Server::start(&model, &args);
-        assert!(server.log().contains("quantised"), "{flag}: {}", server.log());
+        assert!(server.log().contains(held), "{flag}: {}", server.log());
         let request = |model: &str, content: &str| {
             json!({
                 "model": model, "messages": [{"role": "user", "content": content}],
@@ -322,6 +329,8 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     refused(&["--quantize=q4", "--dtype=f16"], "--dtype f32 or bf16");
     refused(&["--quantize=q4", "--merge=pirate", "--adapter", &pirate], "sorsa merge");
     refused(&["--quantize=q5"], "q5");
+    refused(&["--adapter-dtype=q8", "--dtype=f32"], "give --dtype bf16");
+    refused(&["--adapter-dtype=q8", "--base=/nowhere"], "8 bits are too few");
     refused(&["--max-num-batched-tokens=8"], "--max-num-seqs");
     let (status, log) = Server::run_to_end(&model::pirate(), &[]);
     assert!(!status.success() && log.contains("config.json"), "{log}");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use crate::support::answers::Answer;
 use crate::support::model::in_repository;
 use crate::support::schemas;
 use crate::support::server::Server;
@@ -132,28 +133,6 @@ async fn a_thousand_random_schemas_are_obeyed() {
     assert!(server.metric("vllm:num_preemptions_total").await > 0.0, "nothing was preempted");
 }
 
-/// The choices of a stream, put together.
-async fn collect_stream(server: &Server, path: &str, body: &Value) -> Vec<(String, Value)> {
-    let mut body = body.clone();
-    body["stream"] = json!(true);
-    let client = reqwest::Client::new();
-    let answer = client.post(server.url(path)).json(&body).send().await.unwrap();
-    let answer = answer.text().await.unwrap();
-    let mut choices = vec![(String::new(), Value::Null); body["n"].as_u64().unwrap_or(1) as usize];
-    for data in answer.lines().filter_map(|line| line.strip_prefix("data: ")) {
-        let Ok(chunk) = serde_json::from_str::<Value>(data) else { continue };
-        for choice in chunk["choices"].as_array().unwrap_or_else(|| panic!("{chunk}")) {
-            let whole = &mut choices[choice["index"].as_u64().unwrap() as usize];
-            let text = choice["text"].as_str().or(choice["delta"]["content"].as_str());
-            whole.0.push_str(text.unwrap_or_default());
-            if !choice["finish_reason"].is_null() {
-                whole.1 = choice["finish_reason"].clone();
-            }
-        }
-    }
-    choices
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_says_the_same_as_a_whole_answer() {
     let server = start();
@@ -163,17 +142,9 @@ async fn a_stream_says_the_same_as_a_whole_answer() {
         if seed % 3 == 0 {
             body["stop"] = json!(["a", "\"n"]);
         }
-        let (status, answer) = server.try_post(path, &body).await;
-        if status == 400 {
-            continue;
-        }
-        let whole: Vec<_> = answer["choices"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|choice| (text(choice).to_owned(), choice["finish_reason"].clone()))
-            .collect();
-        assert_eq!(collect_stream(&server, path, &body).await, whole, "schema {seed}");
+        body["logprobs"] = if path == CHAT { json!(true) } else { json!(2) };
+        let whole = Answer::whole(&server, path, &body).await;
+        assert_eq!(Answer::streamed(&server, path, &body).await, whole, "schema {seed}");
     }
 }
 

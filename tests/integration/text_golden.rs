@@ -57,6 +57,7 @@ fn vocab() -> GgufVocab {
         add_bos: flag("add_bos_token"),
         add_prefix_space: flag("add_space_prefix"),
         chat_template: get("tokenizer.chat_template").map(text),
+        named_chat_templates: Vec::new(),
         context_length: get("llama.context_length").map(|length| length.to_u64().unwrap()),
     }
 }

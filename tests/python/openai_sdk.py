@@ -21,6 +21,23 @@ import openai
 PROMPT = "Gravity is"
 QUESTION = "What is the capital of France?"
 MESSAGES = [{"role": "user", "content": QUESTION}]
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look_up",
+            "description": "Looks up a country.",
+            "strict": True,
+            "parameters": {
+                "type": "object",
+                "properties": {"country": {"enum": ["France", "Italy"]}},
+                "required": ["country"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+FORCED = {"tools": TOOLS, "parallel_tool_calls": False, "max_completion_tokens": 200}
 CHECKS = []
 
 
@@ -388,6 +405,18 @@ def a_response_obeys_a_schema(server):
 
 
 @check
+def a_response_has_log_probabilities(server):
+    options = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 8}
+    part = server.respond(**options).output[0].content[0]
+    text = b"".join(bytes(token.bytes) for token in part.logprobs).decode(errors="ignore")
+    assert text.startswith(part.text), (text, part.text)
+    assert all(len(token.top_logprobs) == 2 for token in part.logprobs)
+    events = list(server.respond(stream=True, **options))
+    told = [token for event in events if event.type == "response.output_text.delta" for token in event.logprobs]
+    equal([token.logprob for token in told], [token.logprob for token in part.logprobs])
+
+
+@check
 def what_needs_a_memory_is_refused_by_name(server):
     cases = {
         "previous_response_id": "resp_1",
@@ -401,6 +430,66 @@ def what_needs_a_memory_is_refused_by_name(server):
         equal((name, error.type), (error.param, "invalid_request_error"))
     error = fails(openai.BadRequestError, lambda: server.respond(tools=[{"type": "web_search"}]))
     equal(error.param, "tools[0].type")
+
+
+# Functions
+
+
+def called(message):
+    """The one call of a message: its id and arguments."""
+    equal(message.content or None, None)
+    [call] = message.tool_calls
+    equal((call.type, call.function.name), ("function", "look_up"))
+    arguments = json.loads(call.function.arguments)
+    equal(list(arguments), ["country"])
+    assert arguments["country"] in ("France", "Italy"), arguments
+    return call.id, arguments
+
+
+@check
+def a_function_is_called_and_its_result_is_read(server):
+    [choice] = server.chat(tool_choice="required", **FORCED).choices
+    equal(choice.finish_reason, "tool_calls")
+    id, _ = called(choice.message)
+    result = {"role": "tool", "tool_call_id": id, "content": "Its capital is Paris."}
+    messages = [*MESSAGES, choice.message.model_dump(exclude_none=True), result]
+    books_balance(server.chat(messages, tools=TOOLS).usage)
+
+
+@check
+def a_named_function_is_called(server):
+    named = {"type": "function", "function": {"name": "look_up"}}
+    [choice] = server.chat(tool_choice=named, **FORCED).choices
+    equal(choice.finish_reason, "stop")
+    called(choice.message)
+
+
+@check
+def the_sdk_assembles_a_streamed_call(server):
+    whole = server.chat(tool_choice="required", **FORCED).choices[0].message
+    options = {"model": server.base, "temperature": 0, "tool_choice": "required"} | FORCED
+    with server.strict.chat.completions.stream(messages=MESSAGES, **options) as stream:
+        stream.until_done()
+        message = stream.current_completion_snapshot.choices[0].message
+    equal(called(message)[1], called(whole)[1])
+
+
+@check
+def a_response_calls_a_function(server):
+    tools = [{"type": "function", **TOOLS[0]["function"]}]
+    options = {"tools": tools, "parallel_tool_calls": False, "max_output_tokens": 200}
+    named = {"type": "function", "name": "look_up"}
+    for choice in ("required", named):
+        answer = server.respond(tool_choice=choice, **options)
+        [call] = [item for item in answer.output if item.type == "function_call"]
+        equal((call.name, call.status, answer.status), ("look_up", "completed", "completed"))
+        assert json.loads(call.arguments)["country"] in ("France", "Italy"), call.arguments
+        events = list(server.respond(tool_choice=choice, stream=True, **options))
+        deltas = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
+        equal("".join(deltas), call.arguments)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "Its capital is Paris."}
+    again = server.respond(input=[{"role": "user", "content": QUESTION}, *answer.output, result], tools=tools)
+    assert again.usage.output_tokens > 0
 
 
 # Errors

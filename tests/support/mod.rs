@@ -1,5 +1,6 @@
 //! What several tests share.
 
+pub mod answers;
 pub mod lora;
 pub mod model;
 pub mod object_server;

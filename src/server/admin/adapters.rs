@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -17,30 +16,12 @@ use serde_json::{Value, json};
 use super::guard::Admin;
 use super::view::{AdapterList, AdapterView, FactsView, VersionList};
 use super::{change, source};
-use crate::adapter::registry::{Changed, Expect, FileDigest, NoDigest, Put};
+use crate::adapter::registry::{ChangeError, Changed, Expect, FileDigest, NoDigest, Put, Registry};
 use crate::server::error::{ApiError, ApiResult};
-use crate::server::extract::JsonObject;
+use crate::server::extract::{JsonObject, PathName};
 use crate::server::openai::fields::{Fields, to_integer};
 use crate::server::openapi::{errors, requests};
 use crate::server::state::{AppState, Serving};
-
-/// The adapter that a path names.
-#[derive(Debug)]
-pub struct Name(String);
-
-impl FromRequestParts<Arc<AppState>> for Name {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(
-        parts: &mut Parts,
-        state: &Arc<AppState>,
-    ) -> Result<Self, ApiError> {
-        let name: Result<Path<String>, PathRejection> =
-            Path::from_request_parts(parts, state).await;
-        // What is no UTF-8 once decoded is nobody's name and cannot be repeated.
-        name.map(|Path(name)| Self(name)).map_err(|_| ApiError::adapter_not_found("\u{FFFD}"))
-    }
-}
 
 /// What a caller takes an adapter for, by the conditions of its request.
 #[derive(Debug)]
@@ -109,15 +90,13 @@ pub async fn list(_: Admin, State(state): State<Arc<AppState>>) -> ApiResult<Ada
     operation_id = "get_adapter",
     tag = "admin",
     summary = "Describe an adapter",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-    ),
+    params(requests::AdapterName),
     responses((status = 200, description = "The adapter", body = AdapterView), errors::Watching),
 )]
 pub async fn get(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
 ) -> Result<Response, ApiError> {
     shown(&*state.serving()?, &name, StatusCode::OK)
 }
@@ -132,15 +111,13 @@ pub async fn get(
     operation_id = "list_versions",
     tag = "admin",
     summary = "List an adapter's versions",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-    ),
+    params(requests::AdapterName),
     responses((status = 200, description = "The versions", body = VersionList), errors::Watching),
 )]
 pub async fn versions(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
 ) -> ApiResult<VersionList> {
     let adapter = state.serving()?.registry.adapter(&name);
     let adapter = adapter.ok_or_else(|| ApiError::adapter_not_found(&name))?;
@@ -158,28 +135,22 @@ pub async fn versions(
     operation_id = "put_adapter",
     tag = "admin",
     summary = "Register a version of an adapter, or an alias",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
-        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
-    ),
+    params(requests::AdapterName, requests::Conditions),
     request_body(content = requests::PutAdapter, example = json!({"path": "acme/2"})),
     responses((status = 200, description = "The adapter", body = AdapterView), (status = 201, description = "The adapter, which is new", body = AdapterView), errors::Managing),
 )]
 pub async fn put(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
     Condition(expect): Condition,
     JsonObject(mut fields): JsonObject,
 ) -> Result<Response, ApiError> {
     let serving = state.serving()?;
     if let Some(target) = fields.string("alias_of")? {
-        known(&fields)?;
-        let alias = name.clone();
-        let changed =
-            change(&serving, move |registry| registry.alias(&alias, &target, expect)).await?;
-        return answer(&serving, &name, changed);
+        fields.none_left()?;
+        let alias = move |registry: &Registry, name: &str| registry.alias(name, &target, expect);
+        return make(&serving, name, alias).await;
     }
     let path = fields.string("path")?.ok_or_else(|| fields.missing("path"))?;
     let digest = take_digest(&mut fields)?;
@@ -187,16 +158,15 @@ pub async fn put(
     let pinned = fields.has("pinned").then(|| fields.boolean("pinned", false)).transpose()?;
     let activate = fields.boolean("activate", true)?;
     let dry_run = fields.boolean("dry_run", false)?;
-    known(&fields)?;
-    let of = name.clone();
+    fields.none_left()?;
     if dry_run {
-        let facts = change(&serving, move |registry| registry.dry_run(&of, source)).await?;
+        let facts = change(&serving, move |registry| registry.dry_run(&name, source)).await?;
         return Ok(Json(json!({"dry_run": FactsView::from(facts)})).into_response());
     }
-    let changed = change(&serving, move |registry| {
-        registry.put(Put { name: &of, source, expect, pinned, activate })
-    });
-    answer(&serving, &name, changed.await?)
+    make(&serving, name, move |registry, name| {
+        registry.put(Put { name, source, expect, pinned, activate })
+    })
+    .await
 }
 
 /// Answers `DELETE /admin/adapters/{name}`, an adapter or an alias.
@@ -209,17 +179,13 @@ pub async fn put(
     operation_id = "delete_adapter",
     tag = "admin",
     summary = "Delete an adapter or an alias",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
-        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
-    ),
+    params(requests::AdapterName, requests::Conditions),
     responses((status = 204, description = "It is gone"), errors::Managing),
 )]
 pub async fn delete(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
     Condition(expect): Condition,
 ) -> Result<StatusCode, ApiError> {
     let serving = state.serving()?;
@@ -237,28 +203,21 @@ pub async fn delete(
     operation_id = "roll_out_adapter",
     tag = "admin",
     summary = "Share requests out over versions",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
-        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
-    ),
+    params(requests::AdapterName, requests::Conditions),
     request_body(content = requests::RollOut, example = json!({"weights": {"1": 9, "2": 1}})),
     responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
 )]
 pub async fn roll_out(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
     Condition(expect): Condition,
     JsonObject(mut fields): JsonObject,
 ) -> Result<Response, ApiError> {
     let serving = state.serving()?;
     let weights = take_weights(&mut fields)?;
-    known(&fields)?;
-    let of = name.clone();
-    let changed =
-        change(&serving, move |registry| registry.roll_out(&of, &weights, expect)).await?;
-    answer(&serving, &name, changed)
+    fields.none_left()?;
+    make(&serving, name, move |registry, name| registry.roll_out(name, &weights, expect)).await
 }
 
 /// Answers `POST /admin/adapters/{name}/rollback`: the version before answers alone.
@@ -271,23 +230,17 @@ pub async fn roll_out(
     operation_id = "roll_back_adapter",
     tag = "admin",
     summary = "Go back to the version before",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
-        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
-    ),
+    params(requests::AdapterName, requests::Conditions),
     responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
 )]
 pub async fn roll_back(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
     Condition(expect): Condition,
 ) -> Result<Response, ApiError> {
     let serving = state.serving()?;
-    let of = name.clone();
-    let changed = change(&serving, move |registry| registry.roll_back(&of, expect)).await?;
-    answer(&serving, &name, changed)
+    make(&serving, name, move |registry, name| registry.roll_back(name, expect)).await
 }
 
 /// Answers `PUT /admin/adapters/{name}/pin`: `pinned`.
@@ -300,27 +253,21 @@ pub async fn roll_back(
     operation_id = "pin_adapter",
     tag = "admin",
     summary = "Keep an adapter in memory, or no longer",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-        ("if-match" = Option<String>, Header, description = "The `etag` it must still have"),
-        ("if-none-match" = Option<String>, Header, description = "`*`: the name must be free"),
-    ),
+    params(requests::AdapterName, requests::Conditions),
     request_body(content = requests::Pin, example = json!({"pinned": true})),
     responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
 )]
 pub async fn pin(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
     Condition(expect): Condition,
     JsonObject(mut fields): JsonObject,
 ) -> Result<Response, ApiError> {
     let serving = state.serving()?;
     let pinned = fields.boolean("pinned", true)?;
-    known(&fields)?;
-    let of = name.clone();
-    let changed = change(&serving, move |registry| registry.pin(&of, pinned, expect)).await?;
-    answer(&serving, &name, changed)
+    fields.none_left()?;
+    make(&serving, name, move |registry, name| registry.pin(name, pinned, expect)).await
 }
 
 /// Answers `POST /admin/adapters/{name}/unload`: out of memory, until it is asked for.
@@ -333,15 +280,13 @@ pub async fn pin(
     operation_id = "unload_adapter",
     tag = "admin",
     summary = "Free an adapter's memory until it is asked for",
-    params(
-        ("name" = String, Path, description = "The adapter's name"),
-    ),
+    params(requests::AdapterName),
     responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
 )]
 pub async fn unload(
     _: Admin,
     State(state): State<Arc<AppState>>,
-    Name(name): Name,
+    PathName(name): PathName,
 ) -> Result<Response, ApiError> {
     let serving = state.serving()?;
     let of = name.clone();
@@ -370,14 +315,15 @@ fn take_weights(fields: &mut Fields) -> Result<BTreeMap<u64, u32>, ApiError> {
     map.iter().map(weight).collect::<Option<_>>().ok_or_else(wrong)
 }
 
-/// Refuses what is left: a change that is understood in part is none.
-pub(super) fn known(fields: &Fields) -> Result<(), ApiError> {
-    fields.rest().next().map_or(Ok(()), |name| Err(ApiError::unsupported(name)))
-}
-
-fn answer(serving: &Serving, name: &str, changed: Changed) -> Result<Response, ApiError> {
+/// Makes a change of the adapter `name`, and answers with what has become of it.
+async fn make<F>(serving: &Serving, name: String, work: F) -> Result<Response, ApiError>
+where
+    F: FnOnce(&Registry, &str) -> Result<Changed, ChangeError> + Send + 'static,
+{
+    let of = name.clone();
+    let changed = change(serving, move |registry| work(registry, &of)).await?;
     let status = if changed.created { StatusCode::CREATED } else { StatusCode::OK };
-    shown(serving, name, status)
+    shown(serving, &name, status)
 }
 
 fn shown(serving: &Serving, name: &str, status: StatusCode) -> Result<Response, ApiError> {

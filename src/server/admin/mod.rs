@@ -9,6 +9,7 @@ pub mod vllm;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::blocking::blocking;
 use super::error::ApiError;
 use super::state::{AppState, Serving};
 use crate::adapter::registry::{ChangeError, FileDigest, Registry, Source};
@@ -20,14 +21,7 @@ where
     F: FnOnce(&Registry) -> Result<T, ChangeError> + Send + 'static,
 {
     let registry = Arc::clone(&serving.registry);
-    let done = tokio::task::spawn_blocking(move || work(&registry));
-    match done.await {
-        Ok(result) => result.map_err(ApiError::from),
-        Err(error) => {
-            tracing::error!(%error, "bug: a change of adapters panicked");
-            Err(ApiError::internal())
-        }
-    }
+    blocking("a change of adapters", move || Ok(work(&registry)?)).await
 }
 
 /// The source that a caller's path means; `param` is the field it came in.

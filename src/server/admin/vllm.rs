@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::extract::State;
 
-use super::adapters::known;
 use super::guard::Admin;
 use super::{change, source};
 use crate::adapter::registry::{ChangeError, Expect, Put};
@@ -37,7 +36,7 @@ pub async fn load_lora_adapter(
     let name = take_name(&mut fields)?;
     let path = fields.string("lora_path")?.ok_or_else(|| fields.missing("lora_path"))?;
     let in_place = fields.boolean("load_inplace", false)?;
-    known(&fields)?;
+    fields.none_left()?;
     let source = source(&state, "lora_path", &path, None)?;
     let expect = if in_place { Expect::Anything } else { Expect::Absent };
     let of = name.clone();
@@ -80,7 +79,7 @@ pub async fn unload_lora_adapter(
     let name = take_name(&mut fields)?;
     // vLLM's number of the adapter, which says nothing beside its name.
     fields.take("lora_int_id");
-    known(&fields)?;
+    fields.none_left()?;
     let of = name.clone();
     change(&serving, move |registry| registry.remove(&of, Expect::Anything)).await?;
     Ok(format!("Success: LoRA adapter '{name}' removed successfully."))

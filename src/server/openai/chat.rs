@@ -16,7 +16,7 @@ use super::messages::take_messages;
 use super::model::Model;
 use super::prompts::PromptInput;
 use super::render::{self, Rendered, TemplateOptions};
-use super::tools::Tools;
+use super::tools::{AskedTools, FunctionStyle};
 use super::types::{
     ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope, ToolCall,
 };
@@ -100,7 +100,7 @@ impl Endpoint for ChatRequest {
         Ok(Self {
             conversation: Conversation {
                 messages: take_messages(fields)?,
-                tools: Tools::take(fields)?,
+                tools: AskedTools::take(fields, FunctionStyle::Nested)?.offered(),
             },
             max_tokens: take_max_tokens(fields, &["max_completion_tokens", "max_tokens"], 1)?,
             logprobs: take_logprobs(fields)?,

@@ -51,6 +51,14 @@ impl Fields {
         self.map.keys().map(String::as_str)
     }
 
+    /// Nothing where all fields were taken: a change that is understood in part is none.
+    ///
+    /// # Errors
+    /// The first that was not, by name.
+    pub fn none_left(&self) -> Result<(), ApiError> {
+        self.rest().next().map_or(Ok(()), |name| Err(ApiError::unsupported(self.param(name))))
+    }
+
     /// A number that stands for the fields that are left: the same for the same request.
     #[must_use]
     pub fn digest(&self) -> u64 {
@@ -60,7 +68,8 @@ impl Fields {
     }
 
     /// The name of `name` in errors.
-    fn param(&self, name: &str) -> String {
+    #[must_use]
+    pub fn param(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
+use super::text_parts::text;
 use crate::server::error::ApiError;
 
 /// Takes `messages`, which is required. Parts of text are joined by line breaks; a `developer` is
@@ -38,7 +39,7 @@ fn message(param: &str, value: Value) -> Result<Value, ApiError> {
         None if role == "assistant" && (!calls.is_empty() || fields.has("refusal")) => {
             fields.string("refusal")?.unwrap_or_default()
         }
-        content => text(&content_param, content.unwrap_or_default())?,
+        content => text(&content_param, content, &["text"])?,
     };
     let mut message = Map::new();
     message.insert("role".to_owned(), role.into());
@@ -115,44 +116,6 @@ pub fn past_call(id: String, name: String, arguments: String) -> Value {
     json!({"id": id, "type": "function", "function": function})
 }
 
-/// A message's text: a string, or the text parts of an array.
-fn text(param: &str, content: Value) -> Result<String, ApiError> {
-    match content {
-        Value::String(text) => Ok(text),
-        Value::Array(parts) => {
-            let numbered = parts.into_iter().enumerate();
-            let texts: Result<Vec<String>, ApiError> = numbered
-                .map(|(number, part)| part_text(&format!("{param}[{number}]"), part))
-                .collect();
-            Ok(texts?.join("\n"))
-        }
-        _ => {
-            let message = format!("`{param}` must be a string or an array of parts");
-            Err(ApiError::invalid(param, message))
-        }
-    }
-}
-
-fn part_text(param: &str, part: Value) -> Result<String, ApiError> {
-    let mut part = Fields::nested(param, part)?;
-    match part.take("type").as_ref().and_then(Value::as_str) {
-        Some(kind @ ("text" | "refusal")) => part.string(kind)?.ok_or_else(|| {
-            let param = format!("{param}.{kind}");
-            let message = format!("`{param}` must be a string");
-            ApiError::invalid(param, message)
-        }),
-        Some(kind @ ("image_url" | "input_audio" | "file" | "video_url" | "audio_url")) => {
-            let message = format!("parts of type `{kind}` are not supported by this server");
-            Err(ApiError::invalid(format!("{param}.type"), message))
-        }
-        _ => {
-            let param = format!("{param}.type");
-            let message = format!("`{param}` must be `text`");
-            Err(ApiError::invalid(param, message))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,7 +176,7 @@ mod tests {
             ),
             (
                 json!([{"role": "user", "content": [{"type": "text"}]}]),
-                "`messages[0].content[0].text` must be a string",
+                "`messages[0].content[0].text` is required",
             ),
             (
                 json!([{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]),

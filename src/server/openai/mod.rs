@@ -20,6 +20,7 @@ pub mod models;
 pub mod prompts;
 pub mod render;
 pub mod responses;
+pub mod text_parts;
 pub mod tools;
 pub mod types;
 pub mod validate;

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::adapter::registry::{Found, NameInfo, Target};
 use crate::server::call::Call;
 use crate::server::error::{ApiError, ApiResult};
+use crate::server::extract::PathName;
 use crate::server::openapi::errors;
 use crate::server::state::{AppState, Serving};
 
@@ -97,11 +97,9 @@ pub async fn list_models(State(state): State<Arc<AppState>>, call: Call) -> ApiR
 pub async fn retrieve_model(
     State(state): State<Arc<AppState>>,
     call: Call,
-    id: Result<Path<String>, PathRejection>,
+    PathName(id): PathName,
 ) -> ApiResult<ModelCard> {
     let serving = state.serving()?;
-    // No name holds what is no UTF-8 once decoded; what it is cannot be repeated.
-    let Path(id) = id.map_err(|_| ApiError::model_not_found("\u{FFFD}"))?;
     let own = call.caller.may_use(&serving.registry, &id);
     let card = if own { card(&serving, &id) } else { None };
     card.map(Json).ok_or_else(|| ApiError::model_not_found(&id))

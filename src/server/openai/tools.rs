@@ -8,7 +8,7 @@ use super::fields::Fields;
 use crate::server::error::ApiError;
 
 /// Functions of one request.
-pub const MAX_TOOLS: usize = 128;
+const MAX_TOOLS: usize = 128;
 /// The longest name of a function.
 const MAX_NAME_CHARS: usize = 64;
 
@@ -47,19 +47,49 @@ pub struct Tools {
     pub parallel: bool,
 }
 
-impl Tools {
-    /// Takes the fields of chats. `None` where there are no tools, or none may be called.
+/// Where an endpoint writes what an object of type `function` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FunctionStyle {
+    /// In an object of its own, `function`: chats.
+    Nested,
+    /// Beside the type: responses.
+    Flat,
+}
+
+/// What a request says of tools, used or not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AskedTools {
+    /// The functions, each with a name of its own.
+    pub functions: Vec<Function>,
+    /// `None` where no call may be made.
+    pub choice: Option<ToolChoice>,
+    /// Whether an answer may hold several calls.
+    pub parallel: bool,
+}
+
+impl AskedTools {
+    /// Takes `tools`, `tool_choice` and `parallel_tool_calls`.
     ///
     /// # Errors
-    /// The first wrong field, by name.
-    pub fn take(fields: &mut Fields) -> Result<Option<Self>, ApiError> {
-        let functions = take_functions(fields)?;
+    /// The first wrong field, by name; tools that are no functions are not supported.
+    pub fn take(fields: &mut Fields, style: FunctionStyle) -> Result<Self, ApiError> {
+        let functions = take_functions(fields, style)?;
         let parallel = fields.boolean("parallel_tool_calls", true)?;
-        let choice = take_choice(fields, &functions)?;
-        let offered = choice.filter(|_| !functions.is_empty());
-        Ok(offered.map(|choice| Self { functions, choice, parallel }))
+        let choice = take_choice(fields, style)?;
+        check_choice(choice.as_ref(), &functions)?;
+        Ok(Self { functions, choice, parallel })
     }
 
+    /// `None` where there are no tools, or none may be called.
+    #[must_use]
+    pub fn offered(self) -> Option<Tools> {
+        let Self { functions, choice, parallel } = self;
+        let choice = choice.filter(|_| !functions.is_empty());
+        choice.map(|choice| Tools { functions, choice, parallel })
+    }
+}
+
+impl Tools {
     /// The functions as chat templates know them, which is as chats have them.
     #[must_use]
     pub fn definitions(&self) -> Value {
@@ -82,7 +112,17 @@ impl Tools {
     }
 }
 
-fn take_functions(fields: &mut Fields) -> Result<Vec<Function>, ApiError> {
+impl FunctionStyle {
+    /// What `object`, of type `function`, says.
+    fn said(self, mut object: Fields) -> Result<Fields, ApiError> {
+        match self {
+            Self::Flat => Ok(object),
+            Self::Nested => object.object("function")?.ok_or_else(|| object.missing("function")),
+        }
+    }
+}
+
+fn take_functions(fields: &mut Fields, style: FunctionStyle) -> Result<Vec<Function>, ApiError> {
     let tools = fields.array("tools")?.unwrap_or_default();
     if tools.len() > MAX_TOOLS {
         let message = format!("`tools` must hold at most {MAX_TOOLS} functions");
@@ -100,25 +140,21 @@ fn take_functions(fields: &mut Fields) -> Result<Vec<Function>, ApiError> {
             }
             None => return Err(tool.missing("type")),
         }
-        let mut function = tool.object("function")?.ok_or_else(|| tool.missing("function"))?;
-        let function = take_function(&mut function, &format!("{param}.function"))?;
+        let mut definition = style.said(tool)?;
+        let function = take_function(&mut definition)?;
         if functions.iter().any(|known| known.name == function.name) {
             let message = format!("`tools` must not hold the function `{}` twice", function.name);
-            return Err(ApiError::invalid(format!("{param}.function.name"), message));
+            return Err(ApiError::invalid(definition.param("name"), message));
         }
         functions.push(function);
     }
     Ok(functions)
 }
 
-/// Takes a function's definition, whose place in the body is `param`.
-///
-/// # Errors
-/// The first wrong field, by name.
-pub fn take_function(fields: &mut Fields, param: &str) -> Result<Function, ApiError> {
+fn take_function(fields: &mut Fields) -> Result<Function, ApiError> {
     let name = fields.string("name")?.ok_or_else(|| fields.missing("name"))?;
     if !is_function_name(&name) {
-        let param = format!("{param}.name");
+        let param = fields.param("name");
         let message = format!(
             "`{param}` must be 1 to {MAX_NAME_CHARS} letters, digits, underscores or hyphens"
         );
@@ -128,7 +164,7 @@ pub fn take_function(fields: &mut Fields, param: &str) -> Result<Function, ApiEr
         None => json!({"type": "object", "properties": {}}),
         Some(schema @ Value::Object(_)) => schema,
         Some(_) => {
-            let param = format!("{param}.parameters");
+            let param = fields.param("parameters");
             let message = format!("`{param}` must be an object");
             return Err(ApiError::invalid(param, message));
         }
@@ -142,55 +178,43 @@ pub fn take_function(fields: &mut Fields, param: &str) -> Result<Function, ApiEr
 }
 
 /// True for what may be a function's name.
-#[must_use]
-pub fn is_function_name(name: &str) -> bool {
+fn is_function_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     (1..=MAX_NAME_CHARS).contains(&name.len()) && name.chars().all(allowed)
 }
 
 /// Takes `tool_choice`; `None` where no call may be made.
-fn take_choice(
-    fields: &mut Fields,
-    functions: &[Function],
-) -> Result<Option<ToolChoice>, ApiError> {
+fn take_choice(fields: &mut Fields, style: FunctionStyle) -> Result<Option<ToolChoice>, ApiError> {
     let wrong = || {
         let message = "`tool_choice` must be `none`, `auto`, `required`, or an object that names a \
                        function";
         ApiError::invalid("tool_choice", message)
     };
-    let choice = match fields.take("tool_choice") {
-        None => Some(ToolChoice::Auto),
+    match fields.take("tool_choice") {
+        None => Ok(Some(ToolChoice::Auto)),
         Some(Value::String(word)) => match word.as_str() {
-            "none" => None,
-            "auto" => Some(ToolChoice::Auto),
-            "required" => Some(ToolChoice::Required),
-            _ => return Err(wrong()),
+            "none" => Ok(None),
+            "auto" => Ok(Some(ToolChoice::Auto)),
+            "required" => Ok(Some(ToolChoice::Required)),
+            _ => Err(wrong()),
         },
-        Some(Value::Object(map)) => {
-            let mut choice = Fields::nested("tool_choice", Value::Object(map))?;
+        Some(value @ Value::Object(_)) => {
+            let mut choice = Fields::nested("tool_choice", value)?;
             match choice.string("type")?.as_deref() {
                 Some("function") => {}
-                Some("allowed_tools" | "custom") => {
-                    return Err(ApiError::unsupported("tool_choice.type"));
-                }
-                _ => return Err(wrong()),
+                Some(_) => return Err(ApiError::unsupported("tool_choice.type")),
+                None => return Err(wrong()),
             }
-            let function = choice.object("function")?;
-            let mut function = function.ok_or_else(|| choice.missing("function"))?;
+            let mut function = style.said(choice)?;
             let name = function.string("name")?.ok_or_else(|| function.missing("name"))?;
-            Some(ToolChoice::Named(name))
+            Ok(Some(ToolChoice::Named(name)))
         }
-        Some(_) => return Err(wrong()),
-    };
-    check_choice(choice.as_ref(), functions)?;
-    Ok(choice)
+        Some(_) => Err(wrong()),
+    }
 }
 
 /// Checks that what must be called is on offer.
-///
-/// # Errors
-/// Where it is not.
-pub fn check_choice(choice: Option<&ToolChoice>, functions: &[Function]) -> Result<(), ApiError> {
+fn check_choice(choice: Option<&ToolChoice>, functions: &[Function]) -> Result<(), ApiError> {
     let message = match choice {
         None | Some(ToolChoice::Auto) => return Ok(()),
         Some(_) if functions.is_empty() => "`tool_choice` is only allowed with `tools`".to_owned(),

@@ -263,8 +263,8 @@ pub struct ChatLogprobs {
     pub refusal: Option<Vec<ChatLogprob>>,
 }
 
-/// One token of a chat answer.
-#[derive(Debug, serde::Serialize, ToSchema)]
+/// One token of a chat's answer, or of a response's text.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, ToSchema)]
 pub struct ChatLogprob {
     /// The token itself.
     #[serde(flatten)]
@@ -274,7 +274,7 @@ pub struct ChatLogprob {
 }
 
 /// A token with its log-probability.
-#[derive(Debug, serde::Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, ToSchema)]
 pub struct TokenLogprob {
     /// Its text, or `bytes:` and its bytes where they are no whole characters.
     pub token: String,

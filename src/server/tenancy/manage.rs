@@ -1,18 +1,19 @@
 //! `/admin/tenants` and `/admin/keys`: tenants and keys, declared while the server runs. A key is told
 //! once, to whoever made it; lists know its public name alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::server::blocking::blocking;
 use crate::server::call::Call;
 use crate::server::error::{ApiError, ApiResult};
-use crate::server::extract::JsonObject;
+use crate::server::extract::{JsonObject, PathName};
 use crate::server::openai::fields::Fields;
 use crate::server::openapi::{errors, requests};
 use crate::server::state::AppState;
@@ -42,8 +43,6 @@ struct KeyView<'a> {
     in_file: bool,
 }
 
-type Id = Result<Path<String>, PathRejection>;
-
 /// Answers `GET /admin/tenants`.
 ///
 /// # Errors
@@ -59,10 +58,8 @@ type Id = Result<Path<String>, PathRejection>;
 pub async fn list_tenants(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<Value> {
     check(&call)?;
     let list = |all: &Declarations| {
-        let (file, own) = (&all.file, &all.own);
-        let own = own.tenants.iter().filter(|(name, _)| !file.tenants.contains_key(*name));
-        let tenants = file.tenants.iter().map(|pair| (pair, true)).chain(own.map(|p| (p, false)));
-        let views = tenants.map(|((name, entry), in_file)| tenant_view(all, name, entry, in_file));
+        let tenants = listed(&all.file.tenants, &all.own.tenants);
+        let views = tenants.map(|(name, entry, in_file)| tenant_view(all, name, entry, in_file));
         json!({"object": "list", "data": views.collect::<Vec<_>>()})
     };
     state.tenancy.declared(list).map(Json).ok_or_else(ApiError::no_keys_file)
@@ -85,11 +82,11 @@ pub async fn list_tenants(State(state): State<Arc<AppState>>, call: Call) -> Api
 pub async fn put_tenant(
     State(state): State<Arc<AppState>>,
     call: Call,
-    name: Id,
+    PathName(name): PathName,
     JsonObject(fields): JsonObject,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     check(&call)?;
-    let (name, entry) = (id(name)?, take_tenant(fields)?);
+    let entry = take_tenant(fields)?;
     let new = change(&state, move |all| {
         let new = all.put_tenant(&name, entry.clone())?;
         Ok((new, json!(tenant_view(all, &name, &entry, false))))
@@ -115,10 +112,9 @@ pub async fn put_tenant(
 pub async fn delete_tenant(
     State(state): State<Arc<AppState>>,
     call: Call,
-    name: Id,
+    PathName(name): PathName,
 ) -> ApiResult<Value> {
     check(&call)?;
-    let name = id(name)?;
     let answer = json!({"name": name, "deleted": true});
     change(&state, move |all| all.remove_tenant(&name)).await?;
     Ok(Json(answer))
@@ -139,9 +135,8 @@ pub async fn delete_tenant(
 pub async fn list_keys(State(state): State<Arc<AppState>>, call: Call) -> ApiResult<Value> {
     check(&call)?;
     let list = |all: &Declarations| {
-        let own = all.own.keys.iter().filter(|(id, _)| !all.file.keys.contains_key(*id));
-        let keys = all.file.keys.iter().map(|pair| (pair, true)).chain(own.map(|p| (p, false)));
-        let views = keys.map(|((id, entry), in_file)| key_view(id, entry, in_file));
+        let keys = listed(&all.file.keys, &all.own.keys);
+        let views = keys.map(|(id, entry, in_file)| key_view(id, entry, in_file));
         json!({"object": "list", "data": views.collect::<Vec<_>>()})
     };
     state.tenancy.declared(list).map(Json).ok_or_else(ApiError::no_keys_file)
@@ -193,10 +188,9 @@ pub async fn create_key(
 pub async fn delete_key(
     State(state): State<Arc<AppState>>,
     call: Call,
-    key: Id,
+    PathName(key): PathName,
 ) -> ApiResult<Value> {
     check(&call)?;
-    let key = id(key)?;
     let answer = json!({"id": key, "deleted": true});
     change(&state, move |all| all.remove_key(&key)).await?;
     Ok(Json(answer))
@@ -207,31 +201,33 @@ fn check(call: &Call) -> Result<(), ApiError> {
     if call.caller.is_admin() { Ok(()) } else { Err(ApiError::no_keys_file()) }
 }
 
-fn id(id: Id) -> Result<String, ApiError> {
-    id.map(|Path(id)| id).map_err(|_| ApiError::body("the name in the path is no UTF-8"))
-}
-
 async fn change<T, F>(state: &Arc<AppState>, change: F) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: FnOnce(&mut Declarations) -> Result<T, ChangeError> + Send + 'static,
 {
     let tenancy = Arc::clone(&state.tenancy);
-    // It waits for the disk.
-    let done = tokio::task::spawn_blocking(move || tenancy.change(change)).await;
-    match done {
-        Ok(Some(result)) => result.map_err(|error| match error {
+    let work = move || {
+        let done = tenancy.change(change).ok_or_else(ApiError::no_keys_file)?;
+        done.map_err(|error| match error {
             ChangeError::InFile(_) => ApiError::in_file(error.to_string()),
             ChangeError::Unknown(name) => ApiError::unknown(&name),
             ChangeError::Wrong(wrong) => ApiError::body(wrong.to_string()),
             ChangeError::NotWritten => ApiError::internal(),
-        }),
-        Ok(None) => Err(ApiError::no_keys_file()),
-        Err(error) => {
-            tracing::error!(%error, "bug: a change of tenants panicked");
-            Err(ApiError::internal())
-        }
-    }
+        })
+    };
+    blocking("a change of tenants", work).await
+}
+
+/// The entries of the keys file, and those declared while serving that it does not hold, each with
+/// whether it is the file's.
+fn listed<'a, E>(
+    file: &'a BTreeMap<String, E>,
+    own: &'a BTreeMap<String, E>,
+) -> impl Iterator<Item = (&'a String, &'a E, bool)> {
+    let own = own.iter().filter(|(name, _)| !file.contains_key(*name));
+    let in_file = file.iter().map(|(name, entry)| (name, entry, true));
+    in_file.chain(own.map(|(name, entry)| (name, entry, false)))
 }
 
 fn tenant_view<'a>(
@@ -270,7 +266,7 @@ fn take_tenant(mut fields: Fields) -> Result<TenantEntry, ApiError> {
         max_tokens: count(&mut fields, "max_tokens")?,
         cache_group: fields.string("cache_group")?,
     };
-    check_rest(&fields)?;
+    fields.none_left()?;
     Ok(entry)
 }
 
@@ -295,7 +291,7 @@ fn take_key(mut fields: Fields, key: &NewKey) -> Result<KeyEntry, ApiError> {
         })?),
     };
     let tenant = fields.string("tenant")?.ok_or_else(|| fields.missing("tenant"))?;
-    check_rest(&fields)?;
+    fields.none_left()?;
     Ok(KeyEntry { tenant, sha256: key.hash().to_string(), roles, expires })
 }
 
@@ -307,12 +303,4 @@ fn take_strings(fields: &mut Fields, name: &str) -> Result<Option<Vec<String>>, 
         _ => Err(wrong()),
     });
     strings.collect::<Result<_, _>>().map(Some)
-}
-
-/// A limit that was misspelt would be none.
-fn check_rest(fields: &Fields) -> Result<(), ApiError> {
-    match fields.rest().next() {
-        None => Ok(()),
-        Some(name) => Err(ApiError::invalid(name, format!("`{name}` is no field of this"))),
-    }
 }

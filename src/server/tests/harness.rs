@@ -266,13 +266,27 @@ impl Server {
 
     /// The body of a POST that succeeds, without what differs from run to run.
     pub async fn answer(&self, path: &str, body: &Value) -> Value {
+        self.try_answer(path, body).await.unwrap_or_else(|refusal| panic!("{refusal}"))
+    }
+
+    /// The same of a POST that may be refused with 400, which gives the error. A stream must then be
+    /// refused alike.
+    pub async fn try_answer(&self, path: &str, body: &Value) -> Result<Value, Value> {
         let response = self.post(path, body).await;
-        let status = response.status();
-        let mut body: Value = response.json().await.unwrap();
-        assert_eq!(status, 200, "{body}");
-        assert_described(path, "post", 200, "application/json", &body);
-        redact(&mut body);
-        body
+        let status = response.status().as_u16();
+        let mut answer: Value = response.json().await.unwrap();
+        assert_described(path, "post", status, "application/json", &answer);
+        if status == 400 {
+            let mut streamed = body.clone();
+            streamed["stream"] = json!(true);
+            let response = self.post(path, &streamed).await;
+            assert_eq!(response.status(), 400);
+            assert_eq!(response.json::<Value>().await.unwrap(), answer);
+            return Err(answer);
+        }
+        assert_eq!(status, 200, "{answer}");
+        redact(&mut answer);
+        Ok(answer)
     }
 
     /// The events of a stream, `[DONE]` as a string.

@@ -297,6 +297,9 @@ impl Case {
                 vec![("tools", json!([{"type": "function", "name": "f"}]))]
             }
             ("/v1/chat/completions", "top_logprobs", _) => vec![("logprobs", json!(true))],
+            ("/v1/responses", "top_logprobs", _) => {
+                vec![("include", json!(["message.output_text.logprobs"]))]
+            }
             (_, "best_of", Value::Number(number)) => match number.as_i64() {
                 Some(1..=128) => vec![("n", value.clone())],
                 _ => Vec::new(),

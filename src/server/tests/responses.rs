@@ -13,12 +13,17 @@ use crate::text::tool_format::ToolFormat;
 const PATH: &str = "/v1/responses";
 const TEMPLATE: &str = "{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}\
     {% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}\
-    {% if add_generation_prompt %}<s>assistant\n{% endif %}";
+    {% if add_generation_prompt %}<s>assistant\n{% endif %}\
+    {% if enable_thinking %}<think>\n{% endif %}";
 const THOUGHT: &str = "<think>\nhm é\n</think>\n\n";
 const CALL: &str = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"日\"}}\n</tool_call>";
 
 async fn started() -> (Server, Engine) {
-    Server::chatting(format_of(TEMPLATE, ToolFormat::Hermes, true)).await
+    calling_as(ToolFormat::Hermes).await
+}
+
+async fn calling_as(format: ToolFormat) -> (Server, Engine) {
+    Server::chatting(format_of(TEMPLATE, format, true)).await
 }
 
 async fn saying(text: &'static str) -> Server {
@@ -45,7 +50,8 @@ fn redact(value: &mut Value) {
             for (key, value) in map {
                 match (key.as_str(), &mut *value) {
                     ("id" | "item_id" | "call_id", Value::String(id)) => {
-                        let kind = id.split('_').next().unwrap();
+                        // Some formats have ids of nine letters and digits.
+                        let kind = id.split_once('_').map_or("", |(kind, _)| kind);
                         *id = format!("{kind}_[id]");
                     }
                     ("created_at", created) => *created = json!(0),
@@ -102,6 +108,32 @@ async fn thoughts_words_and_calls_are_items() {
     let body = asking(json!({"tools": tools()}));
     let answer = whole(&server, &body).await;
     insta::assert_json_snapshot!((&answer["output"], &answer["tools"], &answer["usage"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_of_what_is_said_have_log_probabilities() {
+    let server = saying("<think>\nhm\n</think>\n\nSo: é").await;
+    let include = json!(["message.output_text.logprobs", "reasoning.encrypted_content"]);
+    let body = json!({"include": include, "top_logprobs": 1});
+    let answer = whole(&server, &asking(body)).await;
+    assert_eq!(answer["top_logprobs"], 1);
+    let part = &answer["output"][1]["content"][0];
+    let tokens = part["logprobs"].as_array().unwrap();
+    let bytes = tokens.iter().flat_map(|token| token["bytes"].as_array().unwrap());
+    let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().unwrap() as u8).collect();
+    assert!(String::from_utf8(bytes).unwrap().contains(part["text"].as_str().unwrap()));
+    for token in tokens {
+        assert_eq!(
+            (&token["logprob"], &token["top_logprobs"][0]["logprob"]),
+            (&json!(-1.5), &json!(-0.5))
+        );
+        assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 1);
+    }
+    let without = whole(&server, &asking(json!({}))).await;
+    assert_eq!(
+        (&without["output"][1]["content"][0]["logprobs"], &without["top_logprobs"]),
+        (&json!([]), &json!(0))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,10 +230,11 @@ async fn what_is_not_supported_is_refused_by_its_name() {
         ("max_tokens", json!(7)),
         ("n", json!(2)),
         ("top_logprobs", json!(2)),
+        ("top_logprobs", json!(21)),
         ("max_output_tokens", json!(0)),
         ("max_output_tokens", json!(1_000_000)),
         ("truncation", json!("auto")),
-        ("include", json!(["message.output_text.logprobs"])),
+        ("include", json!(["message.input_image.image_url"])),
         ("tools", json!([{"type": "web_search"}])),
         ("tools", json!([{"type": "file_search", "vector_store_ids": []}])),
         ("tools", json!([{"type": "computer_use_preview"}])),
@@ -244,17 +277,24 @@ fn assemble(events: &[Value]) -> Vec<Value> {
         }
         let append = |text: &mut Value| {
             let more = event["delta"].as_str().unwrap();
-            assert!(!more.is_empty());
+            let tokens = event["logprobs"].as_array().is_some_and(|tokens| !tokens.is_empty());
+            assert!(!more.is_empty() || tokens);
             *text = json!(format!("{}{more}", text.as_str().unwrap()));
         };
         match name {
             "content_part.added" => {
                 item["content"].as_array_mut().unwrap().push(event["part"].clone())
             }
-            "output_text.delta" | "reasoning_text.delta" => append(&mut item["content"][0]["text"]),
+            "output_text.delta" => {
+                append(&mut item["content"][0]["text"]);
+                let tokens = item["content"][0]["logprobs"].as_array_mut().unwrap();
+                tokens.extend(event["logprobs"].as_array().unwrap().clone());
+            }
+            "reasoning_text.delta" => append(&mut item["content"][0]["text"]),
             "function_call_arguments.delta" => append(&mut item["arguments"]),
             "output_text.done" | "reasoning_text.done" => {
                 assert_eq!(event["text"], item["content"][0]["text"]);
+                assert_eq!(event["logprobs"], item["content"][0]["logprobs"]);
             }
             "content_part.done" => assert_eq!(event["part"], item["content"][0]),
             "function_call_arguments.done" => assert_eq!(event["arguments"], item["arguments"]),
@@ -268,10 +308,11 @@ fn assemble(events: &[Value]) -> Vec<Value> {
     items
 }
 
-async fn check(server: &Server, script: &Mutex<Vec<u32>>, tokens: Vec<u32>, max_tokens: usize) {
+async fn check(server: &Server, script: &Mutex<Vec<u32>>, tokens: Vec<u32>, extra: Value) {
     *script.lock().unwrap() = tokens;
-    let body = asking(json!({"tools": tools(), "max_output_tokens": max_tokens}));
-    let whole = whole(server, &body).await;
+    let body = asking(extra);
+    let Ok(mut whole) = server.try_answer(PATH, &body).await else { return };
+    redact(&mut whole);
     let events = events(server, &body).await;
     let (first, rest) = events.split_first_chunk::<2>().unwrap();
     let (last, changes) = rest.split_last().unwrap();
@@ -286,19 +327,49 @@ async fn check(server: &Server, script: &Mutex<Vec<u32>>, tokens: Vec<u32>, max_
     let status = whole["status"].as_str().unwrap();
     assert_eq!(last["type"], format!("response.{status}"));
     assert_eq!(whole["incomplete_details"].is_null(), status == "completed");
+    let calls =
+        whole["output"].as_array().unwrap().iter().filter(|it| it["type"] == "function_call");
+    let only_one = body["parallel_tool_calls"] == false || body["tool_choice"].is_object();
+    assert!(calls.count() <= if only_one { 1 } else { usize::MAX });
+}
+
+/// What a response must be, where it ends, and what else changes how it is taken apart.
+fn extras() -> impl Strategy<Value = Value> {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    let forms = [
+        json!({"type": "text"}),
+        json!({"type": "json_object"}),
+        json!({"type": "json_schema", "name": "s", "schema": schema, "strict": true}),
+    ];
+    let f = json!({"type": "function", "name": "f"});
+    let choices = ["none".into(), "auto".into(), "required".into(), f];
+    let pick = |options: &[Value]| prop::sample::select(options.to_vec());
+    let stops = prop::sample::subsequence(vec!["lo", "界", "}", "tool_call>\n"], 0..2);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), 1_usize..120);
+    (pick(&forms), pick(&choices), stops, flags).prop_map(
+        |(form, choice, stops, (with_tools, parallel, opened, max_tokens))| {
+            let mut extra = json!({
+                "tools": if with_tools { tools() } else { json!([]) }, "tool_choice": choice,
+                "parallel_tool_calls": parallel, "text": {"format": form},
+                "max_output_tokens": max_tokens,
+                "chat_template_kwargs": {"enable_thinking": opened},
+            });
+            if !stops.is_empty() {
+                extra["stop"] = json!(stops);
+            }
+            if max_tokens % 2 == 0 {
+                extra["include"] = json!(["message.output_text.logprobs"]);
+                extra["top_logprobs"] = json!(max_tokens % 3);
+            }
+            extra
+        },
+    )
 }
 
 #[test]
 fn a_streamed_response_is_the_whole_one_in_pieces() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let script = Arc::new(Mutex::new(Vec::<u32>::new()));
-    let server = runtime.block_on(async {
-        let (server, engine) = started().await;
-        let script = Arc::clone(&script);
-        engine.script(move |request, choice| play(request, choice, script.lock().unwrap().clone()));
-        server
-    });
     let words = prop::sample::select(vec![
         THOUGHT,
         CALL,
@@ -311,9 +382,24 @@ fn a_streamed_response_is_the_whole_one_in_pieces() {
         "<tool_call>",
         "</think>",
         "{\"name\"",
+        "{\"a\": \"日\"}",
+        "{\"name\": \"f\", \"parameters\": {\"a\": [1]}}",
+        "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {}}, {\"name\": \"f\"}]",
+        "; ",
     ]);
     let texts = prop::collection::vec(words, 0..5).prop_map(|words| ids(&words.concat()));
-    proptest!(|(tokens in texts, max_tokens in 1_usize..120)| {
-        runtime.block_on(check(&server, &script, tokens, max_tokens));
-    });
+    for format in ToolFormat::ALL {
+        let script = Arc::new(Mutex::new(Vec::<u32>::new()));
+        let server = runtime.block_on(async {
+            let (server, engine) = calling_as(format).await;
+            let script = Arc::clone(&script);
+            engine.script(move |request, choice| {
+                play(request, choice, script.lock().unwrap().clone())
+            });
+            server
+        });
+        proptest!(ProptestConfig::with_cases(160), |(tokens in &texts, extra in extras())| {
+            runtime.block_on(check(&server, &script, tokens, extra));
+        });
+    }
 }

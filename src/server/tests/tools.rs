@@ -334,13 +334,14 @@ fn cases() -> impl Strategy<Value = Case> {
         "{\"name\": \"get_weather\"}",
     ]);
     let text = prop::collection::vec(words, 0..8).prop_map(|words| ids(&words.concat()));
-    let scripts = prop::collection::vec(text, 2);
+    let scripts = prop::collection::vec(text, 1..4);
     let stops = prop::sample::subsequence(vec!["🙂", "}\n", "</tool", "e"], 0..2);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (scripts, stops, flags, 1_usize..200).prop_map(
-        |(scripts, stops, (tools_too, parallel, opened, include_stop, hidden), max_tokens)| {
+    (scripts, stops, flags, 1_usize..200, demand()).prop_map(
+        |(scripts, stops, (tools_too, parallel, opened, include_stop, hidden), max, demand)| {
             let mut extra = json!({
-                "n": 2, "max_tokens": max_tokens, "logprobs": true, "return_token_ids": true,
+                "n": scripts.len(), "max_tokens": max, "return_token_ids": true,
+                "logprobs": true, "top_logprobs": max % 3,
                 "parallel_tool_calls": parallel, "include_stop_str_in_output": include_stop,
                 "chat_template_kwargs": {"enable_thinking": opened},
                 "include_reasoning": !hidden,
@@ -351,21 +352,41 @@ fn cases() -> impl Strategy<Value = Case> {
             if !tools_too {
                 extra["tools"] = json!([]);
             }
+            extra.as_object_mut().unwrap().extend(demand.as_object().unwrap().clone());
             Case { scripts, extra }
         },
     )
 }
 
+/// What answers must be: a form, calls, both (which is refused), or nothing.
+fn demand() -> impl Strategy<Value = Value> {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "string"}}});
+    let schema = json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}});
+    let forms = [
+        json!({}),
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"response_format": schema}),
+        json!({"guided_regex": "[a-z]+"}),
+    ];
+    let f = json!({"type": "function", "function": {"name": "f"}});
+    let choices = ["none".into(), "auto".into(), "required".into(), f];
+    let pick = |options: &[Value]| prop::sample::select(options.to_vec());
+    (pick(&forms), pick(&choices)).prop_map(|(mut demand, choice)| {
+        demand["tool_choice"] = choice;
+        demand
+    })
+}
+
 async fn check(server: &Server, script: &Mutex<Vec<Vec<u32>>>, case: Case) {
+    let mut choices = vec![json!({}); case.scripts.len()];
     *script.lock().unwrap() = case.scripts;
     let mut body = chat(case.extra);
-    let whole = server.answer(CHAT, &body).await;
+    let Ok(whole) = server.try_answer(CHAT, &body).await else { return };
     body["stream"] = json!(true);
     body["stream_options"] = json!({"include_usage": true});
     let events = server.stream(CHAT, &body).await;
     let (usage, chunks) = events[..events.len() - 1].split_last().unwrap();
     assert_eq!(usage["usage"], whole["usage"]);
-    let mut choices = vec![json!({}), json!({})];
     for choice in chunks.iter().flat_map(|chunk| chunk["choices"].as_array().unwrap()) {
         let index = usize::try_from(choice["index"].as_u64().unwrap()).unwrap();
         append(&mut choices[index], choice);

@@ -1,4 +1,5 @@
-//! One call written as a JSON object: `{"name": "f", "arguments": {…}}`, read a character at a time.
+//! One call written as a JSON object: `{"name": "f", "arguments": {…}}`, read a character at a time; or
+//! the arguments alone, of a function whose name was read before.
 //!
 //! Of the object itself it checks the form; of the arguments, only where they end: they are passed
 //! on as the model wrote them. `parameters` means `arguments`. An object that names no function that
@@ -34,6 +35,8 @@ pub(super) struct CallObject {
     /// Closing brackets that are due within the value that is being read.
     due: Vec<char>,
     started: bool,
+    /// Whether there are only arguments, which end it.
+    is_bare: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -72,6 +75,12 @@ enum Arguments {
 }
 
 impl CallObject {
+    /// The call of the function `name`, of which only the arguments are to come.
+    pub(super) fn of(name: String) -> Self {
+        let (state, key) = (State::Value, "arguments".to_owned());
+        Self { state, key, name: Some(name), is_bare: true, ..Self::default() }
+    }
+
     /// True once the call has been announced.
     pub(super) fn is_started(&self) -> bool {
         self.started
@@ -95,7 +104,7 @@ impl CallObject {
         } else {
             self.raw.push(c);
         }
-        progress
+        if self.is_bare && self.state == State::Comma { Progress::Closed } else { progress }
     }
 
     /// `None` where `c` cannot stand here.
@@ -156,6 +165,7 @@ impl CallObject {
         self.text.clear();
         match c {
             '"' => Some(State::Text { is_key: false, escaped: false }),
+            _ if self.is_bare && c != '{' => None,
             '{' | '[' if self.key != "name" => {
                 if self.is_arguments() {
                     if c == '[' {

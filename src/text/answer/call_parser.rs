@@ -25,7 +25,29 @@ pub struct Shape {
     pub separator: Option<char>,
     /// Closes what `open` opened.
     pub close: Option<&'static str>,
+    /// Where a call may be written without an object around it too: behind the function's name.
+    pub named: Option<Named>,
 }
+
+impl Shape {
+    /// The marks that may be tokens of their own.
+    pub fn marks(self) -> impl Iterator<Item = &'static str> {
+        let named = self.named.into_iter().flat_map(|named| [named.id, named.arguments]);
+        [Some(self.open), self.close].into_iter().flatten().chain(named)
+    }
+}
+
+/// A call written as a name, perhaps an id, and arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Named {
+    /// Stands before an id, which says nothing here.
+    pub id: &'static str,
+    /// Stands before the arguments, an object.
+    pub arguments: &'static str,
+}
+
+/// The longest name, with an id, that is read: what is longer is no call.
+const MAX_NAME_CHARS: usize = 160;
 
 /// The calls of one answer.
 #[derive(Debug, Clone)]
@@ -50,6 +72,8 @@ enum State {
     Content,
     /// An object or an array of objects is due.
     Opened,
+    /// The name of a call without an object around it.
+    Name(String),
     /// A call.
     Call { object: Box<CallObject>, in_array: bool },
     /// A comma or the end of the array is due.
@@ -82,6 +106,7 @@ impl CallParser {
         match &mut self.state {
             State::Beginning | State::Content => self.content(c, parsed),
             State::Opened | State::InArray | State::NextInArray => self.around(c, parsed),
+            State::Name(_) => self.name(c, parsed),
             State::Call { .. } => self.call(c, parsed),
             State::Broken => self.broken(c, parsed),
             State::Plain => parsed.content(c.encode_utf8(&mut [0; 4])),
@@ -191,8 +216,48 @@ impl CallParser {
                 parsed.skip(1);
                 self.state = State::Content;
             }
+            (State::Opened, _) if self.shape.named.is_some() && is_of_name(c) => {
+                self.state = State::Name(String::new());
+                self.name(c, parsed);
+            }
             _ if c.is_whitespace() => self.pending.push(c),
             _ => self.give_up(c, parsed),
+        }
+    }
+
+    /// Within a call's name, up to its arguments.
+    fn name(&mut self, c: char, parsed: &mut Parsed) {
+        let (State::Name(name), Some(marks)) = (&mut self.state, self.shape.named) else { return };
+        match self.markers.push(c, &[marks.arguments, self.shape.open]) {
+            Match::Whole(mark) if mark == marks.arguments => {
+                self.pending.push_str(mark);
+                let name = name.split(marks.id).next().unwrap_or_default().to_owned();
+                if self.names.contains(&name) {
+                    let object = Box::new(CallObject::of(name));
+                    self.state = State::Call { object, in_array: false };
+                } else {
+                    self.show_pending(parsed);
+                    self.state = State::Content;
+                }
+            }
+            Match::Whole(mark) => {
+                self.show_pending(parsed);
+                self.open(mark, parsed);
+            }
+            Match::Held(before) => {
+                name.push_str(&before);
+                self.pending.push_str(&before);
+            }
+            Match::Passed(before) => {
+                name.push_str(&before);
+                self.pending.push_str(&before);
+                if is_of_name(c) && name.len() < MAX_NAME_CHARS {
+                    name.push(c);
+                    self.pending.push(c);
+                } else {
+                    self.give_up(c, parsed);
+                }
+            }
         }
     }
 
@@ -272,4 +337,9 @@ impl CallParser {
         parsed.skip(self.pending.chars().count());
         self.pending.clear();
     }
+}
+
+/// Of a function's name, or of the mark before an id behind it.
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '[' | ']')
 }

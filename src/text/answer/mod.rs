@@ -14,7 +14,7 @@ pub mod reasoning;
 use std::sync::Arc;
 
 use call_parser::CallParser;
-pub use call_parser::Shape;
+pub use call_parser::{Named, Shape};
 pub use parsed::{Parsed, Part, Place};
 use reasoning::ReasoningParser;
 

@@ -86,6 +86,12 @@ fn calls_are_found_in_every_format() {
     assert_eq!(calls(ToolFormat::Hermes, array), (String::new(), vec![call("{}"), call("{}")]));
     let tagged = "<|python_tag|>{\"name\": \"f\", \"arguments\": {\"x\": 1}}";
     assert_eq!(calls(ToolFormat::Llama3Json, tagged), (String::new(), vec![call("{\"x\": 1}")]));
+    let named =
+        "[TOOL_CALLS]f[ARGS]{\"x\": {\"y\": \"}[ARGS]\"}}[TOOL_CALLS] f[CALL_ID]a1B2[ARGS] {}\n";
+    let two = vec![call("{\"x\": {\"y\": \"}[ARGS]\"}}"), call("{}")];
+    assert_eq!(calls(ToolFormat::Mistral, named), (String::new(), two));
+    let said = "So: [TOOL_CALLS]f[ARGS]{}then";
+    assert_eq!(calls(ToolFormat::Mistral, said), ("So:then".to_owned(), vec![call("{}")]));
     let quoted = r#"[TOOL_CALLS][{"name": "f", "arguments": "{\"x\": 1}"}]"#;
     assert_eq!(calls(ToolFormat::Mistral, quoted), (String::new(), vec![call("{\"x\": 1}")]));
 }
@@ -113,8 +119,14 @@ fn what_is_no_call_is_content_as_it_was_written() {
     {
         assert_eq!(calls(ToolFormat::Llama3Json, text), (text.to_owned(), vec![]));
     }
-    let (content, none) = calls(ToolFormat::Mistral, "[TOOL_CALLS] oh");
-    assert_eq!((content.as_str(), none.len()), (" oh", 0));
+    for text in
+        [" oh", "oh no", "g[ARGS]{}", "f[ARGS]", "f[ARG", "f[ARGS] [1]", "f[ARGS]\"x\"", "f{}"]
+    {
+        let (content, none) = calls(ToolFormat::Mistral, &format!("[TOOL_CALLS]{text}"));
+        assert_eq!((content.as_str(), none.len()), (text, 0));
+    }
+    let again = "[TOOL_CALLS]g[TOOL_CALLS]f[ARGS]{}";
+    assert_eq!(calls(ToolFormat::Mistral, again), ("g".to_owned(), vec![call("{}")]));
 }
 
 #[test]
@@ -126,6 +138,8 @@ fn broken_arguments_are_passed_on_and_end_with_the_mark() {
     let text = "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"b";
     assert_eq!(calls(ToolFormat::Hermes, text), (String::new(), vec![call("{\"a\": \"b")]));
     // Only the last bracket is missing.
+    let text = "[TOOL_CALLS]f[ARGS]{\"a\": ]} ";
+    assert_eq!(calls(ToolFormat::Mistral, text), (String::new(), vec![call("{\"a\": ]} ")]));
     let text = "<tool_call>{\"name\": \"f\", \"arguments\": {}</tool_call>";
     assert_eq!(calls(ToolFormat::Hermes, text), (String::new(), vec![call("{}")]));
 }
@@ -165,6 +179,8 @@ fn text() -> impl Strategy<Value = String> {
         "</tool_call>",
         "[TOOL_CALLS]",
         "<|python_tag|>",
+        "f[ARGS]",
+        "[CALL_ID]7",
         "{\"name\": \"f\", \"arguments\": ",
         "{\"parameters\": {\"é\": [\"世\"]}, \"name\": \"f\"}",
         "{\"a\": \"}\\\"\"}",

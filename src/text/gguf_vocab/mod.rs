@@ -22,6 +22,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::chat_templates::DEFAULT;
+
 /// What the GGUF metadata says about text; keys are under `tokenizer.ggml.` unless said otherwise.
 #[derive(Debug, Clone, Default)]
 pub struct GgufVocab {
@@ -51,6 +53,8 @@ pub struct GgufVocab {
     pub add_prefix_space: Option<bool>,
     /// `tokenizer.chat_template`.
     pub chat_template: Option<String>,
+    /// `tokenizer.chat_template.NAME`, by name.
+    pub named_chat_templates: Vec<(String, String)>,
     /// `ARCHITECTURE.context_length`.
     pub context_length: Option<u64>,
 }
@@ -291,8 +295,8 @@ impl GgufVocab {
         let prefix_space = self.add_prefix_space.unwrap_or(is_llama);
         config.insert("add_prefix_space".to_owned(), prefix_space.into());
         config.insert("added_tokens_decoder".to_owned(), decoder.into());
-        if let Some(template) = &self.chat_template {
-            config.insert("chat_template".to_owned(), template.as_str().into());
+        if let Some(templates) = self.chat_templates() {
+            config.insert("chat_template".to_owned(), templates);
         }
         config.insert("clean_up_tokenization_spaces".to_owned(), false.into());
         if let Some(length) = self.context_length {
@@ -304,13 +308,26 @@ impl GgufVocab {
         config.into()
     }
 
-    /// Keys in alphabetical order. Control tokens that the chat template writes itself are the
+    /// The template, or all of them by name where some have names.
+    fn chat_templates(&self) -> Option<Value> {
+        let default = self.chat_template.as_deref();
+        if self.named_chat_templates.is_empty() {
+            return default.map(Value::from);
+        }
+        let named = self.named_chat_templates.iter().map(|(name, text)| (&**name, &**text));
+        let all = default.map(|text| (DEFAULT, text)).into_iter().chain(named);
+        Some(all.map(|(name, text)| json!({"name": name, "template": text})).collect())
+    }
+
+    /// Keys in alphabetical order. Control tokens that a chat template writes itself are the
     /// additional ones: they mean something beside the four that have a name.
     fn special_tokens_map(&self) -> Map<String, Value> {
-        let template = self.chat_template.as_deref().unwrap_or_default();
+        let named = self.named_chat_templates.iter().map(|(_, text)| text);
+        let templates: Vec<&String> = self.chat_template.iter().chain(named).collect();
+        let written = |token: &str| templates.iter().any(|template| template.contains(token));
         let additional: Vec<&str> = self
             .added()
-            .filter(|&(_, token, special)| special && template.contains(token))
+            .filter(|&(_, token, special)| special && written(token))
             .map(|(_, token, _)| token)
             .collect();
         let mut map = Map::new();

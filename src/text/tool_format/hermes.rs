@@ -12,6 +12,7 @@ pub(super) const SHAPE: Shape = Shape {
     after_content: true,
     separator: None,
     close: Some(CLOSE),
+    named: None,
 };
 
 /// Some models of the family write functions in XML within the same tags: those are others.

@@ -12,6 +12,7 @@ pub(super) const SHAPE: Shape = Shape {
     after_content: false,
     separator: Some(';'),
     close: None,
+    named: None,
 };
 
 pub(super) fn is_used_by(template: &str) -> bool {

@@ -1,12 +1,19 @@
-//! Mistral: an array of calls behind a token.
+//! Mistral: an array of calls behind a token; newer models write a token before each call, and one
+//! between its name and its arguments. Both are read; what is asked for is the first.
 
 use super::envelope::{Bit, Envelope};
-use crate::text::answer::Shape;
+use crate::text::answer::{Named, Shape};
 
 const OPEN: &str = "[TOOL_CALLS]";
 
-pub(super) const SHAPE: Shape =
-    Shape { open: OPEN, open_is_text: false, after_content: true, separator: None, close: None };
+pub(super) const SHAPE: Shape = Shape {
+    open: OPEN,
+    open_is_text: false,
+    after_content: true,
+    separator: None,
+    close: None,
+    named: Some(Named { id: "[CALL_ID]", arguments: "[ARGS]" }),
+};
 
 pub(super) fn is_used_by(template: &str) -> bool {
     template.contains(OPEN)

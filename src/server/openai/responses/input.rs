@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::fields::Fields;
 use super::super::messages::past_call;
+use super::super::text_parts::text;
 use crate::server::error::ApiError;
 
 /// Takes `input`, which is required, after the `instructions`.
@@ -131,38 +132,9 @@ impl Turns {
     }
 }
 
-/// Takes a text: a string, or the text parts of an array, joined by line breaks.
+/// Takes a text: a string, or the text parts of an array.
 fn take_text(param: &str, name: &str, item: &mut Fields) -> Result<String, ApiError> {
-    let param = format!("{param}.{name}");
-    match item.take(name) {
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(parts)) => {
-            let numbered = parts.into_iter().enumerate();
-            let texts: Result<Vec<String>, ApiError> = numbered
-                .map(|(number, part)| part_text(&format!("{param}[{number}]"), part))
-                .collect();
-            Ok(texts?.join("\n"))
-        }
-        _ => {
-            let message = format!("`{param}` must be a string or an array of parts");
-            Err(ApiError::invalid(param, message))
-        }
-    }
-}
-
-fn part_text(param: &str, part: Value) -> Result<String, ApiError> {
-    let mut part = Fields::nested(param, part)?;
-    match part.string("type")?.as_deref() {
-        Some("input_text" | "output_text" | "text") => {
-            part.string("text")?.ok_or_else(|| part.missing("text"))
-        }
-        Some("refusal") => part.string("refusal")?.ok_or_else(|| part.missing("refusal")),
-        Some(kind) => {
-            let message = format!("parts of type `{kind}` are not supported by this server");
-            Err(ApiError::invalid(format!("{param}.type"), message))
-        }
-        None => Err(part.missing("type")),
-    }
+    text(&format!("{param}.{name}"), item.take(name), &["input_text", "output_text", "text"])
 }
 
 #[cfg(test)]

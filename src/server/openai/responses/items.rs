@@ -3,6 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::super::types::ChatLogprob;
 use super::object::ResponseObject;
 
 /// How far an item, or a response, has come.
@@ -72,9 +73,8 @@ pub enum Part {
         /// Always empty.
         #[schema(value_type = Vec<Object>)]
         annotations: [(); 0],
-        /// Always empty.
-        #[schema(value_type = Vec<Object>)]
-        logprobs: [(); 0],
+        /// Its tokens, where they were asked for, else empty.
+        logprobs: Vec<ChatLogprob>,
     },
     /// Of thoughts.
     ReasoningText {
@@ -116,11 +116,11 @@ pub enum What {
         /// The part's.
         #[serde(flatten)]
         at: PartPlace,
-        /// What is new.
+        /// What is new; nothing where only tokens are.
         delta: String,
-        /// Always empty; of messages.
+        /// Of messages: the tokens that are new, where they were asked for.
         #[serde(skip_serializing_if = "Option::is_none")]
-        logprobs: Option<[(); 0]>,
+        logprobs: Option<Vec<ChatLogprob>>,
     },
     /// A part's text is whole.
     TextDone {
@@ -129,9 +129,9 @@ pub enum What {
         at: PartPlace,
         /// All of it.
         text: String,
-        /// Always empty; of messages.
+        /// Of messages: its tokens, where they were asked for.
         #[serde(skip_serializing_if = "Option::is_none")]
-        logprobs: Option<[(); 0]>,
+        logprobs: Option<Vec<ChatLogprob>>,
     },
     /// More of a call's arguments.
     ArgumentsDelta {
@@ -183,9 +183,8 @@ pub struct ResponseEvent {
     pub name: Option<String>,
     /// All of a call's arguments.
     pub arguments: Option<String>,
-    /// Always empty.
-    #[schema(value_type = Option<Vec<Object>>)]
-    pub logprobs: Option<[(); 0]>,
+    /// Tokens of a message's text, where they were asked for.
+    pub logprobs: Option<Vec<ChatLogprob>>,
 }
 
 /// Which part of which item. Every item has one part.
@@ -228,15 +227,18 @@ impl OutputItem {
         }
     }
 
-    /// The text of its part.
-    pub fn text_mut(&mut self) -> Option<&mut String> {
-        match self {
-            Self::Reasoning { content, .. } | Self::Message { content, .. } => {
-                content.first_mut().map(|part| match part {
-                    Part::OutputText { text, .. } | Part::ReasoningText { text } => text,
-                })
+    /// Adds to the text of its part, and to the tokens of a message's.
+    pub fn extend(&mut self, more: &str, more_logprobs: &[ChatLogprob]) {
+        let (Self::Reasoning { content, .. } | Self::Message { content, .. }) = self else {
+            return;
+        };
+        match content.first_mut() {
+            Some(Part::OutputText { text, logprobs, .. }) => {
+                text.push_str(more);
+                logprobs.extend_from_slice(more_logprobs);
             }
-            Self::FunctionCall { .. } => None,
+            Some(Part::ReasoningText { text }) => text.push_str(more),
+            None => {}
         }
     }
 

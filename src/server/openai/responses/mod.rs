@@ -13,8 +13,7 @@ mod writer;
 
 use std::sync::Arc;
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Response;
 
 use self::items::ResponseEvent;
@@ -23,7 +22,7 @@ use self::request::ResponseRequest;
 use super::endpoint;
 use crate::server::call::Call;
 use crate::server::error::ApiError;
-use crate::server::extract::JsonObject;
+use crate::server::extract::{JsonObject, PathName};
 use crate::server::openapi::{errors, requests};
 use crate::server::state::AppState;
 
@@ -71,11 +70,8 @@ pub async fn create_response(
     params(("id" = String, Path, description = "The id of a response")),
     responses(errors::Absent),
 )]
-pub async fn no_response(id: Result<Path<String>, PathRejection>) -> ApiError {
-    match id {
-        Ok(Path(id)) => ApiError::response_not_found(&id),
-        Err(_) => ApiError::response_not_found("\u{FFFD}"),
-    }
+pub async fn no_response(PathName(id): PathName) -> ApiError {
+    ApiError::response_not_found(&id)
 }
 
 /// Answers `DELETE /v1/responses/{id}`: no response is kept.
@@ -88,6 +84,6 @@ pub async fn no_response(id: Result<Path<String>, PathRejection>) -> ApiError {
     params(("id" = String, Path, description = "The id of a response")),
     responses(errors::Absent),
 )]
-pub async fn delete_no_response(id: Result<Path<String>, PathRejection>) -> ApiError {
+pub async fn delete_no_response(id: PathName) -> ApiError {
     no_response(id).await
 }

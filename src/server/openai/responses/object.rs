@@ -29,6 +29,8 @@ pub struct Settings {
     pub reasoning: Reasoning,
     /// As used.
     pub temperature: f32,
+    /// As asked.
+    pub top_logprobs: usize,
     /// As used.
     pub top_p: f32,
     /// The text's form.

@@ -3,6 +3,7 @@
 
 use uuid::Uuid;
 
+use super::super::types::ChatLogprob;
 use super::items::{Change, OutputItem, Part, PartPlace, Status, What};
 use crate::server::choice::{CallDelta, CallHead, Delta};
 
@@ -18,6 +19,8 @@ enum Kind {
 pub struct Output {
     items: Vec<OutputItem>,
     is_open: bool,
+    /// Tokens whose text is still held back, or was told before.
+    logprobs: Vec<ChatLogprob>,
 }
 
 impl Output {
@@ -27,9 +30,10 @@ impl Output {
         &self.items
     }
 
-    /// Adds what a piece of the answer brings.
-    pub fn add(&mut self, delta: Delta) -> Vec<Change> {
+    /// Adds what a piece of the answer brings; `logprobs` are those of the tokens that are said.
+    pub fn add(&mut self, delta: Delta, logprobs: Vec<ChatLogprob>) -> Vec<Change> {
         let mut changes = Vec::new();
+        self.logprobs.extend(logprobs);
         self.add_text(Kind::Reasoning, &delta.reasoning, &mut changes);
         self.add_text(Kind::Message, &delta.text, &mut changes);
         for call in delta.calls {
@@ -58,15 +62,18 @@ impl Output {
         if !is_open {
             self.open(kind.item(), changes);
         }
+        self.extend(kind, more, changes);
+    }
+
+    /// Adds to the last item, a text of this kind.
+    fn extend(&mut self, kind: Kind, more: &str, changes: &mut Vec<Change>) {
         let at = self.part_place();
-        if let Some(text) = self.items.last_mut().and_then(OutputItem::text_mut) {
-            text.push_str(more);
+        let logprobs = (kind == Kind::Message).then(|| std::mem::take(&mut self.logprobs));
+        if let Some(item) = self.items.last_mut() {
+            item.extend(more, logprobs.as_deref().unwrap_or_default());
         }
-        let (delta, logprobs) = (more.to_owned(), kind.logprobs());
-        changes.push(Change {
-            name: kind.names().delta,
-            what: What::TextDelta { at, delta, logprobs },
-        });
+        let what = What::TextDelta { at, delta: more.to_owned(), logprobs };
+        changes.push(Change { name: kind.names().delta, what });
     }
 
     fn add_call(&mut self, call: CallDelta, changes: &mut Vec<Change>) {
@@ -107,6 +114,10 @@ impl Output {
         if !std::mem::take(&mut self.is_open) {
             return;
         }
+        let is_message = self.items.last().is_some_and(|item| Kind::Message.is_of(item));
+        if is_message && !self.logprobs.is_empty() {
+            self.extend(Kind::Message, "", changes);
+        }
         let (at, output_index) = (self.part_place(), self.items.len() - 1);
         let Some(item) = self.items.last_mut() else { return };
         item.set_status(status);
@@ -121,10 +132,14 @@ impl Output {
                 },
             }),
             item => {
-                let kind = if Kind::Message.is_of(item) { Kind::Message } else { Kind::Reasoning };
                 if let Some(part) = item.part().cloned() {
-                    let text = item.text_mut().cloned().unwrap_or_default();
-                    let what = What::TextDone { at: at.clone(), text, logprobs: kind.logprobs() };
+                    let (kind, text, logprobs) = match part.clone() {
+                        Part::OutputText { text, logprobs, .. } => {
+                            (Kind::Message, text, Some(logprobs))
+                        }
+                        Part::ReasoningText { text } => (Kind::Reasoning, text, None),
+                    };
+                    let what = What::TextDone { at: at.clone(), text, logprobs };
                     changes.push(Change { name: kind.names().done, what });
                     let what = What::Part { at, part };
                     changes.push(Change { name: "response.content_part.done", what });
@@ -166,10 +181,6 @@ impl Kind {
         }
     }
 
-    fn logprobs(self) -> Option<[(); 0]> {
-        (self == Self::Message).then_some([])
-    }
-
     fn is_of(self, item: &OutputItem) -> bool {
         match item {
             OutputItem::Reasoning { .. } => self == Self::Reasoning,
@@ -192,7 +203,7 @@ impl Kind {
                 id: new_id("msg"),
                 status,
                 role: "assistant",
-                content: vec![Part::OutputText { text, annotations: [], logprobs: [] }],
+                content: vec![Part::OutputText { text, annotations: [], logprobs: Vec::new() }],
             },
         }
     }

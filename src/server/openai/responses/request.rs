@@ -12,21 +12,22 @@ use super::super::fields::Fields;
 use super::super::model::Model;
 use super::super::prompts::PromptInput;
 use super::super::render::{self, Rendered, TemplateOptions};
+use super::super::tools::{AskedTools, FunctionStyle};
 use super::super::validate::accepted::take_metadata;
 use super::super::validate::form::only;
 use super::super::validate::length::take_max_tokens;
-use super::super::validate::{Common, refused};
+use super::super::validate::{Common, MAX_LOGPROBS, refused};
 use super::input::take_input;
 use super::object::{Reasoning, Settings};
 use super::text::{Text, take_text};
-use super::tools::{TakenTools, take_tools};
+use super::tools;
 use super::writer::ResponseWriter;
 use crate::server::error::ApiError;
 use crate::server::generation::Job;
 use crate::server::state::{ServerConfig, Serving};
 
 /// What needs a memory, another endpoint's fields, and what this server does not do.
-const REFUSED: [&str; 14] = [
+const REFUSED: [&str; 13] = [
     "background",
     "context_management",
     "conversation",
@@ -40,11 +41,12 @@ const REFUSED: [&str; 14] = [
     "prompt_logprobs",
     "response_format",
     "return_token_ids",
-    "top_logprobs",
 ];
 
+/// Of `include`, what adds log-probabilities.
+const LOGPROBS: &str = "message.output_text.logprobs";
 /// Of `include`, what changes nothing: thoughts are given as they are.
-const INCLUDABLE: &str = "reasoning.encrypted_content";
+const THOUGHTS: &str = "reasoning.encrypted_content";
 
 /// A checked request.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub struct ResponseRequest {
     common: Common,
     conversation: Conversation,
     max_tokens: Option<(&'static str, usize)>,
+    /// Top tokens, where log-probabilities were asked for.
+    logprobs: Option<usize>,
     template: TemplateOptions,
     settings: Settings,
 }
@@ -66,39 +70,41 @@ impl Endpoint for ResponseRequest {
         _config: &ServerConfig,
     ) -> Result<Self, ApiError> {
         refused::refuse(fields, &REFUSED)?;
-        take_include(fields)?;
+        let logprobs = take_logprobs(fields)?;
         let mut common = Common::take(fields, model, serving)?;
         let Text { settings: text, form } = take_text(fields)?;
         common.form = only([form, common.form.take()])?;
         let instructions = fields.string("instructions")?;
         let messages = take_input(fields, instructions.as_deref())?;
-        let TakenTools { tools, definitions, choice, parallel } = take_tools(fields)?;
+        let asked = AskedTools::take(fields, FunctionStyle::Flat)?;
         let max_tokens = take_max_tokens(fields, &["max_output_tokens"], 1)?;
         let settings = Settings {
             instructions,
             max_output_tokens: max_tokens.map(|(_, count)| count),
             max_tool_calls: fields.count("max_tool_calls", 1..=i64::MAX)?,
             metadata: take_metadata(fields)?,
-            parallel_tool_calls: parallel,
+            parallel_tool_calls: asked.parallel,
             reasoning: take_reasoning(fields)?,
             temperature: common.sampling.temperature,
+            top_logprobs: logprobs.unwrap_or(0),
             top_p: common.sampling.top_p,
             text,
-            tool_choice: choice,
-            tools: definitions,
+            tool_choice: tools::choice(&asked),
+            tools: tools::definitions(&asked),
             truncation: take_truncation(fields)?,
         };
         Ok(Self {
             common,
-            conversation: Conversation { messages, tools },
+            conversation: Conversation { messages, tools: asked.offered() },
             max_tokens,
+            logprobs,
             template: TemplateOptions::take(fields)?,
             settings,
         })
     }
 
     fn writer(&self, serving: &Arc<Serving>) -> (ResponseWriter, Delivery) {
-        let answer = Answer::new("resp", &self.common, serving, false);
+        let answer = Answer::new("resp", &self.common, serving, self.logprobs.is_some());
         let delivery = answer.delivery();
         let answer = Answer { id: format!("resp_{}", Uuid::new_v4().simple()), ..answer };
         (ResponseWriter::new(answer, self.settings.clone()), delivery)
@@ -122,19 +128,27 @@ impl Endpoint for ResponseRequest {
             most_tokens: common.model.max_tokens,
         };
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
-        let job = convert::job(config, common, prompts, None, None)
+        let job = convert::job(config, common, prompts, self.logprobs, None)
             .map_err(|error| error.renamed("max_tokens", "max_output_tokens"))?;
         Ok(Job { answer, form, ..job })
     }
 }
 
-fn take_include(fields: &mut Fields) -> Result<(), ApiError> {
+/// Takes `include`, and `top_logprobs`, which needs log-probabilities in it.
+fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let include = fields.array("include")?.unwrap_or_default();
-    match include.iter().find(|value| *value != INCLUDABLE) {
-        None => Ok(()),
-        Some(value) => {
-            let message = format!("`include` of {value} is not supported by this server");
-            Err(ApiError::invalid("include", message))
+    if let Some(value) = include.iter().find(|value| *value != LOGPROBS && *value != THOUGHTS) {
+        let message = format!("`include` of {value} is not supported by this server");
+        return Err(ApiError::invalid("include", message));
+    }
+    let top = fields.count("top_logprobs", 0..=MAX_LOGPROBS)?;
+    match (include.iter().any(|value| value == LOGPROBS), top) {
+        (true, top) => Ok(Some(top.unwrap_or(0))),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => {
+            let message =
+                format!("`top_logprobs` is only allowed with `include`: [\"{LOGPROBS}\"]");
+            Err(ApiError::invalid("top_logprobs", message))
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::super::answer::{Answer, to_json};
 use super::super::endpoint::Writer;
+use super::super::logprobs;
 use super::items::{Change, Status};
 use super::object::{IncompleteDetails, ResponseError, ResponseObject, Settings};
 use super::output::Output;
@@ -53,7 +54,9 @@ impl ResponseWriter {
     /// Adds a piece; the last one ends the last item.
     fn add(&mut self, mut delta: Delta) -> Vec<Change> {
         let finish = delta.finish.take();
-        let mut changes = self.output.add(delta);
+        let said = |tokens| logprobs::chat(self.answer.tokens(), tokens).content;
+        let logprobs = if self.answer.logprobs { said(&delta.tokens) } else { None };
+        let mut changes = self.output.add(delta, logprobs.unwrap_or_default());
         if let Some(finish) = finish {
             let cut_off = finish.reason == "length";
             self.end = if cut_off { Status::Incomplete } else { Status::Completed };

@@ -3,7 +3,27 @@
 use std::collections::HashMap;
 
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
+
+/// The adapter that a path names.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct AdapterName {
+    /// The adapter's name
+    pub name: String,
+}
+
+/// What must hold for a change to be made.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct Conditions {
+    /// The `etag` it must still have
+    #[param(rename = "if-match")]
+    pub if_match: Option<String>,
+    /// `*`: the name must be free
+    #[param(rename = "if-none-match")]
+    pub if_none_match: Option<String>,
+}
 
 /// Body of `PUT /admin/adapters/{name}`: `path` or `alias_of`.
 #[derive(Debug, ToSchema)]

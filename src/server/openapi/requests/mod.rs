@@ -16,7 +16,9 @@ use std::collections::HashMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-pub use admin::{LoadLoraAdapter, Pin, PutAdapter, RollOut, UnloadLoraAdapter};
+pub use admin::{
+    AdapterName, Conditions, LoadLoraAdapter, Pin, PutAdapter, RollOut, UnloadLoraAdapter,
+};
 pub use conversation::{Message, TemplateFields};
 pub use form::FormFields;
 pub use response::ResponseRequest;

@@ -29,8 +29,11 @@ pub struct ResponseRequest {
     /// Changes nothing: there are no built-in tools that it could bound.
     #[schema(minimum = 1)]
     pub max_tool_calls: Option<i64>,
-    /// What else the response should hold: thoughts are given as they are.
+    /// What else the response should hold.
     pub include: Option<Vec<Include>>,
+    /// This many of the best tokens at each place; only with log-probabilities in `include`.
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<i64>,
     /// Changes nothing.
     pub reasoning: Option<ReasoningFields>,
     /// What the text must obey.
@@ -209,6 +212,9 @@ pub struct Thought {
 /// What else a response may hold.
 #[derive(Debug, ToSchema)]
 pub enum Include {
+    /// Log-probabilities of what is said.
+    #[serde(rename = "message.output_text.logprobs")]
+    MessageOutputTextLogprobs,
     /// Changes nothing: thoughts are given as they are.
     #[serde(rename = "reasoning.encrypted_content")]
     ReasoningEncryptedContent,
