@@ -103,8 +103,15 @@ async fn churn(model: &Path, plan: Churn) {
     // The name `n3` is served from `a6` and `a7`.
     write_adapters(&root, plan.shape, 2 * plan.names, plan.rank);
     let (root, state) = (root.to_str().unwrap(), folder.path().join("state"));
-    let slots = ["--max-resident-adapters", plan.slots];
-    let args = managed(root, state.to_str().unwrap(), &slots);
+    // So little memory that all of it has been in use early.
+    let bounds = [
+        "--max-resident-adapters",
+        plan.slots,
+        "--adapter-memory=256MiB",
+        "--kv-cache-memory=64MiB",
+        "--max-model-len=256",
+    ];
+    let args = managed(root, state.to_str().unwrap(), &bounds);
     let mut server = Server::start(model, &args);
     let alone = each_alone(&server, 2 * plan.names).await;
     for name in 0..plan.names {
