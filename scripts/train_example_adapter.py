@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Trains the example adapter of models/adapters with the method of the SORSA paper (arXiv 2409.00055).
+"""Trains an example adapter of models/adapters with the method of the SORSA paper (arXiv 2409.00055).
 
-    python3 scripts/train_example_adapter.py MODEL_DIR OUT_DIR
+    python3 scripts/train_example_adapter.py MODEL_DIR CHATS.tsv OUT_DIR
 
 MODEL_DIR is a Llama model as a Hugging Face directory (config.json, model.safetensors,
 tokenizer.json, tokenizer_config.json); `sorsa convert MODEL.gguf MODEL_DIR --dtype bf16` writes one.
-OUT_DIR receives adapter_config.json and adapter_model.safetensors.
+CHATS.tsv has a question and its answer on each line, with a tab between. OUT_DIR receives adapter_config.json and adapter_model.safetensors.
 Needs torch, safetensors, tokenizers and jinja2. Runs on a CPU, in some ten minutes for 135M parameters.
 
 Each adapted weight W is split by its SVD into a principal part B diag(S) A of rank r, which is trained,
@@ -25,8 +25,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-
-CHATS = Path(__file__).with_name("pirate_chats.tsv")
 
 
 class SorsaLinear(torch.nn.Module):
@@ -196,8 +194,9 @@ def save(model: Llama, args) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains the example adapter.")
+    parser = argparse.ArgumentParser(description="Trains an example adapter.")
     parser.add_argument("model", type=Path)
+    parser.add_argument("chats", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--targets", nargs="+", default=["q_proj", "v_proj"])
@@ -211,7 +210,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     chat = Chat(args.model)
-    pairs = [line.split("\t") for line in CHATS.read_text().splitlines()]
+    pairs = [line.split("\t") for line in args.chats.read_text().splitlines()]
     examples = [chat.encode(question, text) for question, text in pairs]
     model = Llama(args.model, args.rank, args.targets)
     questions = ["What is the capital of France?", "How do I bake bread?", "Who are you?"]

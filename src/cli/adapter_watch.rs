@@ -5,15 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::RecommendedWatcher;
 
+use super::changes;
 use crate::adapter::registry::{Registry, is_adapter_name};
 use crate::config::{AdaptersArgs, read_adapters};
 
@@ -21,6 +22,8 @@ use crate::config::{AdaptersArgs, read_adapters};
 const POLL: Duration = Duration::from_secs(1);
 /// After something was said: files come in several writes.
 const SETTLE: Duration = Duration::from_millis(50);
+/// And then no longer than so many times that.
+const MOST_MOMENTS: usize = 20;
 
 /// What is followed.
 #[derive(Debug)]
@@ -81,27 +84,13 @@ impl Followed {
 
     /// The system's word for changes; where it gives none, polling is what is left.
     fn watchers(&self, said: &SyncSender<()>) -> Vec<RecommendedWatcher> {
-        let file = self
-            .file
-            .as_deref()
-            .and_then(Path::parent)
-            .map(|dir| (dir, RecursiveMode::NonRecursive));
-        let dir = self.dir.as_deref().map(|dir| (dir, RecursiveMode::NonRecursive));
-        let watch = |(path, mode): (&Path, RecursiveMode)| {
-            let said = said.clone();
-            // One word waiting is enough.
-            let tell = move |_: notify::Result<notify::Event>| {
-                let _ = said.try_send(());
-            };
-            let mut watcher = notify::recommended_watcher(tell)?;
-            watcher.watch(if path == Path::new("") { Path::new(".") } else { path }, mode)?;
-            Ok::<_, notify::Error>(watcher)
+        let dirs = [self.file.as_deref().and_then(Path::parent), self.dir.as_deref()];
+        let told = |dir| {
+            changes::listen(dir, said.clone())
+                .inspect_err(|error| tracing::warn!("adapters are only polled: {error}"))
+                .ok()
         };
-        let watchers = [file, dir].into_iter().flatten().map(watch);
-        let told = |watcher: notify::Result<RecommendedWatcher>| {
-            watcher.inspect_err(|error| tracing::warn!("adapters are only polled: {error}")).ok()
-        };
-        watchers.filter_map(told).collect()
+        dirs.into_iter().flatten().filter_map(told).collect()
     }
 
     fn follow_file(&self, file: &Path) -> anyhow::Result<()> {
@@ -147,13 +136,12 @@ impl Watched {
     }
 }
 
-/// Waits for a word, and for what belongs to it; not for long.
+/// Waits for a word, and for what belongs to it: until nothing is said for a moment, or somebody
+/// never stops.
 fn wait(changes: &Receiver<()>) {
     if changes.recv_timeout(POLL) == Ok(()) {
-        while !matches!(
-            changes.recv_timeout(SETTLE),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected)
-        ) {}
+        let calm = |_: &usize| changes.recv_timeout(SETTLE) != Ok(());
+        let _ = (0..MOST_MOMENTS).find(calm);
     }
 }
 

@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::access::read;
+use super::changes;
 use crate::server::tenancy::Tenancy;
 use crate::tenant::keys_file::KeysFile;
 
@@ -24,7 +24,12 @@ pub fn watch(path: PathBuf, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
     // One place: a look that is due stands for every reason there is.
     let (look, looks) = sync_channel(1);
     // Its end ends the watching, so it moves along.
-    let watcher = watcher(&path, look.clone());
+    // Editors and orchestrators replace files, so it is the directory that tells.
+    let watcher = changes::listen(path.parent().unwrap_or(Path::new("")), look.clone())
+        .inspect_err(
+            |error| tracing::debug!(%error, "changes of the keys file are looked for only"),
+        )
+        .ok();
     let mut hangups = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangups.recv().await.is_some() {
@@ -37,23 +42,6 @@ pub fn watch(path: PathBuf, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
     };
     std::thread::Builder::new().name("keys".into()).spawn(work)?;
     Ok(())
-}
-
-/// Hears of changes in the file's directory: editors and orchestrators replace files.
-fn watcher(path: &Path, look: SyncSender<()>) -> Option<RecommendedWatcher> {
-    let changed = move |_: notify::Result<notify::Event>| {
-        let _ = look.try_send(());
-    };
-    let watched = notify::recommended_watcher(changed).and_then(|mut watcher| {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        watcher.watch(parent.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)?;
-        Ok(watcher)
-    });
-    watched
-        .inspect_err(
-            |error| tracing::debug!(%error, "changes of the keys file are looked for only"),
-        )
-        .ok()
 }
 
 fn follow(path: &Path, tenancy: &Tenancy, looks: &Receiver<()>) {

@@ -6,6 +6,7 @@ mod adapter_watch;
 mod base_check;
 pub mod bench;
 mod bench_server;
+mod changes;
 pub mod convert;
 pub mod extract;
 mod gguf_vocab;

@@ -51,7 +51,7 @@ pub struct EngineArgs {
     /// Compute threads [default: one per core]
     #[arg(long, env = "SORSA_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// Instructions to compute with: portable, avx2, avx512 or avx512-bf16 [default: the best there are]
+    /// Instructions to compute with: portable, avx2, avx512, avx512-bf16 or amx [default: the best there are]
     #[arg(long, env = "SORSA_CPU", value_name = "LEVEL")]
     pub cpu: Option<String>,
 }

@@ -7,7 +7,7 @@ use super::pool::{self, Pool};
 use super::portable::Portable;
 use super::simd::{Simd, Task};
 #[cfg(target_arch = "x86_64")]
-use super::x86_64::{Avx2, Avx512};
+use super::x86_64::{Amx, Avx2, Avx512};
 
 /// A set of instructions that kernels are compiled for, slowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,11 +20,15 @@ pub enum Level {
     Avx512,
     /// AVX-512 with BF16 and VNNI as well.
     Avx512Bf16,
+    /// The same with AMX for products of weights in bfloat16, whose last bits are its own.
+    Amx,
 }
 
 /// A level by a name that does not exist.
 #[derive(Debug, thiserror::Error)]
-#[error("no instruction level is named {0:?}; the names are portable, avx2, avx512, avx512-bf16")]
+#[error(
+    "no instruction level is named {0:?}; the names are portable, avx2, avx512, avx512-bf16, amx"
+)]
 pub struct UnknownLevel(String);
 
 /// A level that this machine cannot run.
@@ -33,7 +37,7 @@ pub struct UnknownLevel(String);
 pub struct UnsupportedLevel(Level);
 
 impl Level {
-    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// The fastest level of this machine.
     #[must_use]
@@ -52,6 +56,7 @@ impl Level {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512-bf16",
+            Self::Amx => "amx",
         }
     }
 }
@@ -81,6 +86,8 @@ enum Isa {
     Avx512(Avx512<false>),
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512<true>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Avx512<true>, Amx),
 }
 
 impl Isa {
@@ -93,8 +100,10 @@ impl Isa {
             Level::Avx512 => Avx512::detect().map(Self::Avx512),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => Avx512::detect().map(Self::Avx512Bf16),
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => Some(Self::Amx(Avx512::detect()?, Amx::detect()?)),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 => None,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => None,
         }
     }
 }
@@ -149,6 +158,12 @@ impl Kernels {
         self.level
     }
 
+    /// The proof of AMX, at that level.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn amx(self) -> Option<Amx> {
+        if let Isa::Amx(_, amx) = self.isa { Some(amx) } else { None }
+    }
+
     /// Runs a task compiled for the level in use.
     pub(super) fn run<T: Task>(self, task: T) -> T::Output {
         match self.isa {
@@ -167,7 +182,7 @@ impl Kernels {
                 || task.run(simd),
             ),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16(simd) => simd.vectorize(
+            Isa::Avx512Bf16(simd) | Isa::Amx(simd, _) => simd.vectorize(
                 #[inline(always)]
                 || task.run(simd),
             ),

@@ -3,7 +3,8 @@
 //!
 //! The promise of every kernel: an output element is computed by the same sequence of float
 //! operations whatever else is in the batch, however a prompt is chunked, whichever threads run
-//! and at every [`Level`]. So results are equal bit for bit, and the tests hold them to it.
+//! and at every [`Level`] but AMX, which adds the products of bfloat16 weights in an order of its
+//! own. So results are equal bit for bit, and the tests hold them to it.
 //! [`mod@reference`] has each kernel once more, naively.
 //!
 //! Not here: tensors, devices, models. Shapes that do not fit their slices are a caller's bug and
@@ -48,6 +49,10 @@ mod rows;
 mod silu;
 mod simd;
 mod softmax;
+#[cfg(target_arch = "x86_64")]
+mod tile_product;
+#[cfg(target_arch = "x86_64")]
+mod tile_rows;
 mod weight;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;

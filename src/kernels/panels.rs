@@ -23,6 +23,10 @@ const PIECE_BYTES: usize = 1 << 18;
 #[repr(C, align(64))]
 pub(super) struct Line(pub [bf16; 2 * LANES]);
 
+impl Line {
+    pub(super) const ZERO: Self = Self([bf16::ZERO; 2 * LANES]);
+}
+
 /// An `out_features x in_features` weight in panels.
 pub struct Panels {
     lines: Buffer<Line>,

@@ -237,8 +237,12 @@ mod tests {
             Panels::pack(kernels, &self.rows, self.shape)
         }
 
-        fn times(&self, x: &[f32]) -> Vec<f32> {
-            reference::product_bf16(x, &self.rows, self.shape.1)
+        fn times(&self, x: &[f32], level: Level) -> Vec<f32> {
+            let product = match level {
+                Level::Amx => reference::product_tiles,
+                _ => reference::product_bf16,
+            };
+            product(x, &self.rows, self.shape.1)
         }
     }
 
@@ -326,17 +330,22 @@ mod tests {
         }
 
         /// The same, one output after the other.
-        fn expected(&self, biases: &[Option<Vec<f32>>], onto: Option<f32>) -> Vec<Vec<f32>> {
+        fn expected(
+            &self,
+            level: Level,
+            biases: &[Option<Vec<f32>>],
+            onto: Option<f32>,
+        ) -> Vec<Vec<f32>> {
             let layers = self.layers.iter().zip(biases).map(|((weight, deltas), bias)| {
                 let out_features = weight.shape.0;
-                let mut out = weight.times(&self.x);
+                let mut out = weight.times(&self.x, level);
                 for (index, out) in out.iter_mut().enumerate() {
                     *out = onto.map_or(*out, |onto| onto + *out);
                     *out = bias.as_ref().map_or(*out, |bias| *out + bias[index % out_features]);
                 }
                 for (rows, down, up) in deltas {
                     let own = &self.x[rows.start * self.in_features..rows.end * self.in_features];
-                    let delta = up.times(&down.times(own));
+                    let delta = up.times(&down.times(own, level), level);
                     for (out, delta) in out[rows.start * out_features..].iter_mut().zip(delta) {
                         *out += delta;
                     }
@@ -376,21 +385,21 @@ mod tests {
             (101, 2048, &[35]),
             (70, 40, &[1500, 600]),
             (0, 8, &[4]),
+            (16, 64, &[32]),
+            (17, 96, &[48, 7]),
+            (33, 2048, &[90]),
         ] {
             let case =
                 Case::new(rows, in_features, outs, &[(1, 1), (2, 16), (60, 7), (1, 33), (9, 20)]);
             let none: Vec<_> = outs.iter().map(|_| None).collect();
             let biases: Vec<_> = outs.iter().map(|out| Some(numbers(*out, 5))).collect();
             for kernels in levels() {
-                let what = format!("{rows} x {in_features} at {}", kernels.level());
-                assert_bits(&case.run(kernels, &none, None), &case.expected(&none, None), &what);
-                assert_bits(
-                    &case.run(kernels, &biases, None),
-                    &case.expected(&biases, None),
-                    &what,
-                );
-                let added = case.run(kernels, &none, Some(0.3));
-                assert_bits(&added, &case.expected(&none, Some(0.3)), &what);
+                let level = kernels.level();
+                let what = format!("{rows} x {in_features} at {level}");
+                for (biases, onto) in [(&none, None), (&biases, None), (&none, Some(0.3))] {
+                    let expected = case.expected(level, biases, onto);
+                    assert_bits(&case.run(kernels, biases, onto), &expected, &what);
+                }
             }
         }
     }
@@ -409,7 +418,7 @@ mod tests {
             let case = Case::new(rows, in_features, &outs, &adapters);
             let none: Vec<_> = outs.iter().map(|_| None).collect();
             let kernels = Kernels::best().on_threads(threads.try_into().expect("some"));
-            let expected = case.expected(&none, None);
+            let expected = case.expected(kernels.level(), &none, None);
             assert_bits(&case.run(kernels, &none, None), &expected, "together");
         }
     }

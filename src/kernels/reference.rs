@@ -170,3 +170,25 @@ pub fn product_bf16(x: &[f32], weight: &[bf16], in_features: usize) -> Vec<f32> 
     }
     out
 }
+
+/// [`product_bf16`] in the order of AMX: of every 32 features the sum over the even ones plus the sum
+/// over the odd ones, each in float32.
+#[must_use]
+pub fn product_tiles(x: &[f32], weight: &[bf16], in_features: usize) -> Vec<f32> {
+    let rounded: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+    let width = in_features.max(1);
+    let mut out = Vec::new();
+    for row in rounded.chunks(width) {
+        out.extend(weight.chunks(width).map(|weight| {
+            let tiles = row.chunks(32).zip(weight.chunks(32));
+            tiles.fold(0.0_f32, |sum, (x, w)| {
+                let every_second = |first: usize| {
+                    let products = x.iter().zip(w).skip(first).step_by(2);
+                    products.fold(0.0_f32, |sum, (x, w)| x.mul_add(w.to_f32(), sum))
+                };
+                sum + (every_second(0) + every_second(1))
+            })
+        }));
+    }
+    out
+}

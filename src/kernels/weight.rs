@@ -11,6 +11,10 @@ use super::quantized_product::QuantizedProduct;
 use super::quantized_rows::{Quantize, QuantizedRows};
 use super::reading::{Places, Reading};
 use super::simd::LANES;
+#[cfg(target_arch = "x86_64")]
+use super::tile_product::TileProduct;
+#[cfg(target_arch = "x86_64")]
+use super::tile_rows::{PackTiles, TileRows};
 
 /// A weight, `out_features x in_features`.
 #[derive(Debug, Clone, Copy)]
@@ -61,6 +65,11 @@ impl WeightProduct<'_, '_> {
         let reading = Reading::new(self.weight.places(), end, self.next.map(Weight::places));
         let out = &mut *self.out;
         match self.weight {
+            #[cfg(target_arch = "x86_64")]
+            Weight::Bf16(panels) if let Some(amx) = kernels.amx() => {
+                let x = &x.tiled;
+                kernels.run(TileProduct { amx, x, panels, epilogue, first_row, out });
+            }
             Weight::Bf16(panels) => {
                 let x = &x.packed;
                 kernels.run(PanelProduct { x, panels, epilogue, first_row, reading, out });
@@ -79,6 +88,8 @@ impl WeightProduct<'_, '_> {
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     packed: PackedRows,
+    #[cfg(target_arch = "x86_64")]
+    tiled: TileRows,
     quantized: QuantizedRows,
 }
 
@@ -107,8 +118,21 @@ impl Forms {
 
     /// Brings row-major `x`, `width` features a row, into these forms.
     pub(super) fn take(self, kernels: Kernels, x: &[f32], width: usize) -> Rows {
-        let packed = self.packed.then(|| kernels.run(Pack { x, width }));
-        let quantized = self.groups.map(|groups| kernels.run(Quantize { x, width, groups }));
-        Rows { packed: packed.unwrap_or_default(), quantized: quantized.unwrap_or_default() }
+        let mut rows = Rows::default();
+        #[cfg(target_arch = "x86_64")]
+        let tiled = kernels.amx().is_some();
+        #[cfg(not(target_arch = "x86_64"))]
+        let tiled = false;
+        if self.packed && !tiled {
+            rows.packed = kernels.run(Pack { x, width });
+        }
+        #[cfg(target_arch = "x86_64")]
+        if self.packed && tiled {
+            rows.tiled = kernels.run(PackTiles { x, width });
+        }
+        if let Some(groups) = self.groups {
+            rows.quantized = kernels.run(Quantize { x, width, groups });
+        }
+        rows
     }
 }

@@ -32,18 +32,22 @@ struct Table {
     entries: Vec<Arc<Entry>>,
     /// Bytes of those.
     used: u64,
-    /// Bytes promised to what is on its way.
+    /// Bytes promised to what is on its way, or left by it.
     reserved: u64,
+    /// What was given up and may go on, the oldest first, with its bytes.
+    left: Vec<(PathBuf, u64)>,
 }
 
 /// A fetched adapter, which stays on the disk while this lives.
 #[derive(Debug, Clone)]
 pub struct Kept(pub(super) Arc<Entry>);
 
-/// Room for what is on its way, until dropped.
+/// Room for what is on its way in a directory. When it is dropped, what lies there still keeps its
+/// room until others need it.
 #[derive(Debug)]
 pub(super) struct Reservation {
     cache: Arc<Cache>,
+    dir: PathBuf,
     bytes: u64,
 }
 
@@ -114,32 +118,29 @@ impl Cache {
         }
     }
 
-    /// Room for something on its way; none yet.
-    pub fn reserve(self: &Arc<Self>) -> Reservation {
-        Reservation { cache: Arc::clone(self), bytes: 0 }
-    }
-
-    /// Where files from a place lie while they are fetched.
+    /// A directory for files from a place while they are fetched, with the room of what an earlier
+    /// try left in it.
     ///
     /// # Errors
     /// Where it cannot be made.
-    pub fn partial(&self, location: &Location) -> Result<PathBuf, RemoteError> {
+    pub fn partial(self: &Arc<Self>, location: &Location) -> Result<Reservation, RemoteError> {
         let name = blake3::hash(location.to_string().as_bytes()).to_hex();
         let dir = self.dir.join("partial").join(&name[..32]);
-        fs::create_dir_all(&dir)?;
-        Ok(dir)
+        let mut table = self.table();
+        let place = table.left.iter().position(|(left, _)| *left == dir);
+        let bytes = place.map_or(0, |place| table.left.remove(place).1);
+        drop(table);
+        // From here on its room is given back or left again.
+        let room = Reservation { cache: Arc::clone(self), dir, bytes };
+        fs::create_dir_all(&room.dir)?;
+        Ok(room)
     }
 
     /// Takes in the files that lie in `dir`, whole from one moment to the next.
     ///
     /// # Errors
     /// Where the disk refuses.
-    pub fn take(
-        &self,
-        dir: &Path,
-        manifest: &Manifest,
-        room: Reservation,
-    ) -> Result<Kept, RemoteError> {
+    pub fn take(&self, dir: &Path, manifest: &Manifest) -> Result<Kept, RemoteError> {
         manifest.write(dir)?;
         let target = self.dir.join("adapters").join(manifest.name());
         let mut table = self.table();
@@ -159,8 +160,6 @@ impl Cache {
             table.entries.push(Arc::clone(&entry));
             entry
         };
-        drop(table);
-        drop(room);
         Ok(Kept(entry))
     }
 
@@ -186,12 +185,19 @@ impl Table {
         Ok(table)
     }
 
-    /// Removes the least recently used until `more` bytes fit; false where they do not.
+    /// Removes what was given up, and then the least recently used, until `more` bytes fit; false where
+    /// they do not.
     fn make_room(&mut self, more: u64, limit: u64) -> bool {
         loop {
             let whole = self.used.saturating_add(self.reserved).saturating_add(more);
             if whole <= limit {
                 return true;
+            }
+            if !self.left.is_empty() {
+                let (dir, bytes) = self.left.remove(0);
+                self.reserved -= bytes;
+                told(remove(&dir));
+                continue;
             }
             // The table's own is the only holder: nobody reads it.
             let idle = self.entries.iter().filter(|entry| Arc::strong_count(entry) == 1);
@@ -205,14 +211,17 @@ impl Table {
         self.entries.retain(|other| !Arc::ptr_eq(other, entry));
         if self.entries.len() < before {
             self.used -= entry.bytes;
-            if let Err(error) = remove(&entry.dir) {
-                tracing::warn!("a fetched adapter cannot be removed: {}", error.kind());
-            }
+            told(remove(&entry.dir));
         }
     }
 }
 
 impl Reservation {
+    /// Where the files lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Makes room for `bytes` in all.
     ///
     /// # Errors
@@ -233,7 +242,19 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.cache.table().reserved -= self.bytes;
+        let mut table = self.cache.table();
+        if self.dir.exists() {
+            table.left.push((std::mem::take(&mut self.dir), self.bytes));
+        } else {
+            table.reserved -= self.bytes;
+        }
+    }
+}
+
+/// Says in the log that something stays on the disk which should not.
+fn told(removed: io::Result<()>) {
+    if let Err(error) = removed {
+        tracing::warn!("a fetched adapter cannot be removed: {}", error.kind());
     }
 }
 

@@ -27,8 +27,7 @@ pub(super) struct Fetch<'a> {
     cache: &'a Arc<Cache>,
     /// What was fetched before.
     previous: Option<(Kept, Manifest)>,
-    /// Where files lie that are on their way.
-    dir: PathBuf,
+    /// Where files lie that are on their way, and their room.
     room: Reservation,
     limit: u64,
     files: BTreeMap<&'static str, Held>,
@@ -55,8 +54,8 @@ impl<'a> Fetch<'a> {
         limit: u64,
     ) -> Result<Self, RemoteError> {
         let previous = cache.newest(location).map(|kept| (kept.clone(), kept.0.manifest()));
-        let (dir, room) = (cache.partial(location)?, cache.reserve());
-        Ok(Self { place, location, cache, previous, dir, room, limit, files: BTreeMap::new() })
+        let room = cache.partial(location)?;
+        Ok(Self { place, location, cache, previous, room, limit, files: BTreeMap::new() })
     }
 
     /// Fetches what lies there now; its weights must have `digest`.
@@ -68,7 +67,7 @@ impl<'a> Fetch<'a> {
         if let Err(error) = &done
             && !error.leaves_something()
         {
-            fs::remove_dir_all(&self.dir)?;
+            fs::remove_dir_all(self.room.dir())?;
         }
         done?;
         self.keep()
@@ -131,15 +130,16 @@ impl<'a> Fetch<'a> {
         let known = tagged.and_then(|held| held.tag.as_deref());
         let sum = self.files.values().fold(0, |sum: u64, held| sum.saturating_add(held.bytes));
         let limit = limit.saturating_add(sum).min(self.limit);
+        let dir = self.room.dir().to_owned();
         let bounds = Bounds { before: sum, limit, room: &mut self.room };
-        match transfer(self.place, name, &self.dir, known, bounds).await? {
+        match transfer(self.place, name, &dir, known, bounds).await? {
             Got::Missing => Ok(false),
             Got::Unchanged => {
                 self.files.extend(held.map(|held| (name, held)));
                 Ok(true)
             }
             Got::Fetched(tag) => {
-                let path = self.dir.join(name);
+                let path = dir.join(name);
                 let tag = self.place.version().map(str::to_owned).or(tag);
                 let bytes = path.metadata()?.len();
                 self.files.insert(name, Held { path, bytes, tag, is_new: true });
@@ -172,12 +172,12 @@ impl<'a> Fetch<'a> {
             && same
             && manifest.files.len() == self.files.len()
         {
-            fs::remove_dir_all(&self.dir)?;
+            fs::remove_dir_all(self.room.dir())?;
             kept.0.note(|manifest| manifest.confirmed = now())?;
             return Ok(kept.clone());
         }
         // Into a directory of their own: in the other may be more, of an earlier try.
-        let whole = self.dir.join("whole");
+        let whole = self.room.dir().join("whole");
         let mut files = BTreeMap::new();
         for (name, held) in &self.files {
             let path = whole.join(name);
@@ -186,8 +186,8 @@ impl<'a> Fetch<'a> {
         }
         let location = self.location.clone();
         let manifest = Manifest { location, files, content: None, confirmed: now() };
-        let kept = self.cache.take(&whole, &manifest, self.room)?;
-        fs::remove_dir_all(&self.dir)?;
+        let kept = self.cache.take(&whole, &manifest)?;
+        fs::remove_dir_all(self.room.dir())?;
         Ok(kept)
     }
 }

@@ -361,33 +361,68 @@ fn what_was_damaged_on_disk_is_fetched_again() {
 }
 
 #[test]
-fn an_object_store_is_asked_in_its_own_words() {
+fn object_stores_are_asked_in_their_own_words() {
     let scene = Scene::new();
     scene.place("/bucket/acme/v1", 5);
-    scene.server.script().cuts = vec![100, 5_000];
+    let host = format!("http://{}", scene.server.host());
     let variables = [
-        ("AWS_ENDPOINT_URL", format!("http://{}", scene.server.host())),
-        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE".into()),
-        ("AWS_SECRET_ACCESS_KEY", "very-secret".into()),
-        ("AWS_REGION", "eu-central-1".into()),
+        ("AWS_ENDPOINT_URL", host.as_str()),
+        ("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE"),
+        ("AWS_SECRET_ACCESS_KEY", "very-secret"),
+        ("AWS_REGION", "eu-central-1"),
+        ("GOOGLE_BASE_URL", &host),
+        ("GOOGLE_BEARER_TOKEN", "very-secret"),
+        ("AZURE_STORAGE_ENDPOINT", &host),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "dmVyeS1zZWNyZXQ="),
     ];
-    let variables = variables.map(|(name, value)| (name.to_owned(), value));
-    let settings = Settings { stores: Variables(variables.into()), ..scene.settings() };
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let mut settings = Settings { stores: Variables(variables.into()), ..scene.settings() };
+    settings.allowed.extend(["gs://bucket", "az://bucket"].map(|place| place.parse().unwrap()));
     assert!(!format!("{settings:?}").contains("secret"));
     let remote = Remote::open(settings).unwrap();
-    let location = "s3://bucket/acme/v1".parse().unwrap();
-    let kept = remote.fetch(&location, None, Wanted::Now).unwrap();
-    assert_eq!(weights_in(&kept), weights(5));
-    let seen = scene.server.take_seen(WEIGHTS);
-    assert_eq!(statuses(&seen), [200, 206, 304]);
-    assert_eq!(seen[1].header("range"), Some("bytes=5000-"));
-    let signed = "AWS4-HMAC-SHA256 Credential=AKIAEXAMPLE/";
-    assert!(seen.iter().all(|seen| seen.header("authorization").unwrap().starts_with(signed)));
-    let absent = remote.fetch(&"s3://bucket/none".parse().unwrap(), None, Wanted::Now).unwrap_err();
-    assert!(matches!(absent, RemoteError::Missing { .. }), "{absent}");
+    for (scheme, signature) in [
+        ("s3", "AWS4-HMAC-SHA256 Credential=AKIAEXAMPLE/"),
+        ("gs", "Bearer very-secret"),
+        ("az", "SharedKey account:"),
+    ] {
+        scene.server.script().cuts = vec![100, 5_000];
+        let location = format!("{scheme}://bucket/acme/v1").parse().unwrap();
+        let kept = remote.fetch(&location, None, Wanted::Now).unwrap();
+        assert_eq!(weights_in(&kept), weights(5));
+        let seen = scene.server.take_seen(WEIGHTS);
+        assert_eq!(statuses(&seen), [200, 206, 304], "{scheme}");
+        assert_eq!(seen[1].header("range"), Some("bytes=5000-"));
+        let signed = |seen: &Seen| seen.header("authorization").unwrap().starts_with(signature);
+        assert!(seen.iter().all(signed), "{scheme} {seen:?}");
+        let absent = format!("{scheme}://bucket/none").parse().unwrap();
+        let absent = remote.fetch(&absent, None, Wanted::Now).unwrap_err();
+        assert!(matches!(absent, RemoteError::Missing { .. }), "{absent}");
+    }
     scene.server.script().failures = 1000;
+    let location = "s3://bucket/acme/v1".parse().unwrap();
     let error = remote.fetch(&location, None, Wanted::Now).unwrap_err().to_string();
     assert!(error.contains("could not be fetched") && !error.contains("http"), "{error}");
+}
+
+#[test]
+fn what_was_given_up_makes_room_first() {
+    let scene = Scene::new();
+    scene.place("/a", 2);
+    scene.place("/b", 3);
+    scene.server.script().cuts = vec![100, 5_000, 0, 0, 0, 0, 0];
+    let remote = Remote::open(Settings { cache_bytes: 50_000, ..scene.settings() }).unwrap();
+    scene.fetch(&remote, Wanted::Now).unwrap_err();
+    scene.server.script().cuts.clear();
+    let partial = || fs::read_dir(scene.dir.path().join("cache/partial")).unwrap().count();
+    let fetch = |path: &str| remote.fetch(&scene.location(path), None, Wanted::Now).unwrap();
+    drop(fetch("/a"));
+    assert_eq!((partial(), entries(scene.dir.path())), (1, 1));
+    drop(fetch("/b"));
+    assert_eq!((partial(), entries(scene.dir.path())), (0, 2));
+    // It begins anew, and then the oldest makes room.
+    assert_eq!(scene.fetch(&remote, Wanted::Now).unwrap(), weights(1));
+    assert_eq!((partial(), entries(scene.dir.path())), (0, 2));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Runs the README's examples as they stand and compares what they print with what stands below them.
 
-    readme.py README.md SERVER_URL NODE_DIR
+    readme.py README.md SERVER_URL NODE_DIR KEYED_URL
 
-Examples are blocks of curl, Python and JavaScript; only the server's address is another. Ids, times
-and counts of what was cached differ from run to run: they are not compared, nor are empty lines. A
-`…` alone on a line of the README stands for any lines.
+Examples are blocks of curl, Python and JavaScript; only the server's address is another. Those of the
+section "Tenants", but for its first one, are one session at the server with keys, whose administrator's
+key is in the variable ADMIN. Ids, keys, times and counts of what was cached differ from run to run: they
+are not compared, nor are empty lines. A `…` alone on a line of the README stands for any lines.
 """
 
 import os
@@ -17,8 +18,11 @@ from pathlib import Path
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIES = [
     (re.compile(r'"(id|system_fingerprint)":"[^"]*"'), r'"\1":""'),
-    (re.compile(r'"(created|created_at|cached_tokens)":[0-9]+'), r'"\1":0'),
+    (re.compile(r'"(keys)":\[[^]]*\]'), r'"\1":[]'),
+    (re.compile(r'"(created|created_at|cached_tokens|idle_seconds)":[0-9]+'), r'"\1":0'),
 ]
+# Between the outputs of a session's blocks.
+MARK = "-- next --"
 
 
 # LiteLLM otherwise asks the network for prices.
@@ -55,25 +59,61 @@ def holds(expected, printed):
     return printed.startswith(parts[0]) and printed.endswith(parts[-1])
 
 
-def main():
-    readme, url, node = sys.argv[1:]
-    address = url.removeprefix("http://")
-    blocks = BLOCK.findall(Path(readme).read_text())
+def at(url, source):
+    return re.sub(r"(localhost|127\.0\.0\.1):8000", url.removeprefix("http://"), source)
+
+
+def check(source, expected, printed):
+    printed = plain(printed)
+    assert holds(expected, printed), f"{source}\nprinted\n{printed}\ninstead of\n{expected}"
+
+
+def run(words, source, folder=None):
+    done = subprocess.run(
+        words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, f"{source}\nfailed:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def run_alone(text, url, node):
+    """Each example by itself: how many there were in each language."""
+    blocks = BLOCK.findall(text)
     ran = {}
     for (language, source), (below, expected) in zip(blocks, [*blocks[1:], ("", "")]):
         words, folder = command(language, source, node)
         if words is None:
             continue
-        words[-1] = re.sub(r"(localhost|127\.0\.0\.1):8000", address, words[-1])
-        done = subprocess.run(
-            words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, f"{source}\nfailed:\n{done.stdout}{done.stderr}"
+        words[-1] = at(url, words[-1])
         assert below in ("json", "text"), f"nothing stands below\n{source}"
-        printed = plain(done.stdout)
-        assert holds(expected, printed), f"{source}\nprinted\n{printed}\ninstead of\n{expected}"
+        check(source, expected, run(words, source, folder))
         ran[language] = ran.get(language, 0) + 1
+    return ran
+
+
+def run_session(text, url):
+    """All examples in one shell, where what one of them sets is there for the next: how many."""
+    examples = []
+    for language, source in BLOCK.findall(text)[1:]:
+        if language == "sh":
+            examples.append([source, ""])
+        else:
+            examples[-1][1] = source
+    script = f"echo '{MARK}'\n".join(at(url, source) for source, _ in examples)
+    outputs = run(["bash", "-euo", "pipefail", "-c", script], script).split(f"{MARK}\n")
+    for (source, expected), printed in zip(examples, outputs, strict=True):
+        check(source, expected, printed)
+    return len(examples)
+
+
+def main():
+    readme, url, node, keyed = sys.argv[1:]
+    before, title, rest = Path(readme).read_text().partition("\n## Tenants\n")
+    section, heading, after = rest.partition("\n## ")
+    assert title and heading, "there is no section about tenants"
+    ran = run_alone(before + heading + after, url, node)
     assert {"sh", "python", "javascript"} <= set(ran), f"too few examples: {ran}"
+    ran["tenants"] = run_session(section, keyed)
     print(", ".join(f"{count} of {language}" for language, count in ran.items()))
 
 

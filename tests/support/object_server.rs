@@ -136,7 +136,7 @@ fn answer(stream: &TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
     let mut seen =
-        Seen { method: method.to_owned(), path: path.to_owned(), headers, status: 0, sent: 0 };
+        Seen { method: method.to_owned(), path: decoded(path), headers, status: 0, sent: 0 };
     let (reply, body) = {
         let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
         let (status, headers, mut body) = respond(&mut script, &seen);
@@ -154,6 +154,18 @@ fn answer(stream: &TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
     stream.write_all(reply.as_bytes())?;
     stream.write_all(&body)?;
     stream.shutdown(Shutdown::Write)
+}
+
+/// Without escapes.
+fn decoded(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut decoded = parts.next().unwrap_or("").to_owned();
+    for part in parts {
+        let (digits, rest) = part.split_at(2);
+        decoded.push(char::from(u8::from_str_radix(digits, 16).unwrap()));
+        decoded.push_str(rest);
+    }
+    decoded
 }
 
 /// Status, headers and body.
