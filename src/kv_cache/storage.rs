@@ -112,7 +112,9 @@ impl KvCache {
             for tensor in [&layer.keys, &layer.values] {
                 let rows = tensor.dims()[0] / self.num_blocks.max(1);
                 for (from, to) in pairs {
-                    let block = tensor.narrow(0, from.0 as usize * rows, rows)?.copy()?;
+                    // `copy` would copy all that the block is a part of.
+                    let block = tensor.narrow(0, from.0 as usize * rows, rows)?;
+                    let block = block.force_contiguous()?;
                     tensor.slice_set(&block, 0, to.0 as usize * rows)?;
                 }
             }
