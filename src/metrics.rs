@@ -5,6 +5,7 @@
 //! HTTP framework; who records what is said at each field.
 
 pub mod adapters;
+mod capped;
 pub mod tenants;
 
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,8 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
-use self::adapters::{AdapterMetrics, ResidentAdapters};
+use self::adapters::{AdapterMetrics, AdapterSeries, ResidentAdapters};
+use self::capped::Capped;
 use self::tenants::{TenantSeries, Tenants};
 
 const METADATA: Metadata<'static> = Metadata::new("sorsa", Level::INFO, None);
@@ -88,7 +90,7 @@ const HISTOGRAMS: [(&str, &str, &[f64]); 10] = [
     ("vllm:request_prompt_tokens", "Prompt tokens of a finished request.", TOKENS),
     ("vllm:request_generation_tokens", "Tokens generated for a finished request.", TOKENS),
     ("vllm:request_params_n", "The n of a request: choices asked for.", CHOICES),
-    ("sorsa:adapter_load_seconds", "Seconds to load an adapter.", LOAD_SECONDS),
+    (adapters::LOAD_SECONDS.0, adapters::LOAD_SECONDS.1, LOAD_SECONDS),
 ];
 
 /// Every metric of one server. Fields without another word are recorded by the engine.
@@ -240,7 +242,7 @@ impl Metrics {
                 UNKNOWN_FIELDS,
                 "Unknown top-level fields of request bodies, accepted and ignored.",
             ),
-            adapters: adapter_metrics(&recorder, histogram(9)),
+            adapters: adapter_metrics(&recorder),
             tenants: Tenants::default(),
             recorder,
             handle,
@@ -271,6 +273,12 @@ impl Metrics {
     #[must_use]
     pub fn tenant(&self, tenant: &str, model: &str) -> TenantSeries {
         self.tenants.series(&self.recorder, tenant, model)
+    }
+
+    /// The series of an adapter. Called by the registry of adapters.
+    #[must_use]
+    pub fn adapter(&self, name: &str) -> AdapterSeries {
+        self.adapters.series(&self.recorder, name)
     }
 
     /// Counts unknown fields of a request body. Called by the server.
@@ -305,20 +313,10 @@ fn describe_labelled(recorder: &PrometheusRecorder) {
     );
 }
 
-fn adapter_metrics(recorder: &PrometheusRecorder, load_seconds: Histogram) -> AdapterMetrics {
+fn adapter_metrics(recorder: &PrometheusRecorder) -> AdapterMetrics {
+    AdapterMetrics::describe(recorder);
     AdapterMetrics {
-        loads: counter(recorder, "sorsa:adapter_loads_total", "Adapters loaded."),
-        load_failures: counter(
-            recorder,
-            "sorsa:adapter_load_failures_total",
-            "Loads of adapters that failed.",
-        ),
-        evictions: counter(
-            recorder,
-            "sorsa:adapter_evictions_total",
-            "Adapters that left memory for others.",
-        ),
-        load_seconds,
+        series: Capped::default(),
         count: gauge(recorder, "sorsa:adapters_resident", "Adapters ready to answer."),
         bytes: gauge(recorder, "sorsa:adapter_memory_bytes", "Bytes of adapters in memory."),
         lines: Mutex::new(adapters::lines(&ResidentAdapters::default())),
@@ -349,6 +347,7 @@ fn labelled(
 
 #[cfg(test)]
 mod tests {
+    use super::adapters::ResidentAdapter;
     use super::*;
 
     #[test]
@@ -380,6 +379,9 @@ mod tests {
             ("vllm:lora_adapter_loaded", "gauge"),
             ("sorsa:adapter_load_seconds", "histogram"),
             ("sorsa:adapter_evictions_total", "counter"),
+            ("sorsa:adapter_loads_total", "counter"),
+            ("sorsa:adapter_load_failures_total", "counter"),
+            ("sorsa:adapter_resident_bytes", "gauge"),
             ("sorsa:unknown_fields_total", "counter"),
         ];
         for (name, kind) in families {
@@ -411,13 +413,14 @@ mod tests {
         one.http_request("GET", "/v1/models/{*id}", 404);
         one.unknown_fields(3);
         let now = ResidentAdapters {
-            resident: &[("a\"b", true)],
+            resident: &[ResidentAdapter { name: "a\"b", pinned: true, bytes: 7 }],
             max: Some(4),
             level: "cpu",
             unix_seconds: 2.5,
             ..ResidentAdapters::default()
         };
-        one.adapters.resident(&ResidentAdapters { resident: &[("old", false)], ..now });
+        let old = [ResidentAdapter { name: "old", pinned: false, bytes: 9 }];
+        one.adapters.resident(&ResidentAdapters { resident: &old, ..now });
         one.adapters.resident(&now);
         let text = one.render();
         assert!(text.contains("vllm:request_success_total{finished_reason=\"stop\"} 1\n"));
@@ -430,6 +433,7 @@ mod tests {
         assert!(text.contains(
             "vllm:lora_adapter_loaded{adapter_name=\"a\\\"b\",level=\"cpu\",pinned=\"true\"} 1\n"
         ));
+        assert!(text.contains("sorsa:adapter_resident_bytes{adapter_name=\"a\\\"b\"} 7\n"));
         assert!(!text.contains("old"));
         assert!(text.contains("sorsa:adapters_resident 1\n"), "{text}");
         assert_eq!(text.matches("vllm:lora_requests_info{").count(), 1);

@@ -1,19 +1,13 @@
 //! What is counted for each tenant and model. Names come and go, series stay: beyond a number of them
 //! all others are one.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Counter, Histogram, Key, KeyName, Label, Recorder, SharedString};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use super::METADATA;
-
-/// Pairs of a tenant and a model that have series of their own.
-const MAX_SERIES: usize = 100;
-/// The label of all others.
-const OTHER: &str = "other";
+use super::capped::{Capped, OTHER};
 
 const REQUESTS: (&str, &str) = ("sorsa:tenant_requests_total", "Requests that reached the engine.");
 const PROMPT: (&str, &str) = ("sorsa:tenant_prompt_tokens_total", "Prompt tokens.");
@@ -88,7 +82,7 @@ impl TenantSeries {
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Tenants {
-    known: Mutex<BTreeMap<(String, String), TenantSeries>>,
+    series: Capped<(String, String), TenantSeries>,
 }
 
 impl Tenants {
@@ -115,14 +109,10 @@ impl Tenants {
         tenant: &str,
         model: &str,
     ) -> TenantSeries {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = (tenant.to_owned(), model.to_owned());
-        if let Some(series) = known.get(&pair) {
-            return series.clone();
-        }
-        let pair = if known.len() < MAX_SERIES { pair } else { (OTHER.into(), OTHER.into()) };
-        let series = known.entry(pair.clone());
-        series.or_insert_with(|| TenantSeries::new(recorder, &pair.0, &pair.1)).clone()
+        self.series.series(pair, (OTHER.into(), OTHER.into()), |(tenant, model)| {
+            TenantSeries::new(recorder, tenant, model)
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use super::loader::{LoadError, LoadErrorKind, ReadAdapter};
 use super::slot::Slot;
 use super::version::AdapterVersion;
 use crate::metrics::Metrics;
-use crate::metrics::adapters::ResidentAdapters;
+use crate::metrics::adapters::{ResidentAdapter, ResidentAdapters};
 
 /// What adapters may take.
 #[derive(Debug, Clone, Copy)]
@@ -184,16 +184,31 @@ impl Memory {
             |slot: &Slot| !slot.is_pinned() && keep.is_none_or(|keep| !std::ptr::eq(&**keep, slot));
         let index = oldest(&table.resident, |slot| may(slot) && !slot.is_in_use())
             .or_else(|| oldest(&table.resident, may))?;
-        let version = table.resident.swap_remove(index).evict();
-        self.metrics.adapters.evictions.increment(1);
-        version
+        let slot = table.resident.swap_remove(index);
+        self.metrics.adapter(&slot.name).evicted();
+        slot.evict()
     }
 
     fn publish(&self, table: &Table) {
-        let mut resident: Vec<(&str, bool)> =
-            table.resident.iter().map(|slot| (slot.name.as_str(), slot.is_pinned())).collect();
-        resident.sort_unstable();
-        resident.dedup_by_key(|(name, _)| *name);
+        let mut resident: Vec<ResidentAdapter<'_>> = table
+            .resident
+            .iter()
+            .map(|slot| ResidentAdapter {
+                name: &slot.name,
+                pinned: slot.is_pinned(),
+                bytes: slot.resident_bytes(),
+            })
+            .collect();
+        resident.sort_unstable_by_key(|adapter| adapter.name);
+        // Versions of one adapter are one.
+        resident.dedup_by(|other, first| {
+            let same = other.name == first.name;
+            if same {
+                first.bytes += other.bytes;
+                first.pinned |= other.pinned;
+            }
+            same
+        });
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.metrics.adapters.resident(&ResidentAdapters {
             resident: &resident,

@@ -171,6 +171,11 @@ impl Slot {
         self.pinned.store(pinned, Ordering::Relaxed);
     }
 
+    /// Bytes of the version that is ready to answer; 0 without one.
+    pub fn resident_bytes(&self) -> usize {
+        self.resident.load().as_ref().map_or(0, |version| version.delta.size_bytes())
+    }
+
     /// Whether a request holds it.
     pub fn is_in_use(&self) -> bool {
         // One is the slot's own, one is the guard's.

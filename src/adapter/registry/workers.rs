@@ -153,12 +153,11 @@ impl Shared {
     fn record(&self, slot: &Slot, outcome: &Outcome, took: Duration) {
         match outcome {
             Ok(version) => {
-                self.metrics.adapters.loads.increment(1);
-                self.metrics.adapters.load_seconds.record(took);
+                self.metrics.adapter(&slot.name).loaded(took);
                 tracing::info!(adapter = slot.name, id = %version.id(), ?took, "adapter in memory");
             }
             Err(error) => {
-                self.metrics.adapters.load_failures.increment(1);
+                self.metrics.adapter(&slot.name).failed();
                 tracing::warn!(adapter = slot.name, "adapter not loaded: {error}");
             }
         }
