@@ -51,7 +51,8 @@ def tensor(source, name, shape, ends):
 
 
 def write_tensors(path, source, shapes, ends=()):
-    header, parts, end = {}, [], 0
+    # Without this, transformers does not read it.
+    header, parts, end = {"__metadata__": {"format": "pt"}}, [], 0
     for name, shape in shapes.items():
         data = tensor(source, name, shape, ends)
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + len(data)]}
