@@ -4,7 +4,7 @@ import random
 
 import schemathesis
 
-MODELS = ["tiny", "tenant"]
+MODELS = ["base", "adapter"]
 
 
 @schemathesis.hook

@@ -103,6 +103,8 @@ fn merge(object: &mut Map<String, Value>, parts: Vec<Value>) {
     let mut properties = Map::new();
     let mut required = Vec::new();
     for part in parts {
+        // Such a part would forbid the fields of the others.
+        assert_ne!(part["additionalProperties"], false, "{part}");
         properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
         required.extend(part["required"].as_array().cloned().unwrap_or_default());
         if part["additionalProperties"] == true {

@@ -1,12 +1,31 @@
 //! Tenants and keys, as they are declared and as they are shown. A declaration that is understood in
 //! part is none: unknown fields are refused.
 
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
-/// Body of `PUT /admin/tenants/{name}`: the tenant as a whole.
+/// Body of `PUT /admin/tenants/{name}`: [`DeclaredTenant`] and nothing else.
+#[derive(Debug)]
+pub struct PutTenant;
+
+impl PartialSchema for PutTenant {
+    fn schema() -> RefOr<Schema> {
+        let mut schema = DeclaredTenant::schema();
+        if let RefOr::T(Schema::Object(object)) = &mut schema {
+            object.description =
+                Some("Body of `PUT /admin/tenants/{name}`: the tenant as a whole.".to_owned());
+            object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
+        }
+        schema
+    }
+}
+
+impl ToSchema for PutTenant {}
+
+/// What is declared of a tenant. Open, for the tenants that are shown have more fields.
 #[derive(Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PutTenant {
+pub struct DeclaredTenant {
     /// Names or patterns of adapters that its keys may use.
     pub adapters: Option<Vec<String>>,
     /// Whether they may use the base model.
@@ -43,7 +62,7 @@ pub struct Tenant {
     pub name: String,
     /// As it is declared.
     #[serde(flatten)]
-    pub declared: PutTenant,
+    pub declared: DeclaredTenant,
     /// Public names of its keys.
     pub keys: Vec<String>,
     /// Whether the keys file declares it, so that it cannot be changed here.
