@@ -11,6 +11,7 @@ use super::level::Kernels;
 use super::linear::Epilogue;
 use super::output::Output;
 use super::project::{Projection, RowsDelta};
+use super::scratch::Scratch;
 use super::weight::{Forms, Rows, Weight, WeightProduct};
 
 /// Rows of one adapter that are computed together.
@@ -27,12 +28,13 @@ pub(super) struct Addition<'a> {
     next_down: Option<Weight<'a>>,
     pub next_up: Option<Weight<'a>>,
     /// `x downᵀ`, once it is known, as `up` takes it.
-    inner: Rows,
+    pub inner: Rows,
 }
 
 impl<'a> Addition<'a> {
-    /// All of some projections with one input: ascending, those of the same rows side by side.
-    pub(super) fn all(projections: &[Projection<'a, '_>]) -> Vec<Self> {
+    /// All of some projections with one input: ascending, those of the same rows side by side. What
+    /// lies between their factors goes into the memory of `spare`, as far as there is some.
+    pub(super) fn all(projections: &[Projection<'a, '_>], spare: &mut Vec<Rows>) -> Vec<Self> {
         let mut rest: Vec<&[RowsDelta<'a>]> =
             projections.iter().map(|projection| projection.deltas.as_slice()).collect();
         let mut all = Vec::with_capacity(rest.iter().map(|deltas| deltas.len()).sum());
@@ -43,7 +45,8 @@ impl<'a> Addition<'a> {
                     let delta = deltas.first().filter(|delta| delta.rows == rows);
                     let delta = delta.filter(|delta| delta.down.in_features() > 0);
                     if let Some(delta) = delta.filter(|delta| delta.down.out_features() > 0) {
-                        all.push(Self::new(chunk.clone(), projection, delta));
+                        let inner = spare.pop().unwrap_or_default();
+                        all.push(Self::new(chunk.clone(), projection, delta, inner));
                     }
                 }
             }
@@ -62,9 +65,8 @@ impl<'a> Addition<'a> {
         all
     }
 
-    fn new(rows: Range<usize>, projection: usize, delta: &RowsDelta<'a>) -> Self {
+    fn new(rows: Range<usize>, projection: usize, delta: &RowsDelta<'a>, inner: Rows) -> Self {
         let RowsDelta { down, up, .. } = *delta;
-        let inner = Rows::default();
         Self { rows, projection, down, up, next_down: None, next_up: None, inner }
     }
 
@@ -78,16 +80,20 @@ impl<'a> Addition<'a> {
     pub(super) fn shrink(kernels: Kernels, x: &[f32], own: &mut [Self]) {
         let Some(first) = own.first() else { return };
         let width = first.down.in_features();
-        let x = Forms::of(own.iter().map(|addition| addition.down)).take(kernels, x, width);
+        let (mut packed, mut inner) = (Rows::lend(), Vec::<f32>::lend());
+        let forms = Forms::of(own.iter().map(|addition| addition.down));
+        forms.take(kernels, x, width, &mut packed);
         for addition in own {
             let Self { rows, down, up, next_down: next, .. } = addition;
             let rank = down.out_features();
-            let mut inner = vec![0.0; rows.len() * rank];
+            inner.resize(rows.len() * rank, 0.0);
             let out = &mut Output::Whole { values: &mut inner, width: rank };
             let (weight, next, epilogue) = (*down, *next, Epilogue::Store(None));
-            WeightProduct { weight, epilogue, next, out }.run(kernels, &x, 0);
-            addition.inner = Forms::of(once(*up)).take(kernels, &inner, rank);
+            WeightProduct { weight, epilogue, next, out }.run(kernels, &packed, 0);
+            Forms::of(once(*up)).take(kernels, &inner, rank, &mut addition.inner);
         }
+        packed.give_back();
+        inner.give_back();
     }
 
     /// Adds the second half's columns `out` to what is there; `next` is read after it.

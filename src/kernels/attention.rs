@@ -8,11 +8,12 @@
 
 use std::ops::Range;
 
-use super::attention_tile::{Sink, Tile};
+use super::attention_tile::{Sink, Tile, Workspace};
 use super::level::Kernels;
 use super::paged_kv::{PagedKv, Pool};
 use super::rotary::Rotation;
 use super::rows::Rows;
+use super::scratch::Scratch;
 use super::simd::{Lanes, Simd, Task};
 use super::softmax::{KvProducts, RANGE};
 
@@ -167,21 +168,24 @@ struct Combine<'t, 'a, 'o, E> {
     out: &'o mut [f32],
 }
 
-impl<E: KvProducts> Task for Item<'_, '_, '_, E> {
+impl<E: KvProducts> Task for &mut Item<'_, '_, '_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
+        let mut workspace = Workspace::lend();
         match self {
             Item::Whole(tiles) => {
                 for (tile, out) in tiles {
-                    tile.run(simd, out);
+                    tile.run(simd, &mut workspace, out);
                 }
             }
             Item::Part(tile, part) => {
-                tile.attend(simd, part.units, Sink::Apart(part.partials));
+                let sink = Sink::Apart(part.partials);
+                tile.attend(simd, part.units.clone(), &mut workspace, sink);
             }
         }
+        workspace.give_back();
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::attention::{AttentionShape, Part, Queries, num_ranges};
 use super::paged_kv::Pool;
+use super::scratch::{Place, Scratch};
 use super::simd::{LANES, Lanes, Simd};
 use super::softmax::{KeyRange, KvProducts, MAX_QUERIES, RANGE, combine, soften};
 
@@ -30,11 +31,29 @@ pub(super) enum Sink<'o> {
     Apart(&'o mut [Lanes]),
 }
 
-/// Prepared queries of all key heads, and room for what comes and goes.
-pub(super) struct Scratch<E: KvProducts> {
+/// What a thread works with, tile after tile.
+pub(super) struct Workspace<E: KvProducts> {
+    /// Prepared queries of all key heads.
     queries: Vec<E>,
+    rotated: Vec<f32>,
+    /// The results of some queries over a range.
     partial: Vec<Lanes>,
+    /// Those of all queries over all ranges so far.
+    state: Vec<Lanes>,
     buffer: E::Buffer,
+}
+
+impl<E: KvProducts> Default for Workspace<E> {
+    fn default() -> Self {
+        let (queries, rotated) = (Vec::new(), Vec::new());
+        Self { queries, rotated, partial: Vec::new(), state: Vec::new(), buffer: E::Buffer::default() }
+    }
+}
+
+impl<E: KvProducts> Scratch for Workspace<E> {
+    fn place() -> &'static Place<Self> {
+        E::workspace()
+    }
 }
 
 impl<'a, E> Tile<'a, E> {
@@ -89,16 +108,19 @@ impl<'a, E> Tile<'a, E> {
 impl<'a, E: KvProducts> Tile<'a, E> {
     /// The whole tile.
     #[inline(always)]
-    pub(super) fn run<S: Simd>(&self, simd: S, out: &mut [f32]) {
-        let mut state = self.fresh_state();
-        self.attend(simd, 0..self.units(), Sink::Combined(&mut state));
+    pub(super) fn run<S: Simd>(&self, simd: S, workspace: &mut Workspace<E>, out: &mut [f32]) {
+        let mut state = std::mem::take(&mut workspace.state);
+        self.begin(&mut state);
+        self.attend(simd, 0..self.units(), workspace, Sink::Combined(&mut state));
         self.finish(simd, &state, out);
+        workspace.state = state;
     }
 
     /// From the results of all units.
     #[inline(always)]
     pub(super) fn combine<S: Simd>(&self, simd: S, partials: &[Lanes], out: &mut [f32]) {
-        let mut state = self.fresh_state();
+        let mut state = Vec::lend();
+        self.begin(&mut state);
         let (stride, count) = (self.stride(), self.queries_per_head());
         for (unit, partials) in partials.chunks_exact(count * stride).enumerate() {
             let (range, kv_head) = self.unit(unit);
@@ -109,6 +131,7 @@ impl<'a, E: KvProducts> Tile<'a, E> {
             }
         }
         self.finish(simd, &state, out);
+        state.give_back();
     }
 
     /// The range and the key head of a unit.
@@ -117,15 +140,15 @@ impl<'a, E: KvProducts> Tile<'a, E> {
     }
 
     /// All queries' results before the first range.
-    fn fresh_state(&self) -> Vec<Lanes> {
+    fn begin(&self, state: &mut Vec<Lanes>) {
         let queries = self.shape.num_kv_heads * self.queries_per_head();
-        let mut state = vec![Lanes::ZERO; queries * self.stride()];
+        state.clear();
+        state.resize(queries * self.stride(), Lanes::ZERO);
         for query in state.chunks_exact_mut(self.stride()) {
             if let Some(last) = query.last_mut() {
                 last.0[0] = f32::NEG_INFINITY;
             }
         }
-        state
     }
 
     /// The first query that sees more than `start` keys.
@@ -135,14 +158,21 @@ impl<'a, E: KvProducts> Tile<'a, E> {
 
     /// The queries over `units` of their keys.
     #[inline(always)]
-    pub(super) fn attend<S: Simd>(&self, simd: S, units: Range<usize>, mut sink: Sink<'_>) {
-        let Scratch { queries, mut partial, mut buffer } = self.prepare(simd, &units);
+    pub(super) fn attend<S: Simd>(
+        &self,
+        simd: S,
+        units: Range<usize>,
+        workspace: &mut Workspace<E>,
+        mut sink: Sink<'_>,
+    ) {
+        self.prepare(simd, &units, workspace);
+        let Workspace { queries, partial, buffer, .. } = workspace;
         let (stride, count) = (self.stride(), self.queries_per_head());
         let head_len = count * E::query_len(self.shape.head_dim);
         for unit in units.clone() {
             let (range, kv_head) = self.unit(unit);
             let start = range * RANGE;
-            let view = E::view(self.pool, self.keys(unit, units.end), &mut buffer);
+            let view = E::view(self.pool, self.keys(unit, units.end), buffer);
             let queries = &queries[kv_head * head_len..][..head_len];
             let mut query = self.first_seeing(start);
             while query < count {
@@ -192,13 +222,17 @@ impl<'a, E: KvProducts> Tile<'a, E> {
 
     /// The queries of the units' key heads: rotated, scaled, in the products' type.
     #[inline(always)]
-    fn prepare<S: Simd>(&self, simd: S, units: &Range<usize>) -> Scratch<E> {
+    fn prepare<S: Simd>(&self, simd: S, units: &Range<usize>, workspace: &mut Workspace<E>) {
         let AttentionShape { head_dim, num_kv_heads, scale, .. } = self.shape;
         let group = self.shape.group();
         let len = E::query_len(head_dim);
         let head_len = self.queries_per_head() * len;
-        let mut queries = vec![E::ZERO; num_kv_heads * head_len];
-        let mut rotated = vec![0.0; head_dim];
+        let Workspace { queries, rotated, partial, .. } = workspace;
+        queries.clear();
+        queries.resize(num_kv_heads * head_len, E::ZERO);
+        rotated.resize(head_dim, 0.0);
+        partial.clear();
+        partial.resize(MAX_QUERIES * self.stride(), Lanes::ZERO);
         for unit in units.clone().take(num_kv_heads) {
             let (_, kv_head) = self.unit(unit);
             let mut outs = queries[kv_head * head_len..][..head_len].chunks_exact_mut(len);
@@ -208,16 +242,14 @@ impl<'a, E: KvProducts> Tile<'a, E> {
                 let angles = self.queries.rotation.map(|rotation| rotation.angles(row));
                 for (head, out) in heads.chunks_exact(head_dim).zip(&mut outs) {
                     match angles {
-                        Some(angles) => angles.rotate(head, &mut rotated),
+                        Some(angles) => angles.rotate(head, rotated),
                         None => rotated.copy_from_slice(head),
                     }
                     rotated.iter_mut().for_each(|x| *x *= scale);
-                    E::prepare(simd, &rotated, out);
+                    E::prepare(simd, rotated, out);
                 }
             }
         }
-        let partial = vec![Lanes::ZERO; MAX_QUERIES * self.stride()];
-        Scratch { queries, partial, buffer: E::Buffer::default() }
     }
 
     /// The results of `R` queries over one range.

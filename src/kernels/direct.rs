@@ -7,7 +7,7 @@ use super::simd::{Element, LANES, Simd, Task, load_padded, sums};
 pub(super) struct Direct<'a, 'o, E> {
     pub product: Product<'a, E>,
     pub x: &'a [f32],
-    pub columns: Columns<'o>,
+    pub columns: &'a mut Columns<'o>,
 }
 
 impl<E: Element> Task for Direct<'_, '_, E> {

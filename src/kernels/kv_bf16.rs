@@ -7,7 +7,9 @@
 
 use half::bf16;
 
+use super::attention_tile::Workspace;
 use super::paged_kv::{Pool, pair_lens};
+use super::scratch::{Place, place};
 use super::simd::{LANES, Lanes, Simd, round};
 use super::softmax::{KeyRange, KvProducts, RANGE, Scores};
 
@@ -39,6 +41,10 @@ pub(super) struct Copied {
 impl KvProducts for bf16 {
     type View<'a> = Groups<'a>;
     type Buffer = Copied;
+
+    fn workspace() -> &'static Place<Workspace<Self>> {
+        place!(Workspace<bf16>)
+    }
 
     fn query_len(head_dim: usize) -> usize {
         head_dim.next_multiple_of(2)

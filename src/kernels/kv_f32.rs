@@ -1,7 +1,9 @@
 //! Products with float32 keys and values: a row a token.
 
+use super::attention_tile::Workspace;
 use super::direct::dot_tile;
 use super::paged_kv::Pool;
+use super::scratch::{Place, place};
 use super::simd::{LANES, Lanes, Simd, load_padded};
 use super::softmax::{KeyRange, KvProducts, RANGE, Scores};
 
@@ -15,6 +17,10 @@ pub(super) struct Tokens<'a> {
 impl KvProducts for f32 {
     type View<'a> = Tokens<'a>;
     type Buffer = ();
+
+    fn workspace() -> &'static Place<Workspace<Self>> {
+        place!(Workspace<f32>)
+    }
 
     fn query_len(head_dim: usize) -> usize {
         head_dim

@@ -46,6 +46,7 @@ pub mod reference;
 mod rms_norm;
 mod rotary;
 mod rows;
+mod scratch;
 mod silu;
 mod simd;
 mod softmax;

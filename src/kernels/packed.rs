@@ -90,7 +90,7 @@ fn pack<'a, S: Simd, E: Element + 'a>(
 pub(super) struct Packed<'a, 'o, E> {
     pub product: Product<'a, E>,
     pub x: &'a [Lanes],
-    pub columns: Columns<'o>,
+    pub columns: &'a mut Columns<'o>,
 }
 
 impl<E: Element> Task for Packed<'_, '_, E> {

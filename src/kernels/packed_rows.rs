@@ -54,33 +54,40 @@ impl PackedRows {
 pub(super) struct Pack<'a> {
     pub x: &'a [f32],
     pub width: usize,
+    /// What it becomes; what was there before is gone.
+    pub out: &'a mut PackedRows,
 }
 
 impl Task for Pack<'_> {
-    type Output = PackedRows;
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> PackedRows {
+    fn run<S: Simd>(self, simd: S) {
         let width = self.width.div_ceil(2);
         let rows = self.x.len().checked_div(self.width).unwrap_or(0);
         let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
-        let tiles = tiles(rows, sizes);
+        let PackedRows { pairs, width: pairs_of_row, tiles } = self.out;
+        cut_into_tiles(rows, sizes, tiles);
         let chunks = width.div_ceil(LANES);
-        let mut pairs = vec![[[bf16::ZERO; 2]; LANES]; rows * chunks];
-        for tile in &tiles {
+        if !self.width.is_multiple_of(2 * LANES) {
+            // Else each row writes all that is its own.
+            pairs.clear();
+        }
+        pairs.resize(rows * chunks, [[bf16::ZERO; 2]; LANES]);
+        for tile in &*tiles {
             let pairs = &mut pairs[tile.row * chunks..(tile.row + tile.rows) * chunks];
             for index in 0..tile.rows {
                 let row = &self.x[(tile.row + index) * self.width..][..self.width];
                 pack_row(simd, row, index, tile.rows, pairs);
             }
         }
-        PackedRows { pairs, width, tiles }
+        *pairs_of_row = width;
     }
 }
 
-/// The fewest tiles of the given sizes, descending, that hold `rows`.
-pub(super) fn tiles(count: usize, sizes: &[usize]) -> Vec<Tile> {
-    let mut tiles = Vec::with_capacity(count / sizes[0] + 3);
+/// Makes `tiles` the fewest of the given sizes, descending, that hold `count` rows.
+pub(super) fn cut_into_tiles(count: usize, sizes: &[usize], tiles: &mut Vec<Tile>) {
+    tiles.clear();
     let mut row = 0;
     for &rows in sizes {
         while count - row >= rows {
@@ -88,7 +95,6 @@ pub(super) fn tiles(count: usize, sizes: &[usize]) -> Vec<Tile> {
             row += rows;
         }
     }
-    tiles
 }
 
 /// Writes a row's pairs to places `index`, `index + count`, … of its tile.

@@ -12,6 +12,7 @@ use super::attention::AttentionShape;
 use super::level::Kernels;
 use super::rotary::Rotation;
 use super::rows::Rows;
+use super::scratch::Scratch;
 use super::simd::{Element, LANES, Simd, Task, round};
 
 /// One layer's pool. Token `t` of a sequence lies in block `block_table[t / block_size]`.
@@ -249,13 +250,14 @@ struct WriteBlock<'a, 'o, E> {
     block: Block<'o, E>,
 }
 
-impl<E: KvElement> Task for WriteBlock<'_, '_, E> {
+impl<E: KvElement> Task for &mut WriteBlock<'_, '_, E> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
+    fn run<S: Simd>(self, simd: S) {
         let shape = self.block.shape;
-        let mut rotated = vec![0.0; if self.new.rotation.is_some() { shape.kv_width() } else { 0 }];
+        let mut rotated = Vec::<f32>::lend();
+        rotated.resize(shape.kv_width(), 0.0);
         for place in self.places {
             let mut key = self.new.keys.row(place.row, shape.kv_width());
             let value = self.new.values.row(place.row, shape.kv_width());
@@ -269,6 +271,7 @@ impl<E: KvElement> Task for WriteBlock<'_, '_, E> {
             }
             E::write(simd, key, value, place.offset, &mut self.block);
         }
+        rotated.give_back();
     }
 }
 

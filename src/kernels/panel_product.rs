@@ -11,6 +11,7 @@ use super::output::Output;
 use super::packed_rows::{PackedRows, Pairs, Tile};
 use super::panels::{Line, Panels};
 use super::reading::Reading;
+use super::scratch::Scratch;
 use super::simd::{LANES, Lanes, Simd, Task};
 
 /// Panels that pass over a tile together.
@@ -50,7 +51,7 @@ impl Task for PanelProduct<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
         debug_assert!(self.x.width() == self.panels.panel_len());
-        let mut partial = Vec::new();
+        let mut partial = Vec::lend();
         let short = S::REGISTERS >= 32 && self.panels.panel_len() <= SHORT;
         for tiles in self.x.tiles().chunks(MAX_TILES) {
             let rows = tiles.iter().map(|tile| tile.rows).max().unwrap_or(0);
@@ -69,6 +70,7 @@ impl Task for PanelProduct<'_, '_> {
                 self.group::<S, 1>(simd, tiles, column, &mut partial);
             }
         }
+        partial.give_back();
     }
 }
 

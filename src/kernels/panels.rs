@@ -57,7 +57,7 @@ impl Panels {
         if length > 0 {
             let rows = weight.chunks(LANES * in_features);
             let items = panels.lines.as_mut_slice().chunks_mut(length).zip(rows).collect();
-            kernels.for_each(weight.len(), items, |(panel, rows): (&mut [Line], &[bf16])| {
+            kernels.for_each(weight.len(), items, |(panel, rows): &mut (&mut [Line], &[bf16])| {
                 for (output, row) in rows.chunks(in_features).enumerate() {
                     write_output(panel, output, row);
                 }

@@ -19,19 +19,19 @@ impl Kernels {
     }
 
     /// Runs `body` once for each item, on several threads unless `work` multiplications are too few.
+    /// The items stay the caller's, so that no other thread frees what they hold.
     pub(super) fn for_each<T: Send>(
         self,
         work: usize,
-        items: Vec<T>,
-        body: impl Fn(T) + Sync + Send,
+        mut items: Vec<T>,
+        body: impl Fn(&mut T) + Sync + Send,
     ) {
         if items.len() < 2 || self.parts(work) == 1 {
-            return items.into_iter().for_each(body);
+            return items.iter_mut().for_each(body);
         }
-        let items: Vec<_> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+        let items: Vec<_> = items.iter_mut().map(Mutex::new).collect();
         self.pool().run(items.len(), &|part| {
-            let item = items[part].lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-            item.into_iter().for_each(&body);
+            body(&mut items[part].lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         });
     }
 }

@@ -13,8 +13,9 @@ use std::ops::Range;
 
 use super::addition::Addition;
 use super::level::Kernels;
-use super::linear::{Columns, Epilogue, split_columns};
+use super::linear::{Epilogue, split_columns};
 use super::output::Output;
+use super::scratch::{Place, Scratch, place};
 use super::weight::{Forms, Rows, Weight, WeightProduct};
 
 /// Bytes of packed activations that pass over a panel together: they stay in the second-level cache.
@@ -25,6 +26,10 @@ const TILE: usize = 12;
 const MIN_BLOCK_ROWS: usize = 8 * TILE;
 /// Pieces of the second job that a thread has, where there are enough adapters or columns.
 const PIECES: usize = 8;
+/// Blocks whose memory is kept: all of a decode step.
+const SPARE_BLOCKS: usize = 16;
+/// Adapters' rows whose memory is kept, some hundred bytes each.
+const SPARE_ADDITIONS: usize = 512;
 
 /// An adapter's factors for some rows.
 #[derive(Debug, Clone)]
@@ -62,20 +67,24 @@ impl Kernels {
         for projection in &projections {
             projection.check(x.len(), rows, in_features);
         }
-        let mut additions = Addition::all(&projections);
-        self.add_weights(x, in_features, &mut projections, &mut additions);
+        let mut spare = Spare::lend();
+        let mut additions = Addition::all(&projections, &mut spare.additions);
+        self.add_weights((x, in_features), &mut projections, &mut additions, &mut spare.blocks);
         self.add_deltas(projections, &additions);
+        spare.additions.extend(additions.into_iter().map(|addition| addition.inner));
+        spare.additions.truncate(SPARE_ADDITIONS);
+        spare.give_back();
     }
 
     /// The part of every row that the weights give, and the first half of what adapters add.
     fn add_weights<'a>(
         self,
-        x: &[f32],
-        in_features: usize,
+        (x, in_features): (&[f32], usize),
         projections: &mut [Projection<'a, '_>],
         additions: &mut [Addition<'a>],
+        spare: &mut Vec<Rows>,
     ) {
-        let blocks = self.pack_blocks(x, in_features, projections);
+        let blocks = self.pack_blocks(x, in_features, projections, spare);
         let outputs: usize = projections.iter().map(|it| it.weight.out_features()).sum();
         let work = x.len() * outputs;
         let parts = self.parts(work);
@@ -85,14 +94,14 @@ impl Kernels {
             let own = (parts * width).div_ceil(outputs.max(1));
             let epilogue = if *accumulate { Epilogue::Accumulate } else { Epilogue::Store(*bias) };
             for columns in split_columns(out, width, own) {
-                weights.push(Part::Weight(*weight, epilogue, columns));
+                weights.push(Part::Weight(*weight, epilogue, Output::Part(columns)));
             }
         }
         let work = work + additions.iter().map(|it| it.work()[0]).sum::<usize>();
         let shrunk = additions.chunk_by_mut(|a, b| a.rows == b.rows).map(Part::Shrink).collect();
         self.for_each(work, interleave(weights, shrunk), |part| match part {
-            Part::Weight(weight, epilogue, columns) => {
-                let out = &mut Output::Part(columns);
+            Part::Weight(weight, epilogue, out) => {
+                let (weight, epilogue) = (*weight, *epilogue);
                 let mut product = WeightProduct { weight, epilogue, next: None, out };
                 for (first_row, x) in &blocks {
                     product.run(self, x, *first_row);
@@ -104,6 +113,8 @@ impl Kernels {
                 Addition::shrink(self, x, own);
             }
         });
+        spare.extend(blocks.into_iter().map(|(_, block)| block));
+        spare.truncate(SPARE_BLOCKS);
     }
 
     /// The second half of what adapters add to their own rows.
@@ -141,7 +152,7 @@ impl Kernels {
         }
         let several = pieces.len().div_ceil(PIECES * self.threads()).max(1);
         self.for_each(work, pieces.chunks_mut(several).collect(), |pieces| {
-            for (addition, out) in pieces {
+            for (addition, out) in pieces.iter_mut() {
                 let next = addition.next_up.filter(|_| parts == 1);
                 addition.expand(self, next, out);
             }
@@ -154,6 +165,7 @@ impl Kernels {
         x: &[f32],
         width: usize,
         projections: &[Projection<'_, '_>],
+        spare: &mut Vec<Rows>,
     ) -> Vec<(usize, Rows)> {
         let forms = Forms::of(projections.iter().map(|projection| projection.weight));
         let rows = x.len().checked_div(width).unwrap_or(0);
@@ -162,21 +174,34 @@ impl Kernels {
         let block_rows = (BLOCK_BYTES / forms.row_bytes(width).max(1)).max(TILE) / TILE * TILE;
         let block_rows = block_rows.min(fair);
         let blocks = x.chunks((block_rows * width).max(1)).enumerate();
-        let mut packed: Vec<(usize, Rows)> =
-            blocks.clone().map(|(index, _)| (index * block_rows, Rows::default())).collect();
+        let place = |(index, _)| (index * block_rows, spare.pop().unwrap_or_default());
+        let mut packed: Vec<(usize, Rows)> = blocks.clone().map(place).collect();
         // Rounding and moving an element costs about what a product of one does.
         let items = blocks.zip(&mut packed).collect();
         self.for_each(x.len(), items, |((_, x), (_, packed))| {
-            *packed = forms.take(self, x, width);
+            forms.take(self, x, width, packed);
         });
         packed
+    }
+}
+
+/// Memory of the last call for the next.
+#[derive(Default)]
+struct Spare {
+    blocks: Vec<Rows>,
+    additions: Vec<Rows>,
+}
+
+impl Scratch for Spare {
+    fn place() -> &'static Place<Self> {
+        place!(Spare)
     }
 }
 
 /// A part of the first job.
 enum Part<'p, 'a, 'o> {
     /// Some columns of all rows by a weight.
-    Weight(Weight<'a>, Epilogue<'a>, Columns<'o>),
+    Weight(Weight<'a>, Epilogue<'a>, Output<'o>),
     /// The first half of what is added to some rows.
     Shrink(&'p mut [Addition<'a>]),
 }

@@ -275,8 +275,8 @@ fn fill<B: Block>(
     if length > 0 {
         let panels = buffer.as_mut_slice().chunks_mut(length).enumerate().collect();
         let work = out_features * in_features;
-        kernels.for_each(work, panels, |(panel, blocks): (usize, &mut [B])| {
-            for output in panel * LANES..out_features.min((panel + 1) * LANES) {
+        kernels.for_each(work, panels, |(panel, blocks): &mut (usize, &mut [B])| {
+            for output in *panel * LANES..out_features.min((*panel + 1) * LANES) {
                 for (index, block) in blocks.iter_mut().enumerate() {
                     write(output, block, index, output % LANES);
                 }

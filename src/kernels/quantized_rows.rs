@@ -52,6 +52,13 @@ impl QuantizedRows {
         self.groups
     }
 
+    fn clear(&mut self) {
+        self.quads.clear();
+        self.scales.clear();
+        self.shifts.clear();
+        self.sums.clear();
+    }
+
     /// The groups of the tile of `R` rows from `first` on.
     #[inline(always)]
     pub(super) fn tile<const R: usize>(
@@ -74,26 +81,29 @@ pub(super) struct Quantize<'a> {
     pub x: &'a [f32],
     pub width: usize,
     pub groups: usize,
+    /// What it becomes; what was there before is gone.
+    pub out: &'a mut QuantizedRows,
 }
 
 impl Task for Quantize<'_> {
-    type Output = QuantizedRows;
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> QuantizedRows {
-        let Self { x, width, groups } = self;
+    fn run<S: Simd>(self, simd: S) {
+        let Self { x, width, groups, out } = self;
         let rows = x.len().checked_div(width).unwrap_or(0);
         let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
-        let tiles = packed_rows::tiles(rows, sizes);
-        let mut out = QuantizedRows {
-            quads: vec![[0; QUAD]; rows * groups * LINES],
-            scales: vec![0.0; rows * groups],
-            shifts: vec![0; rows * groups],
-            sums: vec![0.0; rows * groups],
-            groups,
-            tiles: Vec::new(),
-        };
-        for &Tile { row: first, rows: count } in &tiles {
+        packed_rows::cut_into_tiles(rows, sizes, &mut out.tiles);
+        out.groups = groups;
+        if width.div_ceil(GROUP) < groups {
+            // Else each row writes all groups.
+            out.clear();
+        }
+        out.quads.resize(rows * groups * LINES, [0; QUAD]);
+        out.scales.resize(rows * groups, 0.0);
+        out.shifts.resize(rows * groups, 0);
+        out.sums.resize(rows * groups, 0.0);
+        for &Tile { row: first, rows: count } in &out.tiles {
             for row in 0..count {
                 let values = &x[(first + row) * width..][..width];
                 for (group, values) in values.chunks(GROUP).enumerate() {
@@ -110,8 +120,6 @@ impl Task for Quantize<'_> {
                 }
             }
         }
-        out.tiles = tiles;
-        out
     }
 }
 

@@ -1,6 +1,8 @@
 //! A softmax over one range of keys, for a few queries at once.
 
+use super::attention_tile::Workspace;
 use super::paged_kv::{KvElement, Pool};
+use super::scratch::Place;
 use super::simd::{LANES, Lanes, Simd, exp};
 
 /// Keys over which a softmax is taken at once.
@@ -29,11 +31,14 @@ pub(super) struct KeyRange<'a> {
 }
 
 /// The products with keys and values of one storage type.
-pub(super) trait KvProducts: KvElement {
+pub(super) trait KvProducts: KvElement + 'static {
     /// A range's keys and values, found in the pool.
     type View<'a>: Copy;
     /// Room for what must be rearranged first.
-    type Buffer: Default;
+    type Buffer: Default + 'static;
+
+    /// Where a thread keeps what it works with.
+    fn workspace() -> &'static Place<Workspace<Self>>;
 
     /// Elements of a prepared query.
     fn query_len(head_dim: usize) -> usize;

@@ -34,17 +34,24 @@ impl TileRows {
 pub(super) struct PackTiles<'a> {
     pub x: &'a [f32],
     pub width: usize,
+    /// What it becomes; what was there before is gone.
+    pub out: &'a mut TileRows,
 }
 
 impl Task for PackTiles<'_> {
-    type Output = TileRows;
+    type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) -> TileRows {
+    fn run<S: Simd>(self, simd: S) {
         let rows = self.x.len().checked_div(self.width).unwrap_or(0);
         let stride = self.width.div_ceil(2 * LANES);
         let padded = if rows > TILE { rows.next_multiple_of(TILE) } else { rows };
-        let mut lines = vec![Line::ZERO; padded * stride];
+        let TileRows { lines, .. } = self.out;
+        if padded > rows || !self.width.is_multiple_of(2 * LANES) {
+            // Else rows write all there is.
+            lines.clear();
+        }
+        lines.resize(padded * stride, Line::ZERO);
         let places = lines.chunks_mut(stride.max(1));
         for (row, lines) in self.x.chunks(self.width.max(1)).zip(places) {
             let halves = lines.iter_mut().flat_map(|line| line.0.as_chunks_mut::<LANES>().0);
@@ -52,6 +59,6 @@ impl Task for PackTiles<'_> {
                 *half = round(simd, features);
             }
         }
-        TileRows { lines, stride, rows }
+        (self.out.stride, self.out.rows) = (stride, rows);
     }
 }

@@ -10,6 +10,7 @@ use super::quantized_panels::{QuantizedPanels, with_blocks};
 use super::quantized_product::QuantizedProduct;
 use super::quantized_rows::{Quantize, QuantizedRows};
 use super::reading::{Places, Reading};
+use super::scratch::{Place, Scratch, place};
 use super::simd::LANES;
 #[cfg(target_arch = "x86_64")]
 use super::tile_product::TileProduct;
@@ -84,13 +85,19 @@ impl WeightProduct<'_, '_> {
     }
 }
 
-/// Some rows, each form empty unless a weight takes it.
+/// Some rows, in the forms that were asked for last; what is in others means nothing.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     packed: PackedRows,
     #[cfg(target_arch = "x86_64")]
     tiled: TileRows,
     quantized: QuantizedRows,
+}
+
+impl Scratch for Rows {
+    fn place() -> &'static Place<Self> {
+        place!(Rows)
+    }
 }
 
 /// The forms that some weights of one input take rows in.
@@ -117,22 +124,20 @@ impl Forms {
     }
 
     /// Brings row-major `x`, `width` features a row, into these forms.
-    pub(super) fn take(self, kernels: Kernels, x: &[f32], width: usize) -> Rows {
-        let mut rows = Rows::default();
+    pub(super) fn take(self, kernels: Kernels, x: &[f32], width: usize, rows: &mut Rows) {
         #[cfg(target_arch = "x86_64")]
         let tiled = kernels.amx().is_some();
         #[cfg(not(target_arch = "x86_64"))]
         let tiled = false;
         if self.packed && !tiled {
-            rows.packed = kernels.run(Pack { x, width });
+            kernels.run(Pack { x, width, out: &mut rows.packed });
         }
         #[cfg(target_arch = "x86_64")]
         if self.packed && tiled {
-            rows.tiled = kernels.run(PackTiles { x, width });
+            kernels.run(PackTiles { x, width, out: &mut rows.tiled });
         }
         if let Some(groups) = self.groups {
-            rows.quantized = kernels.run(Quantize { x, width, groups });
+            kernels.run(Quantize { x, width, groups, out: &mut rows.quantized });
         }
-        rows
     }
 }
