@@ -79,7 +79,7 @@ const INVARIANTS: &[(&str, Check)] = &[
         unsafe_code,
     ),
     ("the engine holds no lock", locks),
-    ("there is no mutable global", globals),
+    ("there is no mutable global but the working memory of threads", globals),
     ("only config/environment.rs reads the environment", environment),
     ("every module opens with a doc that says what it is", docs),
     ("no file has more than 500 lines without its tests", longest),
@@ -195,7 +195,7 @@ fn globals(modules: &[Module]) -> Vec<String> {
         cells.contains(&text) || text.starts_with("Atomic")
     };
     let mut broken = Vec::new();
-    for module in modules {
+    for module in modules.iter().filter(|module| module.file != "kernels/scratch.rs") {
         for (index, token) in module.tokens.iter().enumerate().filter(|(_, t)| t.text == "static") {
             // The declaration up to its value; a value made once (OnceLock, LazyLock) never changes.
             let declaration =

@@ -99,6 +99,7 @@ impl Engine {
         match self.runner.execute(&batch) {
             Ok(outputs) => {
                 self.update(&batch, &outputs);
+                self.runner.take_back(outputs);
                 self.scheduler.learn(rows, started.elapsed());
             }
             Err(error) => self.fail_batch(&batch, &error),

@@ -1,8 +1,6 @@
 //! Runs a batch on the device. The only part of the engine that sees tensors.
 
-use std::cell::Cell;
-
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, bail};
+use candle_core::Result;
 
 use super::batch::{Batch, BatchItem};
 use crate::kv_cache::storage::KvCache;
@@ -56,10 +54,18 @@ impl ModelRunner {
             hidden_rows: &batch.hidden_rows,
         };
         let output = self.model.forward(&input, &mut self.kv_cache)?;
+        let (_, vocab_size) = output.logits.dims2()?;
+        let (_, hidden_size) = output.hidden_states.dims2()?;
+        let [logits, hidden_states] = output.into_values()?;
         Ok(Outputs {
-            logits: Rows::new(output.logits)?,
-            hidden_states: Rows::new(output.hidden_states)?,
+            logits: Rows { values: logits, len: vocab_size },
+            hidden_states: Rows { values: hidden_states, len: hidden_size },
         })
+    }
+
+    /// Takes back what a step computed, once it has been read.
+    pub fn take_back(&self, outputs: Outputs) {
+        self.model.take_back(outputs.logits.values);
     }
 }
 
@@ -72,39 +78,9 @@ fn span(item: &BatchItem) -> SequenceSpan<'_> {
 }
 
 impl Rows {
-    /// Those of a tensor that is nobody else's: on a CPU they are not copied, for a row is as long
-    /// as the vocabulary.
-    fn new(tensor: Tensor) -> Result<Self> {
-        let (_, len) = tensor.dims2()?;
-        let on_host = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
-        drop(tensor);
-        let taken = Take(Cell::default());
-        on_host.inplace_op1(&taken)?;
-        Ok(Self { values: taken.0.take(), len })
-    }
-
     /// Row `index`.
     #[must_use]
     pub fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.len..(index + 1) * self.len]
-    }
-}
-
-/// Takes a tensor's elements out of it.
-struct Take(Cell<Vec<f32>>);
-
-impl InplaceOp1 for Take {
-    fn name(&self) -> &'static str {
-        "take"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        match (storage, layout.contiguous_offsets()) {
-            (CpuStorage::F32(values), Some((0, end))) if end == values.len() => {
-                self.0.set(std::mem::take(values));
-                Ok(())
-            }
-            _ => bail!("bug: a part of a tensor is taken, or one that is not float32"),
-        }
     }
 }

@@ -46,7 +46,7 @@ pub mod reference;
 mod rms_norm;
 mod rotary;
 mod rows;
-mod scratch;
+pub mod scratch;
 mod silu;
 mod simd;
 mod softmax;

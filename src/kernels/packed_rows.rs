@@ -50,38 +50,78 @@ impl PackedRows {
     }
 }
 
-/// Packs row-major `x`, `width` features a row; zeros fill a row's last pairs.
-pub(super) struct Pack<'a> {
-    pub x: &'a [f32],
+/// Makes room for `rows` of `width` features: [`PackedRows::parts`] are to be run then.
+pub(super) struct MakeRoom<'a> {
+    pub rows: usize,
     pub width: usize,
-    /// What it becomes; what was there before is gone.
+    /// What was there before is gone.
     pub out: &'a mut PackedRows,
 }
 
-impl Task for Pack<'_> {
+impl Task for MakeRoom<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let width = self.width.div_ceil(2);
-        let rows = self.x.len().checked_div(self.width).unwrap_or(0);
+    fn run<S: Simd>(self, _: S) {
+        let PackedRows { pairs, width, tiles } = self.out;
         let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
-        let PackedRows { pairs, width: pairs_of_row, tiles } = self.out;
-        cut_into_tiles(rows, sizes, tiles);
-        let chunks = width.div_ceil(LANES);
+        cut_into_tiles(self.rows, sizes, tiles);
+        *width = self.width.div_ceil(2);
         if !self.width.is_multiple_of(2 * LANES) {
             // Else each row writes all that is its own.
             pairs.clear();
         }
-        pairs.resize(rows * chunks, [[bf16::ZERO; 2]; LANES]);
-        for tile in &*tiles {
-            let pairs = &mut pairs[tile.row * chunks..(tile.row + tile.rows) * chunks];
-            for index in 0..tile.rows {
-                let row = &self.x[(tile.row + index) * self.width..][..self.width];
-                pack_row(simd, row, index, tile.rows, pairs);
-            }
+        pairs.resize(self.rows * width.div_ceil(LANES), [[bf16::ZERO; 2]; LANES]);
+    }
+}
+
+impl PackedRows {
+    /// The packing of row-major `x`, `width` features a row, in parts: those of each tile of rows
+    /// are up to `chunks` pairs of vectors of features long.
+    pub(super) fn parts<'p>(
+        &'p mut self,
+        x: &'p [f32],
+        width: usize,
+        chunks: usize,
+    ) -> impl Iterator<Item = Pack<'p>> {
+        let all = self.width.div_ceil(LANES);
+        let mut rest = self.pairs.as_mut_slice();
+        self.tiles.iter().flat_map(move |tile| {
+            let (own, behind) = std::mem::take(&mut rest).split_at_mut(tile.rows * all);
+            rest = behind;
+            let x = &x[tile.row * width..(tile.row + tile.rows) * width];
+            let parts = own.chunks_mut((tile.rows * chunks).max(1)).zip((0..).step_by(chunks));
+            parts.map(move |(pairs, chunk)| Pack {
+                x,
+                width,
+                rows: tile.rows,
+                first: chunk * 2 * LANES,
+                pairs,
+            })
+        })
+    }
+}
+
+/// Packs some features of a tile's rows; zeros fill the last pairs.
+pub(super) struct Pack<'p> {
+    x: &'p [f32],
+    width: usize,
+    rows: usize,
+    /// The first of the features.
+    first: usize,
+    pairs: &'p mut [Pairs],
+}
+
+impl Task for &mut Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let end = self.width.min(self.first + self.pairs.len() / self.rows * 2 * LANES);
+        for index in 0..self.rows {
+            let row = &self.x[index * self.width..][self.first..end];
+            pack_row(simd, row, index, self.rows, self.pairs);
         }
-        *pairs_of_row = width;
     }
 }
 

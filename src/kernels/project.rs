@@ -26,6 +26,10 @@ const TILE: usize = 12;
 const MIN_BLOCK_ROWS: usize = 8 * TILE;
 /// Pieces of the second job that a thread has, where there are enough adapters or columns.
 const PIECES: usize = 8;
+/// Rounding and moving an element costs about so many multiplications.
+const PACKING: usize = 16;
+/// Vectors of pairs of features that are packed in one go.
+const CHUNKS: usize = 12;
 /// Blocks whose memory is kept: all of a decode step.
 const SPARE_BLOCKS: usize = 16;
 /// Adapters' rows whose memory is kept, some hundred bytes each.
@@ -176,11 +180,14 @@ impl Kernels {
         let blocks = x.chunks((block_rows * width).max(1)).enumerate();
         let place = |(index, _)| (index * block_rows, spare.pop().unwrap_or_default());
         let mut packed: Vec<(usize, Rows)> = blocks.clone().map(place).collect();
-        // Rounding and moving an element costs about what a product of one does.
-        let items = blocks.zip(&mut packed).collect();
-        self.for_each(x.len(), items, |((_, x), (_, packed))| {
-            forms.take(self, x, width, packed);
-        });
+        let work = x.len() * PACKING;
+        let blocks = blocks.zip(&mut packed).map(|((_, x), (_, packed))| (x, packed));
+        if forms.in_parts(self) {
+            let parts = blocks.flat_map(|(x, block)| Forms::parts(self, (x, width), CHUNKS, block));
+            self.for_each(work, parts.collect(), |part| self.run(part));
+        } else {
+            self.for_each(work, blocks.collect(), |(x, block)| forms.take(self, x, width, block));
+        }
         packed
     }
 }

@@ -3,6 +3,9 @@
 use super::level::Kernels;
 use super::simd::{LANES, Simd, Task, load_padded};
 
+/// An element costs about so many multiplications.
+const WORK: usize = 4;
+
 impl Kernels {
     /// `out = x / sqrt(mean(x²) + eps) * weight` for each row; `x` and `out` are
     /// `rows x weight.len()`.
@@ -17,9 +20,9 @@ impl Kernels {
         let width = weight.len();
         assert!(width > 0 && x.len().is_multiple_of(width), "bug: {} is no rows", x.len());
         let rows = x.len() / width;
-        let part = rows.div_ceil(self.parts(x.len())) * width;
+        let part = rows.div_ceil(self.parts(x.len() * WORK)) * width;
         let items = x.chunks(part).zip(out.chunks_mut(part)).collect();
-        self.for_each(x.len(), items, |(x, out)| {
+        self.for_each(x.len() * WORK, items, |(x, out)| {
             self.run(RmsNorm { x, weight, eps, out });
         });
     }

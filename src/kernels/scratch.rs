@@ -1,4 +1,5 @@
-//! Memory that a thread works in and keeps for its next job.
+//! Memory that a thread works in and keeps for its next job. It is the only thing in this program that
+//! outlives its owner: whoever lends it writes before reading.
 //!
 //! Within a job nothing is allocated step after step: there, all threads would meet in the
 //! allocator and wait for each other.
@@ -7,10 +8,11 @@ use std::cell::Cell;
 use std::thread::LocalKey;
 
 /// Where a thread keeps it.
-pub(super) type Place<T> = LocalKey<Cell<Option<T>>>;
+pub type Place<T> = LocalKey<Cell<Option<T>>>;
 
 /// A value that a thread keeps for the sake of its memory. What is in it, its last user left there.
-pub(super) trait Scratch: Default + 'static {
+pub trait Scratch: Default + 'static {
+    /// Its place, by [`place!`].
     fn place() -> &'static Place<Self>;
 
     /// This thread's; a new one where it is in use already.
@@ -33,7 +35,7 @@ macro_rules! place {
         &PLACE
     }};
 }
-pub(super) use place;
+pub(crate) use place;
 
 impl Scratch for Vec<f32> {
     fn place() -> &'static Place<Self> {
@@ -59,7 +61,8 @@ mod tests {
         assert!(other.is_empty());
         other.give_back();
         numbers.give_back();
-        assert_eq!(Vec::<f32>::lend().as_ptr(), place);
+        let again = Vec::<f32>::lend();
+        assert_eq!(again.as_ptr(), place);
         assert!(Vec::<f32>::lend().is_empty(), "it is lent out");
     }
 }

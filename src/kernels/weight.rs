@@ -3,7 +3,7 @@
 use super::level::Kernels;
 use super::linear::Epilogue;
 use super::output::Output;
-use super::packed_rows::{Pack, PackedRows};
+use super::packed_rows::{MakeRoom, Pack, PackedRows};
 use super::panel_product::PanelProduct;
 use super::panels::Panels;
 use super::quantized_panels::{QuantizedPanels, with_blocks};
@@ -123,21 +123,45 @@ impl Forms {
         if self.packed { 2 * width } else { width }
     }
 
+    /// Whether rows are wanted in one form alone, which can be brought about in parts.
+    pub(super) fn in_parts(self, kernels: Kernels) -> bool {
+        self.packed && self.groups.is_none() && !tiled(kernels)
+    }
+
+    /// The parts of row-major `x`, `width` features a row, in that form: `chunks` as in
+    /// [`PackedRows::parts`].
+    pub(super) fn parts<'p>(
+        kernels: Kernels,
+        (x, width): (&'p [f32], usize),
+        chunks: usize,
+        rows: &'p mut Rows,
+    ) -> impl Iterator<Item = Pack<'p>> {
+        let count = x.len().checked_div(width).unwrap_or(0);
+        kernels.run(MakeRoom { rows: count, width, out: &mut rows.packed });
+        rows.packed.parts(x, width, chunks)
+    }
+
     /// Brings row-major `x`, `width` features a row, into these forms.
     pub(super) fn take(self, kernels: Kernels, x: &[f32], width: usize, rows: &mut Rows) {
-        #[cfg(target_arch = "x86_64")]
-        let tiled = kernels.amx().is_some();
-        #[cfg(not(target_arch = "x86_64"))]
-        let tiled = false;
-        if self.packed && !tiled {
-            kernels.run(Pack { x, width, out: &mut rows.packed });
+        if self.packed && !tiled(kernels) {
+            let whole = width.max(1);
+            Self::parts(kernels, (x, width), whole, rows)
+                .for_each(|mut part| kernels.run(&mut part));
         }
         #[cfg(target_arch = "x86_64")]
-        if self.packed && tiled {
+        if self.packed && tiled(kernels) {
             kernels.run(PackTiles { x, width, out: &mut rows.tiled });
         }
         if let Some(groups) = self.groups {
             kernels.run(Quantize { x, width, groups, out: &mut rows.quantized });
         }
     }
+}
+
+/// Whether products in bfloat16 take tiles.
+fn tiled(kernels: Kernels) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return kernels.amx().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::buffer::recycle;
 use super::linear::Linear;
 use super::paged::{HeadShape, PagedBatch, Projected};
 use super::rotary::Rotation;
@@ -38,7 +39,10 @@ impl SelfAttention {
         cache: &LayerKv,
     ) -> Result<Tensor> {
         let layers = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let [q, k, v] = &Linear::forward_all(layers, x, segments)?;
-        batch.attend(Projected { q, k, v }, rotation, cache, self.heads)
+        let [q, k, v] = Linear::forward_all(layers, x, segments)?;
+        let projected = Projected { q: &q, k: &k, v: &v };
+        let mixed = batch.attend(projected, rotation, cache, self.heads)?;
+        [q, k, v].into_iter().for_each(recycle);
+        Ok(mixed)
     }
 }

@@ -6,6 +6,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::backend::{Backend, CpuSlice, write_in_place};
+use super::buffer::buffer;
 use super::packed_weight::PackedWeight;
 use crate::adapter::delta::{LowRankDelta, LowRankFactors};
 use crate::adapter::segments::Segments;
@@ -144,7 +145,7 @@ impl Linear {
         let (rows, width) = x.dims2()?;
         let x = CpuSlice::new(x)?;
         let x = x.f32()?;
-        let mut outs = layers.map(|layer| vec![0.0; rows * layer.out_features()]);
+        let mut outs = layers.map(|layer| buffer(rows * layer.out_features()));
         let biases = layers.map(|layer| layer.bias.as_ref().map(CpuSlice::new).transpose());
         let mut projections = Vec::with_capacity(N);
         for ((layer, out), bias) in layers.iter().zip(&mut outs).zip(&biases) {
@@ -311,7 +312,7 @@ impl Linear {
     fn forward_cpu(&self, x: &Tensor, segments: &Segments, kernels: Kernels) -> Result<Tensor> {
         let (in_features, out_features) = (self.in_features(), self.out_features());
         let rows = x.dims()[0];
-        let mut y = vec![0.0; rows * out_features];
+        let mut y = buffer(rows * out_features);
         let Weight::Tensor(weight) = &self.weight else { bail!("bug: a packed weight") };
         let (x, weight) = (CpuSlice::new(x)?, CpuSlice::new(weight)?);
         let x = x.f32()?;

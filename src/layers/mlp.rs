@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::backend::{Backend, CpuSlice};
+use super::buffer::{buffer, recycle};
 use super::linear::Linear;
 use crate::adapter::segments::Segments;
 
@@ -31,12 +32,17 @@ impl Mlp {
         let inner = match self.backend {
             Backend::Candle => (gate.silu()? * up)?,
             Backend::Cpu(kernels) => {
-                let mut out = vec![0.0; gate.elem_count()];
+                let mut out = buffer(gate.elem_count());
                 let (gate_slice, up_slice) = (CpuSlice::new(&gate)?, CpuSlice::new(&up)?);
                 kernels.silu_mul(gate_slice.f32()?, up_slice.f32()?, &mut out);
-                Tensor::from_vec(out, gate.shape(), gate.device())?
+                let inner = Tensor::from_vec(out, gate.shape(), gate.device())?;
+                drop((gate_slice, up_slice));
+                [gate, up].into_iter().for_each(recycle);
+                inner
             }
         };
-        self.down_proj.forward_add(&inner, segments, residual)
+        let sum = self.down_proj.forward_add(&inner, segments, residual)?;
+        recycle(inner);
+        Ok(sum)
     }
 }

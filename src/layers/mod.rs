@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod backend;
+pub mod buffer;
 pub mod embedding;
 pub mod linear;
 pub mod mlp;

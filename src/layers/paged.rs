@@ -10,6 +10,7 @@ use candle_core::{D, DType, Device, Result, Tensor, bail};
 use half::bf16;
 
 use super::backend::{Backend, CpuElement, CpuRows, CpuSlice, write_in_place};
+use super::buffer::buffer;
 use super::rotary::Rotation;
 use crate::kernels::{self, Kernels, NewKv, PagedKv, PagedKvMut, Pool, PoolMut, Queries};
 use crate::kv_cache::storage::LayerKv;
@@ -190,7 +191,7 @@ impl<'a> PagedBatch<'a> {
             block_table: &span.block_table,
         });
         let spans: Vec<_> = spans.collect();
-        let mut out = vec![0.0; q.elem_count()];
+        let mut out = buffer(q.elem_count());
         let (keys, values) = (CpuSlice::new(&cache.keys)?, CpuSlice::new(&cache.values)?);
         let (keys, values) = (keys.elements::<E>()?, values.elements::<E>()?);
         let queries = Queries { rows: q_rows.rows()?, rotation };

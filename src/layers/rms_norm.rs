@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use super::backend::{Backend, CpuSlice};
+use super::buffer::buffer;
 
 /// `x / sqrt(mean(x²) + eps) * weight`, row by row.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ impl RmsNorm {
     /// Where shapes disagree or the device fails.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if let Backend::Cpu(kernels) = self.backend {
-            let mut out = vec![0.0; x.elem_count()];
+            let mut out = buffer(x.elem_count());
             let (rows, weight) = (CpuSlice::new(x)?, CpuSlice::new(&self.weight)?);
             kernels.rms_norm(rows.f32()?, weight.f32()?, self.eps as f32, &mut out);
             return Tensor::from_vec(out, x.shape(), x.device());

@@ -8,6 +8,7 @@ use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::segments::Segments;
 use crate::kv_cache::BlockId;
 use crate::kv_cache::storage::KvCache;
+use crate::layers::buffer::into_values;
 
 /// One sequence's part of a batch: a chunk of its prompt, or one decode token.
 #[derive(Debug, Clone)]
@@ -51,6 +52,16 @@ pub struct ForwardOutput {
     pub hidden_states: Tensor,
 }
 
+impl ForwardOutput {
+    /// The elements of the logits and of the hidden states, on the host.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn into_values(self) -> Result<[Vec<f32>; 2]> {
+        Ok([into_values(&self.logits)?, into_values(&self.hidden_states)?])
+    }
+}
+
 /// A decoder that predicts the next token.
 pub trait CausalLm: Send {
     /// Runs all rows, writes their keys and values into `kv_cache`, and returns what is wanted of
@@ -62,6 +73,10 @@ pub trait CausalLm: Send {
     /// # Errors
     /// Where the device fails or shapes disagree. The cache slots of the batch are then undefined.
     fn forward(&self, input: &ForwardInput<'_>, kv_cache: &mut KvCache) -> Result<ForwardOutput>;
+
+    /// Memory of an output that is done with, for the next one's: a row of logits is as long as the
+    /// vocabulary. To be called by the thread that calls [`CausalLm::forward`].
+    fn take_back(&self, _values: Vec<f32>) {}
 
     /// The linear modules that adapters may target; an adapter's factors are indexed alike.
     fn modules(&self) -> &[ModuleSpec];

@@ -13,6 +13,7 @@ use crate::adapter::delta::{LowRankDelta, ModuleSpec};
 use crate::adapter::segments::Segments;
 use crate::kv_cache::storage::{KvCache, LayerKv};
 use crate::layers::attention::SelfAttention;
+use crate::layers::buffer::{self, recycle};
 use crate::layers::embedding::Embedding;
 use crate::layers::linear::Linear;
 use crate::layers::mlp::Mlp;
@@ -144,6 +145,10 @@ impl CausalLm for LlamaForCausalLm {
         })
     }
 
+    fn take_back(&self, values: Vec<f32>) {
+        buffer::keep(values);
+    }
+
     fn modules(&self) -> &[ModuleSpec] {
         &self.modules
     }
@@ -182,8 +187,12 @@ impl DecoderLayer {
     ) -> candle_core::Result<Tensor> {
         let normed = self.input_layernorm.forward(&x)?;
         let mixed = self.self_attn.attend(&normed, rotation, batch, segments, cache)?;
+        recycle(normed);
         let x = self.self_attn.o_proj.forward_add(&mixed, segments, x)?;
+        recycle(mixed);
         let normed = self.post_attention_layernorm.forward(&x)?;
-        self.mlp.forward_add(&normed, segments, x)
+        let x = self.mlp.forward_add(&normed, segments, x)?;
+        recycle(normed);
+        Ok(x)
     }
 }
