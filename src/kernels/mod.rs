@@ -16,6 +16,7 @@
 mod addition;
 mod attention;
 mod attention_tile;
+mod byte_tile_product;
 mod direct;
 mod factor;
 mod ggml_blocks;

@@ -79,8 +79,18 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn store_bytes(self, bytes: Self::Bytes, to: &mut [u8; 4 * LANES]) {
+        to.as_chunks_mut::<4>().0.copy_from_slice(&bytes);
+    }
+
+    #[inline(always)]
     fn splat_integer(self, value: i32) -> Self::Integers {
         [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> Self::Integers {
+        *from
     }
 
     #[inline(always)]

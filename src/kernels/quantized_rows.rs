@@ -9,6 +9,8 @@ use super::simd::{LANES, Simd, Task, load_padded};
 const WIDE_TILES: [usize; 5] = [6, 4, 3, 2, 1];
 /// The same for half as many registers of half the width.
 const NARROW_TILES: [usize; 2] = [2, 1];
+/// AMX takes sixteen rows, or what is left of them.
+const AMX_TILES: [usize; 16] = [16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 /// The largest rounded value.
 const LARGEST: f32 = 127.0;
 /// A group without a larger value is taken for zeros: its scale would have no reciprocal.
@@ -29,6 +31,16 @@ pub(super) struct GroupOf<'a, const R: usize> {
     pub sums: &'a [f32; R],
 }
 
+/// A group of some rows, all quads of one row side by side.
+#[derive(Clone, Copy)]
+pub(super) struct RowsOfGroup<'a> {
+    pub quads: &'a [Quad],
+    /// As in [`GroupOf`], and so are the others.
+    pub scales: &'a [f32],
+    pub shifts: &'a [i32],
+    pub sums: &'a [f32],
+}
+
 /// Some rows, rounded.
 #[derive(Debug, Default)]
 pub(super) struct QuantizedRows {
@@ -39,6 +51,9 @@ pub(super) struct QuantizedRows {
     /// Groups in a row.
     groups: usize,
     tiles: Vec<Tile>,
+    /// Whether, within a group of a tile, a row's quads lie side by side, as AMX reads them; else
+    /// those of all rows do.
+    by_rows: bool,
 }
 
 impl QuantizedRows {
@@ -50,6 +65,23 @@ impl QuantizedRows {
     /// Groups in a row.
     pub(super) fn groups(&self) -> usize {
         self.groups
+    }
+
+    /// Whether they lie as AMX reads them.
+    pub(super) fn by_rows(&self) -> bool {
+        self.by_rows
+    }
+
+    /// Group `group` of a tile of rows that lie so.
+    #[inline(always)]
+    pub(super) fn rows_of(&self, tile: Tile, group: usize) -> RowsOfGroup<'_> {
+        let first = tile.row * self.groups + group * tile.rows;
+        RowsOfGroup {
+            quads: &self.quads[first * LINES..][..tile.rows * LINES],
+            scales: &self.scales[first..][..tile.rows],
+            shifts: &self.shifts[first..][..tile.rows],
+            sums: &self.sums[first..][..tile.rows],
+        }
     }
 
     fn clear(&mut self) {
@@ -81,6 +113,8 @@ pub(super) struct Quantize<'a> {
     pub x: &'a [f32],
     pub width: usize,
     pub groups: usize,
+    /// For AMX.
+    pub by_rows: bool,
     /// What it becomes; what was there before is gone.
     pub out: &'a mut QuantizedRows,
 }
@@ -90,9 +124,14 @@ impl Task for Quantize<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { x, width, groups, out } = self;
+        let Self { x, width, groups, by_rows, out } = self;
         let rows = x.len().checked_div(width).unwrap_or(0);
-        let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
+        let sizes: &[usize] = match by_rows {
+            true => &AMX_TILES,
+            false if S::REGISTERS >= 32 => &WIDE_TILES,
+            false => &NARROW_TILES,
+        };
+        out.by_rows = by_rows;
         packed_rows::cut_into_tiles(rows, sizes, &mut out.tiles);
         out.groups = groups;
         if width.div_ceil(GROUP) < groups {
@@ -112,8 +151,10 @@ impl Task for Quantize<'_> {
                     out.scales[place] = rounded.scale;
                     out.shifts[place] = -i32::from(SHIFT) * rounded.sum;
                     out.sums[place] = rounded.scale * rounded.sum as f32;
-                    let start = (first * groups + group * count) * LINES + row;
-                    let quads = out.quads[start..].iter_mut().step_by(count);
+                    let start = (first * groups + group * count) * LINES;
+                    let (start, step) =
+                        if by_rows { (start + row * LINES, 1) } else { (start + row, count) };
+                    let quads = out.quads[start..].iter_mut().step_by(step);
                     for (quad, own) in quads.zip(rounded.values.as_chunks::<QUAD>().0) {
                         *quad = *own;
                     }

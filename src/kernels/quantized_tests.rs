@@ -3,6 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernels::byte_tile_product::{ByteTileProduct, Naive};
+use crate::kernels::linear::{Epilogue, split_columns};
+use crate::kernels::output::Output;
+use crate::kernels::quantized_rows::{Quantize, QuantizedRows};
 use crate::kernels::{Level, Panels, Projection, RowsDelta, Weight};
 
 /// Numbers between -1 and 1, a few of them much larger than the others.
@@ -92,6 +96,35 @@ fn assert_bits(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
     for (i, (a, b)) in found.iter().zip(expected).enumerate() {
         assert_eq!(a.to_bits(), b.to_bits(), "{what}: element {i}: {a}, not {b}");
+    }
+}
+
+/// The same by tiles in software, at each level, in two parts of columns.
+#[test]
+fn tiles_of_bytes_give_the_naive_result_to_the_bit() {
+    for (rows, in_features, out_features) in
+        [(1, 1, 1), (1, 576, 70), (9, 256, 33), (16, 433, 40), (40, 768, 17), (130, 36, 100)]
+    {
+        let x = numbers(rows * in_features, 99);
+        for kernels in levels() {
+            for weight in &weights(kernels, (out_features, in_features), 3) {
+                let mut rounded = QuantizedRows::default();
+                // A row may have more groups than the weight.
+                let groups = weight.groups() + 3;
+                let (width, out) = (in_features, &mut rounded);
+                kernels.run(Quantize { x: &x, width, groups, by_rows: true, out });
+                let mut found = vec![f32::NAN; rows * out_features];
+                for columns in split_columns(&mut found, out_features, 2) {
+                    let out = &mut Output::Part(columns);
+                    let (x, groups, epilogue) = (&rounded, weight.groups(), Epilogue::Store(None));
+                    with_blocks!(&weight.blocks, blocks => kernels.run(ByteTileProduct {
+                        has: Naive, x, blocks, groups, epilogue, first_row: 0, out
+                    }));
+                }
+                let what = format!("{rows} rows of {weight:?} at {}", kernels.level());
+                assert_bits(&found, &naive(weight, &x), &what);
+            }
+        }
     }
 }
 

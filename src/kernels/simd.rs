@@ -52,7 +52,9 @@ pub(super) trait Simd: Copy + Send + Sync {
     fn splat_quad(self, quad: [i8; 4]) -> Self::Bytes;
     /// The low and the high half of each byte.
     fn nibbles(self, bytes: Self::Bytes) -> [Self::Bytes; 2];
+    fn store_bytes(self, bytes: Self::Bytes, to: &mut [u8; 4 * LANES]);
     fn splat_integer(self, value: i32) -> Self::Integers;
+    fn load_integers(self, from: &[i32; LANES]) -> Self::Integers;
     /// The sum per lane of `c` and the four products of `a`'s unsigned bytes with `b`'s signed
     /// ones: what VPDPBUSD computes.
     fn dot_bytes(self, a: Self::Bytes, b: Self::Bytes, c: Self::Integers) -> Self::Integers;

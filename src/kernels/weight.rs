@@ -1,5 +1,7 @@
 //! A weight of either kind, and rows of activations in the forms that weights take them in.
 
+#[cfg(target_arch = "x86_64")]
+use super::byte_tile_product::ByteTileProduct;
 use super::level::Kernels;
 use super::linear::Epilogue;
 use super::output::Output;
@@ -16,6 +18,9 @@ use super::simd::LANES;
 use super::tile_product::TileProduct;
 #[cfg(target_arch = "x86_64")]
 use super::tile_rows::{PackTiles, TileRows};
+
+/// Fewer rounded rows leave most of a tile empty.
+const MIN_BYTE_TILE_ROWS: usize = 8;
 
 /// A weight, `out_features x in_features`.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +82,13 @@ impl WeightProduct<'_, '_> {
             }
             Weight::Quantized(panels) => {
                 let (x, groups) = (&x.quantized, panels.groups());
+                #[cfg(target_arch = "x86_64")]
+                if let Some(has) = kernels.amx_bytes().filter(|_| x.by_rows()) {
+                    with_blocks!(&panels.blocks, blocks => kernels.run(ByteTileProduct {
+                        has, x, blocks, groups, epilogue, first_row, out
+                    }));
+                    return;
+                }
                 with_blocks!(&panels.blocks, blocks => kernels.run(QuantizedProduct {
                     x, blocks, groups, epilogue, first_row, reading, out
                 }));
@@ -153,9 +165,18 @@ impl Forms {
             kernels.run(PackTiles { x, width, out: &mut rows.tiled });
         }
         if let Some(groups) = self.groups {
-            kernels.run(Quantize { x, width, groups, out: &mut rows.quantized });
+            let by_rows = tiles_bytes(kernels) && x.len() >= MIN_BYTE_TILE_ROWS * width;
+            kernels.run(Quantize { x, width, groups, by_rows, out: &mut rows.quantized });
         }
     }
+}
+
+/// Whether products in 8 bits may take tiles.
+fn tiles_bytes(kernels: Kernels) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return kernels.amx_bytes().is_some();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
 }
 
 /// Whether products in bfloat16 take tiles.

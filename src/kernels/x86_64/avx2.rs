@@ -186,6 +186,25 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_bytes(self, bytes: Pairs, to: &mut [u8; 4 * LANES]) {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `to` is 64 writable bytes; stores need no alignment.
+        unsafe {
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes.0);
+            _mm256_storeu_si256(to[32..].as_mut_ptr().cast(), bytes.1);
+        }
+    }
+
+    #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> Integers {
+        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 16 readable integers; loads need no
+        // alignment.
+        unsafe {
+            let half = |from: &[i32]| _mm256_loadu_si256(from.as_ptr().cast());
+            Integers(half(&from[..8]), half(&from[8..]))
+        }
+    }
+
+    #[inline(always)]
     fn splat_integer(self, value: i32) -> Integers {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         let half = unsafe { _mm256_set1_epi32(value) };

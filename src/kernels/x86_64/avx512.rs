@@ -110,6 +110,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
+    fn store_bytes(self, bytes: __m512i, to: &mut [u8; 4 * LANES]) {
+        // SAFETY: `self` proves AVX-512. `to` is 64 writable bytes; the store needs no alignment.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes) }
+    }
+
+    #[inline(always)]
+    fn load_integers(self, from: &[i32; LANES]) -> __m512i {
+        // SAFETY: `self` proves AVX-512. `from` is 16 readable integers; the load needs no alignment.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
     fn splat_integer(self, value: i32) -> __m512i {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_set1_epi32(value) }
