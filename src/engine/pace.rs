@@ -1,8 +1,8 @@
 //! How much prompt a step may compute while other sequences wait for their next token.
 //!
 //! A step takes as long as everything in it, and whoever is being answered feels it. So a step that
-//! also computes prompts shares its time: each prompt that waits gets four fifths of what those being
-//! answered get together. Beside one long prompt a step takes 1.8 times what it would take without,
+//! also computes prompts shares its time: each prompt that waits gets seven tenths of what those being
+//! answered get together. Beside one long prompt a step takes 1.7 times what it would take without,
 //! so that even its slowest ones, on a machine that others use too, stay within three times; a
 //! crowd of prompts fills it, for then most of those served are waiting. What a step takes is learned
 //! from the steps themselves: the time of steps without prompts, by their rows, and what a
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// prompt reads all keys before it, so that fewer rows would take hardly less time.
 pub const MIN_PROMPT_ROWS: usize = 8;
 /// A prompt's part of a step's time, where that of all answers together is 1.
-const PROMPT_SHARE: f64 = 0.8;
+const PROMPT_SHARE: f64 = 0.7;
 /// The newest time's part in a moving average.
 const NEWEST: f64 = 0.2;
 /// One step may be held up by something else: a single time moves an average by no more than this
