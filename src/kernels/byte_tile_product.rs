@@ -128,11 +128,11 @@ impl<B: Block, H: HasByteTiles> ByteTileProduct<'_, '_, B, H> {
             }
         }
         let place = column - self.out.range().start;
-        for index in 0..tile.rows {
+        let [one, two] = &means;
+        for (index, means) in one.iter().zip(two).take(tile.rows).enumerate() {
             let out = &mut self.out.row(self.first_row + tile.row + index)[place..];
-            for (panel, out) in out.chunks_mut(LANES).take(2).enumerate() {
-                let sums = simd.load(&means[panel][index]);
-                self.epilogue.write(simd, column + panel * LANES, sums, out);
+            for (panel, (out, mean)) in out.chunks_mut(LANES).zip([means.0, means.1]).enumerate() {
+                self.epilogue.write(simd, column + panel * LANES, simd.load(mean), out);
             }
         }
     }
