@@ -77,7 +77,7 @@ impl Case {
 
 fn main() -> anyhow::Result<()> {
     // As the server computes.
-    sorsa::kernels::heap::set_up();
+    sorsa::kernels::heap::share();
     let args = Args::parse();
     let checkpoint = Checkpoint::open(&args.model)?;
     let factors = if args.q8 { FactorDType::Q8 } else { FactorDType::Bf16 };

@@ -38,7 +38,7 @@ enum Cause {
 /// # Errors
 /// Where the address cannot be bound, the model cannot be loaded, or the engine dies.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
-    crate::kernels::heap::set_up();
+    crate::kernels::heap::share();
     load::check(&args)?;
     let tenancy = access::tenancy(&args.access, args.host, args.adapters.state_dir.as_deref())?;
     if let Some(threads) = args.engine.threads {
