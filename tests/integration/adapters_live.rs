@@ -177,15 +177,16 @@ async fn churn_once(
     let changing = async {
         let mut random = ChaCha8Rng::seed_from_u64(1 << 32 | life as u64);
         let started = Instant::now();
-        let mut settled = None;
+        // At any one moment there is more or less of what is just being loaded: a quarter's most counts.
+        let mut most = [0; 4];
         while started.elapsed() < plan.time {
             let name = random.random_range(0..plan.names);
             change(server, name, &mut random, confirmed).await;
-            if started.elapsed() > plan.time / 4 {
-                settled.get_or_insert_with(|| server.resident_bytes());
-            }
+            let quarter = 4.0 * started.elapsed().as_secs_f64() / plan.time.as_secs_f64();
+            let most = &mut most[(quarter as usize).min(3)];
+            *most = server.resident_bytes().max(*most);
         }
-        (settled.unwrap(), server.resident_bytes())
+        (most[1], most[3])
     };
     let ending = async {
         let memory = changing.await;
