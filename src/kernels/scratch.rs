@@ -12,7 +12,7 @@ pub type Place<T> = LocalKey<Cell<Option<T>>>;
 
 /// A value that a thread keeps for the sake of its memory. What is in it, its last user left there.
 pub trait Scratch: Default + 'static {
-    /// Its place, by [`place!`].
+    /// Its place, which the macro of that name makes.
     fn place() -> &'static Place<Self>;
 
     /// This thread's; a new one where it is in use already.

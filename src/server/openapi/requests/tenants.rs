@@ -5,7 +5,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// Body of `PUT /admin/tenants/{name}`: [`DeclaredTenant`] and nothing else.
+/// Body of `PUT /admin/tenants/{name}`: what is declared, and nothing else.
 #[derive(Debug)]
 pub struct PutTenant;
 
