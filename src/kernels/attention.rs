@@ -176,15 +176,13 @@ impl<E: KvProducts> Task for &mut Item<'_, '_, '_, E> {
         let mut workspace = Workspace::lend();
         match self {
             Item::Whole(tiles) => {
-                let mut rest = tiles.iter_mut();
-                while let Some((tile, out)) = rest.next() {
-                    let next = rest.as_slice().first().map(|(next, _)| *next);
-                    tile.run(simd, next, &mut workspace, out);
+                for (tile, out) in tiles {
+                    tile.run(simd, &mut workspace, out);
                 }
             }
             Item::Part(tile, part) => {
                 let sink = Sink::Apart(part.partials);
-                tile.attend(simd, part.units.clone(), None, &mut workspace, sink);
+                tile.attend(simd, part.units.clone(), &mut workspace, sink);
             }
         }
         workspace.give_back();

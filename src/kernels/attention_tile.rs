@@ -112,19 +112,13 @@ impl<'a, E> Tile<'a, E> {
 }
 
 impl<'a, E: KvProducts> Tile<'a, E> {
-    /// The whole tile; `next` comes after it.
+    /// The whole tile.
     #[inline(always)]
-    pub(super) fn run<S: Simd>(
-        &self,
-        simd: S,
-        next: Option<&Self>,
-        workspace: &mut Workspace<E>,
-        out: &mut [f32],
-    ) {
+    pub(super) fn run<S: Simd>(&self, simd: S, workspace: &mut Workspace<E>, out: &mut [f32]) {
         let mut state = std::mem::take(&mut workspace.state);
         self.begin(&mut state);
         let sink = Sink::Combined(&mut state);
-        self.attend(simd, 0..self.units(), next, workspace, sink);
+        self.attend(simd, 0..self.units(), workspace, sink);
         self.finish(simd, &state, out);
         workspace.state = state;
     }
@@ -169,13 +163,12 @@ impl<'a, E: KvProducts> Tile<'a, E> {
         (start + 1).saturating_sub(self.first_visible) * self.shape.group()
     }
 
-    /// The queries over `units` of their keys; those of `next` are read after them.
+    /// The queries over `units` of their keys.
     #[inline(always)]
     pub(super) fn attend<S: Simd>(
         &self,
         simd: S,
         units: Range<usize>,
-        next: Option<&Self>,
         workspace: &mut Workspace<E>,
         mut sink: Sink<'_>,
     ) {
@@ -186,7 +179,7 @@ impl<'a, E: KvProducts> Tile<'a, E> {
         for unit in units.clone() {
             let (range, kv_head) = self.unit(unit);
             let start = range * RANGE;
-            let view = E::view(self.pool, self.keys(unit, units.end, next), buffer);
+            let view = E::view(self.pool, self.keys(unit, units.end), buffer);
             let queries = &queries[kv_head * head_len..][..head_len];
             let mut query = self.first_seeing(start);
             while query < count {
@@ -218,16 +211,10 @@ impl<'a, E: KvProducts> Tile<'a, E> {
         }
     }
 
-    /// The keys of a unit; those of the one behind it are wanted next, after the last the first of
-    /// the `next` tile.
-    fn keys(&self, unit: usize, end: usize, next: Option<&Self>) -> KeyRange<'a> {
+    /// The keys of a unit; those of the one behind it are wanted next, unless it is the last.
+    fn keys(&self, unit: usize, end: usize) -> KeyRange<'a> {
         let (range, kv_head) = self.unit(unit);
-        let (next_block_table, next_unit) = match next {
-            _ if unit + 1 < end => (self.block_table, unit + 1),
-            Some(next) => (next.block_table, 0),
-            None => (self.block_table, unit),
-        };
-        let (next_range, next_kv_head) = self.unit(next_unit);
+        let (next_range, next_kv_head) = self.unit(if unit + 1 < end { unit + 1 } else { unit });
         KeyRange {
             block_table: self.block_table,
             num_kv_heads: self.shape.num_kv_heads,
@@ -235,7 +222,6 @@ impl<'a, E: KvProducts> Tile<'a, E> {
             kv_head,
             start: range * RANGE,
             len: (self.context() - range * RANGE).min(RANGE),
-            next_block_table,
             next_kv_head,
             next_start: next_range * RANGE,
         }

@@ -27,18 +27,8 @@ pub(super) struct Groups<'a> {
     keys: [&'a [PairVector]; GROUPS],
     /// For each pair of tokens, the dimensions in vectors.
     values: [&'a [PairVector]; GROUPS],
-    /// What will be wanted next: a range ahead, so that memory is never waited for in vain.
+    /// The keys that will be wanted next.
     next_keys: [&'a [PairVector]; GROUPS],
-    next_values: [&'a [PairVector]; GROUPS],
-}
-
-impl Groups<'_> {
-    const NONE: Self = Self {
-        keys: [&[]; GROUPS],
-        values: [&[]; GROUPS],
-        next_keys: [&[]; GROUPS],
-        next_values: [&[]; GROUPS],
-    };
 }
 
 /// Groups that cannot be read where they lie.
@@ -76,18 +66,18 @@ impl KvProducts for bf16 {
         if pool.block_size != LANES || !range.head_dim.is_multiple_of(LANES) {
             return buffer.copy(pool, range);
         }
-        let mut groups = Groups::NONE;
+        let mut groups =
+            Groups { keys: [&[]; GROUPS], values: [&[]; GROUPS], next_keys: [&[]; GROUPS] };
         let len = range.head_dim / 2;
         let first = range.start / LANES;
         let place = |block: u32, head: usize| (block as usize * range.num_kv_heads + head) * len;
         for i in 0..range.len.div_ceil(LANES) {
             let block = range.block_table[first + i];
-            let next = range.next_block_table.get(range.next_start / LANES + i).unwrap_or(&block);
+            let next = range.block_table.get(range.next_start / LANES + i).unwrap_or(&block);
             let (next, place) = (place(*next, range.next_kv_head), place(block, range.kv_head));
             groups.keys[i] = &pool.keys.as_chunks().0[place..][..len];
             groups.values[i] = &pool.values.as_chunks().0[place..][..len];
             groups.next_keys[i] = &pool.keys.as_chunks().0[next..][..len];
-            groups.next_values[i] = &pool.values.as_chunks().0[next..][..len];
         }
         if range.len % 2 == 1 {
             // The last token's partner is not there yet: what lies in its place must not count.
@@ -171,10 +161,10 @@ fn score_groups<S: Simd, const R: usize, const C: usize>(
 ) {
     let len = view.keys[first].len();
     let mut keys = [&[] as &[PairVector]; C];
-    let mut next = [std::ptr::null(); C];
+    let mut values = [std::ptr::null(); C];
     for c in 0..C {
         keys[c] = &view.keys[first + c][..len];
-        next[c] = view.next_keys[first + c].as_ptr();
+        values[c] = view.values[first + c].as_ptr();
     }
     let mut pairs = [&[] as &[[bf16; 2]]; R];
     for r in 0..R {
@@ -185,7 +175,8 @@ fn score_groups<S: Simd, const R: usize, const C: usize>(
         let mut loaded = [simd.splat_pair([bf16::ZERO; 2]); C];
         for c in 0..C {
             loaded[c] = simd.load_pairs(&keys[c][i]);
-            simd.prefetch(next[c].wrapping_add(i));
+            // These keys' values are wanted next.
+            simd.prefetch(values[c].wrapping_add(i));
         }
         for r in 0..R {
             let query = simd.splat_pair(pairs[r][i]);
@@ -220,7 +211,7 @@ fn weigh_vectors<S: Simd, const R: usize, const D: usize>(
         let rows = view.values[group].chunks_exact(vectors).take(pairs);
         for (pair, row) in rows.enumerate() {
             let row = &row[first..][..D];
-            let next = view.next_values[group].as_ptr().wrapping_add(pair * vectors + first);
+            let next = view.next_keys[group].as_ptr().wrapping_add(pair * vectors + first);
             let mut loaded = [simd.splat_pair([bf16::ZERO; 2]); D];
             for d in 0..D {
                 loaded[d] = simd.load_pairs(&row[d]);
@@ -270,11 +261,12 @@ impl Copied {
                 row[2 * dim + i % 2] = value[2 * (offset / 2 * head_dim + dim) + offset % 2];
             }
         }
-        let mut groups = Groups::NONE;
+        let mut groups =
+            Groups { keys: [&[]; GROUPS], values: [&[]; GROUPS], next_keys: [&[]; GROUPS] };
         for i in 0..GROUPS {
             groups.keys[i] = &self.keys[i * dim_pairs..][..dim_pairs];
             groups.values[i] = &self.values[i * TOKEN_PAIRS * vectors..][..TOKEN_PAIRS * vectors];
-            (groups.next_keys[i], groups.next_values[i]) = (groups.keys[i], groups.values[i]);
+            groups.next_keys[i] = groups.keys[i];
         }
         groups
     }

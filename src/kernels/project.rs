@@ -22,7 +22,7 @@ use super::weight::{Forms, Rows, Weight, WeightProduct};
 const BLOCK_BYTES: usize = 3 << 17;
 /// Such a block is a multiple of the largest tile.
 const TILE: usize = 12;
-/// Fewer rows are not divided between threads for packing.
+/// Smaller blocks are not made for the sake of giving each thread one.
 const MIN_BLOCK_ROWS: usize = 8 * TILE;
 /// Pieces of the second job that a thread has, where there are enough adapters or columns.
 const PIECES: usize = 8;

@@ -25,8 +25,7 @@ pub(super) struct KeyRange<'a> {
     pub start: usize,
     /// Keys to be read, at most [`RANGE`].
     pub len: usize,
-    /// Blocks, the key head and the first key of the range that is wanted next.
-    pub next_block_table: &'a [u32],
+    /// The key head and the first key of the range that is wanted next.
     pub next_kv_head: usize,
     pub next_start: usize,
 }

@@ -45,11 +45,8 @@ pub(super) fn buffer(len: usize) -> Vec<f32> {
 
 /// Keeps the memory of a tensor that is nobody else's, if it is one that layers use.
 pub fn recycle(tensor: Tensor) {
-    let taken = Take(Cell::default());
     // On another device, or in another type, there is nothing to keep.
-    if tensor.device().is_cpu() && tensor.inplace_op1(&taken).is_ok() {
-        keep(taken.0.take());
-    }
+    take(&tensor).into_iter().for_each(keep);
 }
 
 /// Keeps `buffer`, unless there is enough.
@@ -70,11 +67,14 @@ pub fn keep(mut buffer: Vec<f32>) {
 /// # Errors
 /// Where the device fails.
 pub fn into_values(tensor: &Tensor) -> Result<Vec<f32>> {
+    take(tensor).map_or_else(|| tensor.flatten_all()?.to_vec1(), Ok)
+}
+
+/// A tensor's elements, where they are float32, on a CPU and all there is in its memory.
+fn take(tensor: &Tensor) -> Option<Vec<f32>> {
     let taken = Take(Cell::default());
-    if tensor.device().is_cpu() && tensor.inplace_op1(&taken).is_ok() {
-        return Ok(taken.0.take());
-    }
-    tensor.flatten_all()?.to_vec1()
+    let done = tensor.device().is_cpu() && tensor.inplace_op1(&taken).is_ok();
+    done.then(|| taken.0.take())
 }
 
 /// Takes the elements out of a tensor, where they are all there is in its memory.
