@@ -22,11 +22,12 @@ impl Scratch for Spare {
 }
 
 impl Spare {
-    /// The smallest that holds so many.
+    /// One that is as long, as nothing has to be written then, or else the smallest that holds so
+    /// many.
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
         let fits = self.0.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= len);
-        let smallest = fits.min_by_key(|(_, buffer)| buffer.capacity()).map(|(index, _)| index);
-        smallest.map(|index| self.0.swap_remove(index))
+        let best = fits.min_by_key(|(_, buffer)| (buffer.len() != len, buffer.capacity()));
+        best.map(|(index, _)| index).map(|index| self.0.swap_remove(index))
     }
 
     fn floats(&self) -> usize {
