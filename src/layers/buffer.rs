@@ -30,6 +30,18 @@ impl Spare {
         best.map(|(index, _)| index).map(|index| self.0.swap_remove(index))
     }
 
+    /// A smaller one gives way: else steps of few rows, or none, would leave no room for those of many.
+    fn put(&mut self, buffer: Vec<f32>) {
+        if self.floats() + buffer.capacity() > MAX_FLOATS {
+            return;
+        }
+        self.0.push(buffer);
+        if self.0.len() > MAX_BUFFERS {
+            let smallest = self.0.iter().enumerate().min_by_key(|(_, buffer)| buffer.capacity());
+            smallest.map(|(index, _)| index).map(|index| self.0.swap_remove(index));
+        }
+    }
+
     fn floats(&self) -> usize {
         self.0.iter().map(Vec::capacity).sum()
     }
@@ -50,16 +62,14 @@ pub fn recycle(tensor: Tensor) {
     take(&tensor).into_iter().for_each(keep);
 }
 
-/// Keeps `buffer`, unless there is enough.
+/// Keeps `buffer`, instead of a smaller one where there are many, unless there is enough.
 pub fn keep(mut buffer: Vec<f32>) {
     if cfg!(any(test, debug_assertions)) {
         // Who reads what was never written finds no number.
         buffer.fill(f32::NAN);
     }
     let mut spare = Spare::lend();
-    if spare.0.len() < MAX_BUFFERS && spare.floats() + buffer.capacity() <= MAX_FLOATS {
-        spare.0.push(buffer);
-    }
+    spare.put(buffer);
     spare.give_back();
 }
 
@@ -135,5 +145,14 @@ mod tests {
         }
         let kept = Spare::lend().floats();
         assert!(kept > 0 && kept <= MAX_FLOATS);
+    }
+
+    #[test]
+    fn small_buffers_leave_room_for_large_ones() {
+        for len in (0..3).cycle().take(10 * MAX_BUFFERS) {
+            keep(vec![0.0; len]);
+        }
+        keep(vec![0.0; 500]);
+        assert!(buffer(500).iter().all(|value| value.is_nan()), "it was kept");
     }
 }
