@@ -7,9 +7,9 @@
 use std::iter::once;
 use std::ops::Range;
 
+use super::columns::Columns;
 use super::level::Kernels;
 use super::linear::Epilogue;
-use super::output::Output;
 use super::project::{Projection, RowsDelta};
 use super::scratch::Scratch;
 use super::weight::{Forms, Rows, Weight, WeightProduct};
@@ -81,23 +81,23 @@ impl<'a> Addition<'a> {
         let Some(first) = own.first() else { return };
         let width = first.down.in_features();
         let (mut packed, mut inner) = (Rows::lend(), Vec::<f32>::lend());
-        let forms = Forms::of(own.iter().map(|addition| addition.down));
+        let forms = Forms::of(kernels, own.iter().map(|addition| addition.down));
         forms.take(kernels, x, width, &mut packed);
         for addition in own {
             let Self { rows, down, up, next_down: next, .. } = addition;
             let rank = down.out_features();
             inner.resize(rows.len() * rank, 0.0);
-            let out = &mut Output::Whole { values: &mut inner, width: rank };
+            let out = &mut Columns::whole(&mut inner, rank);
             let (weight, next, epilogue) = (*down, *next, Epilogue::Store(None));
             WeightProduct { weight, epilogue, next, out }.run(kernels, &packed, 0);
-            Forms::of(once(*up)).take(kernels, &inner, rank, &mut addition.inner);
+            Forms::of(kernels, once(*up)).take(kernels, &inner, rank, &mut addition.inner);
         }
         packed.give_back();
         inner.give_back();
     }
 
     /// Adds the second half's columns `out` to what is there; `next` is read after it.
-    pub(super) fn expand(&self, kernels: Kernels, next: Option<Weight<'_>>, out: &mut Output<'_>) {
+    pub(super) fn expand(&self, kernels: Kernels, next: Option<Weight<'_>>, out: &mut Columns<'_>) {
         let (weight, epilogue) = (self.up, Epilogue::Accumulate);
         WeightProduct { weight, epilogue, next, out }.run(kernels, &self.inner, 0);
     }

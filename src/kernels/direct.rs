@@ -1,6 +1,7 @@
 //! The product for few rows: weights are read in place, once, and widened in registers.
 
-use super::linear::{Columns, Product};
+use super::columns::Columns;
+use super::linear::Product;
 use super::simd::{Element, LANES, Simd, Task, load_padded, sums};
 
 /// A part of a product, reading `x` (row-major) and the weights where they lie.
@@ -15,7 +16,7 @@ impl<E: Element> Task for Direct<'_, '_, E> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        let range = self.columns.range.clone();
+        let range = self.columns.range();
         let quads = range.len() / 4 * 4;
         for column in (range.start..range.start + quads).step_by(4) {
             self.all_rows::<S, 4>(simd, column);
@@ -36,7 +37,7 @@ impl<E: Element> Direct<'_, '_, E> {
         }
         // Sixteen sums and what feeds them fit into 32 vectors, and four into 8.
         let step = if S::REGISTERS >= 32 { 4 } else { 1 };
-        let rows = self.columns.rows.len();
+        let rows = self.columns.rows();
         let mut row = 0;
         while row < rows {
             match (rows - row).min(step) {
@@ -63,8 +64,9 @@ impl<E: Element> Direct<'_, '_, E> {
             *x = &self.x[(row + r) * width..][..width];
         }
         let sums = dot_tile(simd, x, weights);
-        let first = column - self.columns.range.start;
-        for (out, sums) in self.columns.rows[row..row + R].iter_mut().zip(sums) {
+        let first = column - self.columns.range().start;
+        for (row, sums) in (row..).zip(sums) {
+            let out = self.columns.row(row);
             for (c, (out, sum)) in out[first..first + C].iter_mut().zip(sums).enumerate() {
                 self.product.epilogue.apply(column + c, sum, out);
             }

@@ -7,7 +7,7 @@ use super::pool::{self, Pool};
 use super::portable::Portable;
 use super::simd::{Simd, Task};
 #[cfg(target_arch = "x86_64")]
-use super::x86_64::{Amx, AmxBytes, Avx2, Avx512};
+use super::x86_64::{Amx, Avx2, Avx512};
 
 /// A set of instructions that kernels are compiled for, slowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,7 +88,7 @@ enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512<true>),
     #[cfg(target_arch = "x86_64")]
-    Amx(Avx512<true>, Amx, Option<AmxBytes>),
+    Amx(Avx512<true>, Amx),
 }
 
 impl Isa {
@@ -102,10 +102,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => Avx512::detect().map(Self::Avx512Bf16),
             #[cfg(target_arch = "x86_64")]
-            Level::Amx => {
-                let amx = Amx::detect()?;
-                Some(Self::Amx(Avx512::detect()?, amx, amx.bytes()))
-            }
+            Level::Amx => Some(Self::Amx(Avx512::detect()?, Amx::detect()?)),
             #[cfg(not(target_arch = "x86_64"))]
             Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => None,
         }
@@ -165,13 +162,7 @@ impl Kernels {
     /// The proof of AMX, at that level.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn amx(self) -> Option<Amx> {
-        if let Isa::Amx(_, amx, _) = self.isa { Some(amx) } else { None }
-    }
-
-    /// The proof of AMX for bytes, at that level.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn amx_bytes(self) -> Option<AmxBytes> {
-        if let Isa::Amx(_, _, bytes) = self.isa { bytes } else { None }
+        if let Isa::Amx(_, amx) = self.isa { Some(amx) } else { None }
     }
 
     /// Runs a task compiled for the level in use.

@@ -5,10 +5,9 @@
 //! Neither the number of rows nor blocking changes that order. Few rows go through
 //! [`super::direct`], many through [`super::packed`].
 
-use std::ops::Range;
-
 use half::{bf16, f16};
 
+use super::columns::Columns;
 use super::level::Kernels;
 use super::simd::{Element, LANES, Simd, load_padded};
 use super::{direct, packed};
@@ -145,7 +144,7 @@ impl Kernels {
     ) {
         let work = shape.rows * shape.in_features * shape.out_features;
         let product = Product { weights, epilogue, in_features: shape.in_features };
-        let items = split_columns(out, shape.out_features, self.parts(work));
+        let items = Columns::split(out, shape.out_features, self.parts(work)).collect();
         if shape.in_features > 0 && self.run(packed::Pays { rows: shape.rows }) {
             let packed_x = self.run(packed::PackRows { x, width: shape.in_features });
             self.for_each(work, items, |columns| {
@@ -179,30 +178,4 @@ impl<'a, E> Product<'a, E> {
     pub(super) fn column_address(&self, index: usize) -> *const E {
         self.weights.as_ptr().wrapping_add(index * self.in_features)
     }
-}
-
-/// A range of output columns, and their place in each row of the output.
-#[derive(Debug)]
-pub(super) struct Columns<'a> {
-    pub range: Range<usize>,
-    pub rows: Vec<&'a mut [f32]>,
-}
-
-/// Splits a row-major output of `width` columns into at most `parts` ranges of columns.
-pub(super) fn split_columns(out: &mut [f32], width: usize, parts: usize) -> Vec<Columns<'_>> {
-    // Products take two panels of sixteen together.
-    let part_width = width.div_ceil(parts.max(1)).next_multiple_of(2 * LANES);
-    let mut columns: Vec<Columns<'_>> = (0..width)
-        .step_by(part_width)
-        .map(|start| Columns {
-            range: start..(start + part_width).min(width),
-            rows: Vec::with_capacity(out.len() / width),
-        })
-        .collect();
-    for row in out.chunks_exact_mut(width) {
-        for (part, columns) in row.chunks_mut(part_width).zip(&mut columns) {
-            columns.rows.push(part);
-        }
-    }
-    columns
 }

@@ -16,7 +16,7 @@
 mod addition;
 mod attention;
 mod attention_tile;
-mod byte_tile_product;
+mod columns;
 mod direct;
 mod factor;
 mod ggml_blocks;
@@ -27,7 +27,6 @@ mod kv_f32;
 mod level;
 mod linear;
 mod low_rank;
-mod output;
 mod packed;
 mod packed_rows;
 mod paged_kv;
@@ -56,6 +55,8 @@ mod tile_product;
 #[cfg(target_arch = "x86_64")]
 mod tile_rows;
 mod weight;
+#[cfg(target_arch = "x86_64")]
+mod widened_panels;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 

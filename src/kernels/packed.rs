@@ -4,7 +4,8 @@
 
 use std::ops::Range;
 
-use super::linear::{Columns, Product};
+use super::columns::Columns;
+use super::linear::Product;
 use super::simd::{Element, LANES, Lanes, Simd, Task, sums};
 
 /// From how many rows on packing pays where tiles are wide (measured), and where they are narrow.
@@ -109,7 +110,7 @@ impl<E: Element> Task for Packed<'_, '_, E> {
 impl<E: Element> Packed<'_, '_, E> {
     #[inline(always)]
     fn panels<S: Simd, const R: usize, const C: usize>(mut self, simd: S) {
-        let range = self.columns.range.clone();
+        let range = self.columns.range();
         let chunks = self.product.in_features.div_ceil(LANES);
         let panel_width = (PANEL_BYTES / (size_of::<Lanes>() * chunks)).max(1);
         let panel_width = panel_width.next_multiple_of(C).min(range.len().next_multiple_of(C));
@@ -138,12 +139,12 @@ impl<E: Element> Packed<'_, '_, E> {
         // While this panel is computed, the weights of the next one come from memory.
         let next = self.product.column_address(columns.end);
         let group_bytes = C * self.product.in_features * size_of::<E>();
-        let share = group_bytes.div_ceil(self.columns.rows.len().div_ceil(R));
+        let share = group_bytes.div_ceil(self.columns.rows().div_ceil(R));
         let stride = share.div_ceil(chunks);
         let groups = columns.len().div_ceil(C);
         let block_len = chunks.div_ceil(chunks.div_ceil(BLOCK));
         let mut partial = vec![[[Lanes::ZERO; C]; R]; if chunks > block_len { groups } else { 0 }];
-        for tile in 0..self.columns.rows.len().div_ceil(R) {
+        for tile in 0..self.columns.rows().div_ceil(R) {
             let (x, _) = self.x[tile * R * chunks..][..R * chunks].as_chunks::<R>();
             for start in (0..chunks).step_by(block_len) {
                 let block = start..chunks.min(start + block_len);
@@ -191,8 +192,9 @@ impl<E: Element> Packed<'_, '_, E> {
         for r in 0..R {
             tile[r] = sums(simd, acc[r]);
         }
-        let offset = self.columns.range.start;
-        for (out, sums) in self.columns.rows[row..].iter_mut().zip(tile) {
+        let offset = self.columns.range().start;
+        for (row, sums) in (row..self.columns.rows()).zip(tile) {
+            let out = self.columns.row(row);
             for (column, sum) in columns.clone().zip(sums) {
                 self.product.epilogue.apply(column, sum, &mut out[column - offset]);
             }

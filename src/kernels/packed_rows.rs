@@ -12,6 +12,8 @@ pub(super) type Pairs = [[bf16; 2]; LANES];
 const WIDE_TILES: [usize; 7] = [12, 8, 6, 4, 3, 2, 1];
 /// The same for half as many registers of half the width.
 const NARROW_TILES: [usize; 2] = [2, 1];
+/// Vectors of pairs of a tile's rows that are packed in one go.
+const CHUNKS: usize = 12;
 
 /// Some rows, packed.
 #[derive(Debug, Default)]
@@ -76,13 +78,11 @@ impl Task for MakeRoom<'_> {
 }
 
 impl PackedRows {
-    /// The packing of row-major `x`, `width` features a row, in parts: those of each tile of rows
-    /// are up to `chunks` pairs of vectors of features long.
+    /// The packing of row-major `x`, `width` features a row, in parts.
     pub(super) fn parts<'p>(
         &'p mut self,
         x: &'p [f32],
         width: usize,
-        chunks: usize,
     ) -> impl Iterator<Item = Pack<'p>> {
         let all = self.width.div_ceil(LANES);
         let mut rest = self.pairs.as_mut_slice();
@@ -90,7 +90,7 @@ impl PackedRows {
             let (own, behind) = std::mem::take(&mut rest).split_at_mut(tile.rows * all);
             rest = behind;
             let x = &x[tile.row * width..(tile.row + tile.rows) * width];
-            let parts = own.chunks_mut((tile.rows * chunks).max(1)).zip((0..).step_by(chunks));
+            let parts = own.chunks_mut(tile.rows * CHUNKS).zip((0..).step_by(CHUNKS));
             parts.map(move |(pairs, chunk)| Pack {
                 x,
                 width,

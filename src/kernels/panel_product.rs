@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
+use super::columns::Columns;
 use super::linear::Epilogue;
-use super::output::Output;
 use super::packed_rows::{PackedRows, Pairs, Tile};
 use super::panels::{Line, Panels};
 use super::reading::Reading;
@@ -42,7 +42,7 @@ pub(super) struct PanelProduct<'a, 'o> {
     pub first_row: usize,
     /// What is read, and what after it.
     pub reading: Reading,
-    pub out: &'a mut Output<'o>,
+    pub out: &'a mut Columns<'o>,
 }
 
 impl Task for PanelProduct<'_, '_> {

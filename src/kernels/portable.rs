@@ -89,11 +89,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load_integers(self, from: &[i32; LANES]) -> Self::Integers {
-        *from
-    }
-
-    #[inline(always)]
     fn dot_bytes(self, a: Self::Bytes, b: Self::Bytes, mut c: Self::Integers) -> Self::Integers {
         for i in 0..LANES {
             for j in 0..4 {

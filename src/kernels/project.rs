@@ -12,9 +12,9 @@
 use std::ops::Range;
 
 use super::addition::Addition;
+use super::columns::Columns;
 use super::level::Kernels;
-use super::linear::{Epilogue, split_columns};
-use super::output::Output;
+use super::linear::Epilogue;
 use super::scratch::{Place, Scratch, place};
 use super::weight::{Forms, Rows, Weight, WeightProduct};
 
@@ -22,14 +22,10 @@ use super::weight::{Forms, Rows, Weight, WeightProduct};
 const BLOCK_BYTES: usize = 3 << 17;
 /// Such a block is a multiple of the largest tile.
 const TILE: usize = 12;
-/// Smaller blocks are not made for the sake of giving each thread one.
-const MIN_BLOCK_ROWS: usize = 8 * TILE;
 /// Pieces of the second job that a thread has, where there are enough adapters or columns.
 const PIECES: usize = 8;
 /// Rounding and moving an element costs about so many multiplications.
 const PACKING: usize = 16;
-/// Vectors of pairs of features that are packed in one go.
-const CHUNKS: usize = 12;
 /// Blocks whose memory is kept: all of a decode step.
 const SPARE_BLOCKS: usize = 16;
 /// Adapters' rows whose memory is kept, some hundred bytes each.
@@ -97,9 +93,8 @@ impl Kernels {
             let width = weight.out_features();
             let own = (parts * width).div_ceil(outputs.max(1));
             let epilogue = if *accumulate { Epilogue::Accumulate } else { Epilogue::Store(*bias) };
-            for columns in split_columns(out, width, own) {
-                weights.push(Part::Weight(*weight, epilogue, Output::Part(columns)));
-            }
+            let columns = Columns::split(out, width, own);
+            weights.extend(columns.map(|columns| Part::Weight(*weight, epilogue, columns)));
         }
         let work = work + additions.iter().map(|it| it.work()[0]).sum::<usize>();
         let shrunk = additions.chunk_by_mut(|a, b| a.rows == b.rows).map(Part::Shrink).collect();
@@ -148,10 +143,10 @@ impl Kernels {
         for (addition, values) in additions.iter().zip(outs) {
             let (values, width) = (values.unwrap_or_default(), widths[addition.projection]);
             if parts == 1 {
-                pieces.push((addition, Output::Whole { values, width }));
+                pieces.push((addition, Columns::whole(values, width)));
             } else {
-                let columns = split_columns(values, width, parts).into_iter();
-                pieces.extend(columns.map(|columns| (addition, Output::Part(columns))));
+                let columns = Columns::split(values, width, parts);
+                pieces.extend(columns.map(|columns| (addition, columns)));
             }
         }
         let several = pieces.len().div_ceil(PIECES * self.threads()).max(1);
@@ -171,23 +166,15 @@ impl Kernels {
         projections: &[Projection<'_, '_>],
         spare: &mut Vec<Rows>,
     ) -> Vec<(usize, Rows)> {
-        let forms = Forms::of(projections.iter().map(|projection| projection.weight));
-        let rows = x.len().checked_div(width).unwrap_or(0);
-        // Every thread packs some, as long as their blocks are not too small to be worth a pass.
-        let fair = rows.div_ceil(self.threads()).next_multiple_of(TILE).max(MIN_BLOCK_ROWS);
+        let weights = projections.iter().map(|projection| projection.weight);
+        let forms = Forms::of(self, weights);
         let block_rows = (BLOCK_BYTES / forms.row_bytes(width).max(1)).max(TILE) / TILE * TILE;
-        let block_rows = block_rows.min(fair);
         let blocks = x.chunks((block_rows * width).max(1)).enumerate();
         let place = |(index, _)| (index * block_rows, spare.pop().unwrap_or_default());
         let mut packed: Vec<(usize, Rows)> = blocks.clone().map(place).collect();
-        let work = x.len() * PACKING;
-        let blocks = blocks.zip(&mut packed).map(|((_, x), (_, packed))| (x, packed));
-        if forms.in_parts(self) {
-            let parts = blocks.flat_map(|(x, block)| Forms::parts(self, (x, width), CHUNKS, block));
-            self.for_each(work, parts.collect(), |part| self.run(part));
-        } else {
-            self.for_each(work, blocks.collect(), |(x, block)| forms.take(self, x, width, block));
-        }
+        let blocks = blocks.zip(&mut packed);
+        let parts = blocks.flat_map(|((_, x), (_, packed))| forms.parts(self, (x, width), packed));
+        self.for_each(x.len() * PACKING, parts.collect(), |part| self.run(part));
         packed
     }
 }
@@ -208,7 +195,7 @@ impl Scratch for Spare {
 /// A part of the first job.
 enum Part<'p, 'a, 'o> {
     /// Some columns of all rows by a weight.
-    Weight(Weight<'a>, Epilogue<'a>, Output<'o>),
+    Weight(Weight<'a>, Epilogue<'a>, Columns<'o>),
     /// The first half of what is added to some rows.
     Shrink(&'p mut [Addition<'a>]),
 }

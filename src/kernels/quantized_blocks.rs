@@ -42,10 +42,6 @@ pub(super) trait Block: bytemuck::Pod + Send + Sync {
 
     /// Lines `index` and `index + LINES / 2` of a group.
     fn lines<S: Simd>(&self, simd: S, group: usize, index: usize) -> [S::Bytes; 2];
-    /// All lines of a group, where they are held as bytes.
-    fn bytes(&self, _group: usize) -> Option<&[Line; LINES]> {
-        None
-    }
     /// The scales of a group.
     fn scales<S: Simd>(&self, simd: S, group: usize) -> S::Vector;
     /// The minima of a group, where values are not shifted.
@@ -75,11 +71,6 @@ impl Block for Q8 {
     fn lines<S: Simd>(&self, simd: S, group: usize, index: usize) -> [S::Bytes; 2] {
         let line = |index: usize| simd.load_bytes(&self.lines[group * LINES + index].0);
         [line(index), line(index + LINES / 2)]
-    }
-
-    #[inline(always)]
-    fn bytes(&self, group: usize) -> Option<&[Line; LINES]> {
-        self.lines[group * LINES..].first_chunk()
     }
 
     #[inline(always)]
@@ -132,11 +123,6 @@ impl Block for Q8F {
     fn lines<S: Simd>(&self, simd: S, _group: usize, index: usize) -> [S::Bytes; 2] {
         let line = |index: usize| simd.load_bytes(&self.lines[index].0);
         [line(index), line(index + LINES / 2)]
-    }
-
-    #[inline(always)]
-    fn bytes(&self, _group: usize) -> Option<&[Line; LINES]> {
-        Some(&self.lines)
     }
 
     #[inline(always)]

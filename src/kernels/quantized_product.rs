@@ -6,8 +6,8 @@
 // Loops over indices are what the compiler keeps in registers.
 #![allow(clippy::needless_range_loop)]
 
+use super::columns::Columns;
 use super::linear::Epilogue;
-use super::output::Output;
 use super::packed_rows::Tile;
 use super::quantized_blocks::{Block, LINES};
 use super::quantized_rows::{GroupOf, QuantizedRows};
@@ -33,7 +33,7 @@ pub(super) struct QuantizedProduct<'a, 'o, B> {
     pub first_row: usize,
     /// What is read, and what after it.
     pub reading: Reading,
-    pub out: &'a mut Output<'o>,
+    pub out: &'a mut Columns<'o>,
 }
 
 impl<B: Block> Task for QuantizedProduct<'_, '_, B> {

@@ -9,8 +9,6 @@ use super::simd::{LANES, Simd, Task, load_padded};
 const WIDE_TILES: [usize; 5] = [6, 4, 3, 2, 1];
 /// The same for half as many registers of half the width.
 const NARROW_TILES: [usize; 2] = [2, 1];
-/// AMX takes sixteen rows, or what is left of them.
-const AMX_TILES: [usize; 16] = [16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1];
 /// The largest rounded value.
 const LARGEST: f32 = 127.0;
 /// A group without a larger value is taken for zeros: its scale would have no reciprocal.
@@ -31,16 +29,6 @@ pub(super) struct GroupOf<'a, const R: usize> {
     pub sums: &'a [f32; R],
 }
 
-/// A group of some rows, all quads of one row side by side.
-#[derive(Clone, Copy)]
-pub(super) struct RowsOfGroup<'a> {
-    pub quads: &'a [Quad],
-    /// As in [`GroupOf`], and so are the others.
-    pub scales: &'a [f32],
-    pub shifts: &'a [i32],
-    pub sums: &'a [f32],
-}
-
 /// Some rows, rounded.
 #[derive(Debug, Default)]
 pub(super) struct QuantizedRows {
@@ -51,9 +39,6 @@ pub(super) struct QuantizedRows {
     /// Groups in a row.
     groups: usize,
     tiles: Vec<Tile>,
-    /// Whether, within a group of a tile, a row's quads lie side by side, as AMX reads them; else
-    /// those of all rows do.
-    by_rows: bool,
 }
 
 impl QuantizedRows {
@@ -65,23 +50,6 @@ impl QuantizedRows {
     /// Groups in a row.
     pub(super) fn groups(&self) -> usize {
         self.groups
-    }
-
-    /// Whether they lie as AMX reads them.
-    pub(super) fn by_rows(&self) -> bool {
-        self.by_rows
-    }
-
-    /// Group `group` of a tile of rows that lie so.
-    #[inline(always)]
-    pub(super) fn rows_of(&self, tile: Tile, group: usize) -> RowsOfGroup<'_> {
-        let first = tile.row * self.groups + group * tile.rows;
-        RowsOfGroup {
-            quads: &self.quads[first * LINES..][..tile.rows * LINES],
-            scales: &self.scales[first..][..tile.rows],
-            shifts: &self.shifts[first..][..tile.rows],
-            sums: &self.sums[first..][..tile.rows],
-        }
     }
 
     fn clear(&mut self) {
@@ -108,30 +76,23 @@ impl QuantizedRows {
     }
 }
 
-/// Rounds row-major `x`, `width` features a row, and fills each row with zeros to `groups` groups.
-pub(super) struct Quantize<'a> {
-    pub x: &'a [f32],
+/// Makes room for `rows` of `groups` groups each, of which `x` will fill `width` features:
+/// [`QuantizedRows::parts`] are to be run then.
+pub(super) struct MakeRoom<'a> {
+    pub rows: usize,
     pub width: usize,
     pub groups: usize,
-    /// For AMX.
-    pub by_rows: bool,
-    /// What it becomes; what was there before is gone.
+    /// What was there before is gone.
     pub out: &'a mut QuantizedRows,
 }
 
-impl Task for Quantize<'_> {
+impl Task for MakeRoom<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { x, width, groups, by_rows, out } = self;
-        let rows = x.len().checked_div(width).unwrap_or(0);
-        let sizes: &[usize] = match by_rows {
-            true => &AMX_TILES,
-            false if S::REGISTERS >= 32 => &WIDE_TILES,
-            false => &NARROW_TILES,
-        };
-        out.by_rows = by_rows;
+    fn run<S: Simd>(self, _: S) {
+        let Self { rows, width, groups, out } = self;
+        let sizes: &[usize] = if S::REGISTERS >= 32 { &WIDE_TILES } else { &NARROW_TILES };
         packed_rows::cut_into_tiles(rows, sizes, &mut out.tiles);
         out.groups = groups;
         if width.div_ceil(GROUP) < groups {
@@ -142,22 +103,71 @@ impl Task for Quantize<'_> {
         out.scales.resize(rows * groups, 0.0);
         out.shifts.resize(rows * groups, 0);
         out.sums.resize(rows * groups, 0.0);
-        for &Tile { row: first, rows: count } in &out.tiles {
-            for row in 0..count {
-                let values = &x[(first + row) * width..][..width];
-                for (group, values) in values.chunks(GROUP).enumerate() {
-                    let rounded = round(simd, values);
-                    let place = (first * groups) + group * count + row;
-                    out.scales[place] = rounded.scale;
-                    out.shifts[place] = -i32::from(SHIFT) * rounded.sum;
-                    out.sums[place] = rounded.scale * rounded.sum as f32;
-                    let start = (first * groups + group * count) * LINES;
-                    let (start, step) =
-                        if by_rows { (start + row * LINES, 1) } else { (start + row, count) };
-                    let quads = out.quads[start..].iter_mut().step_by(step);
-                    for (quad, own) in quads.zip(rounded.values.as_chunks::<QUAD>().0) {
-                        *quad = *own;
-                    }
+    }
+}
+
+impl QuantizedRows {
+    /// The rounding of row-major `x`, `width` features a row, in parts, a tile each; zeros fill each
+    /// row's last groups.
+    pub(super) fn parts<'p>(
+        &'p mut self,
+        x: &'p [f32],
+        width: usize,
+    ) -> impl Iterator<Item = Quantize<'p>> {
+        let Self { quads, scales, shifts, sums, groups, tiles } = self;
+        let groups = *groups;
+        let (mut quads, mut scales) = (quads.as_mut_slice(), scales.as_mut_slice());
+        let (mut shifts, mut sums) = (shifts.as_mut_slice(), sums.as_mut_slice());
+        tiles.iter().map(move |tile| {
+            let own = tile.rows * groups;
+            Quantize {
+                x: &x[tile.row * width..(tile.row + tile.rows) * width],
+                width,
+                rows: tile.rows,
+                quads: take_front(&mut quads, own * LINES),
+                scales: take_front(&mut scales, own),
+                shifts: take_front(&mut shifts, own),
+                sums: take_front(&mut sums, own),
+            }
+        })
+    }
+}
+
+/// The first `count` of what is left.
+fn take_front<'p, T>(rest: &mut &'p mut [T], count: usize) -> &'p mut [T] {
+    let (own, behind) = std::mem::take(rest).split_at_mut(count);
+    *rest = behind;
+    own
+}
+
+/// Rounds the rows of a tile.
+pub(super) struct Quantize<'p> {
+    x: &'p [f32],
+    width: usize,
+    rows: usize,
+    quads: &'p mut [Quad],
+    scales: &'p mut [f32],
+    shifts: &'p mut [i32],
+    sums: &'p mut [f32],
+}
+
+impl Task for &mut Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let count = self.rows;
+        for row in 0..count {
+            let values = &self.x[row * self.width..][..self.width];
+            for (group, values) in values.chunks(GROUP).enumerate() {
+                let rounded = round(simd, values);
+                let place = group * count + row;
+                self.scales[place] = rounded.scale;
+                self.shifts[place] = -i32::from(SHIFT) * rounded.sum;
+                self.sums[place] = rounded.scale * rounded.sum as f32;
+                let quads = self.quads[group * count * LINES + row..].iter_mut().step_by(count);
+                for (quad, own) in quads.zip(rounded.values.as_chunks::<QUAD>().0) {
+                    *quad = *own;
                 }
             }
         }

@@ -1,13 +1,10 @@
 //! Quantised products against their formula, to the bit, and how close rounding comes.
 
+use half::bf16;
 use proptest::prelude::*;
 
 use super::*;
-use crate::kernels::byte_tile_product::{ByteTileProduct, Naive};
-use crate::kernels::linear::{Epilogue, split_columns};
-use crate::kernels::output::Output;
-use crate::kernels::quantized_rows::{Quantize, QuantizedRows};
-use crate::kernels::{Level, Panels, Projection, RowsDelta, Weight};
+use crate::kernels::{Level, Panels, Projection, RowsDelta, Weight, reference};
 
 /// Numbers between -1 and 1, a few of them much larger than the others.
 fn numbers(len: usize, seed: usize) -> Vec<f32> {
@@ -53,8 +50,16 @@ fn weights(kernels: Kernels, shape: (usize, usize), seed: usize) -> Vec<Quantize
     rounded.into_iter().chain(stored).chain([factor]).collect()
 }
 
+/// `x Wᵀ` as a level computes it.
+fn naive(weight: &QuantizedPanels, x: &[f32], level: Level) -> Vec<f32> {
+    match level {
+        Level::Amx => reference::product_tiles(x, &widened(weight), weight.in_features()),
+        _ => naive_bytes(weight, x),
+    }
+}
+
 /// `x Wᵀ`, group after group, as its formula reads.
-fn naive(weight: &QuantizedPanels, x: &[f32]) -> Vec<f32> {
+fn naive_bytes(weight: &QuantizedPanels, x: &[f32]) -> Vec<f32> {
     let shifted = matches!(weight.blocks, Blocks::Q8(_) | Blocks::Q8F(_));
     let output = |row: &[f32], output: usize| {
         let mut sum = 0.0_f32;
@@ -99,30 +104,65 @@ fn assert_bits(found: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-/// The same by tiles in software, at each level, in two parts of columns.
+/// Each value as tiles take it: rounded to bfloat16.
+fn widened(weight: &QuantizedPanels) -> Vec<bf16> {
+    let shifted = matches!(weight.blocks, Blocks::Q8(_) | Blocks::Q8F(_));
+    let (width, groups) = (weight.in_features(), weight.in_features().div_ceil(GROUP));
+    let row = |output: usize| {
+        let values = (0..groups).flat_map(move |group| {
+            let (values, scale, minimum) = weight.group(output, group);
+            let minimum = if shifted { 0.0 } else { minimum };
+            values.map(|value| bf16::from_f32(f32::from(value).mul_add(scale, minimum)))
+        });
+        values.take(width)
+    };
+    (0..weight.out_features()).flat_map(row).collect()
+}
+
+#[cfg(target_arch = "x86_64")]
 #[test]
-fn tiles_of_bytes_give_the_naive_result_to_the_bit() {
-    for (rows, in_features, out_features) in
-        [(1, 1, 1), (1, 576, 70), (9, 256, 33), (16, 433, 40), (40, 768, 17), (130, 36, 100)]
-    {
-        let x = numbers(rows * in_features, 99);
+fn panels_are_widened_value_by_value() {
+    use crate::kernels::panels::Line;
+    use crate::kernels::simd::{Simd, Task};
+    use crate::kernels::widened_panels::{TilePanels, Widened};
+
+    /// Both panels of a pair.
+    struct Pair<P>(P, [usize; 2]);
+
+    impl<P: TilePanels> Task for Pair<P> {
+        type Output = [Vec<Line>; 2];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> [Vec<Line>; 2] {
+            self.0.pair(simd, self.1, &mut vec![Line::ZERO; 3]).map(<[Line]>::to_vec)
+        }
+    }
+
+    for (out_features, in_features) in [(1, 1), (70, 576), (33, 256), (40, 433)] {
         for kernels in levels() {
             for weight in &weights(kernels, (out_features, in_features), 3) {
-                let mut rounded = QuantizedRows::default();
-                // A row may have more groups than the weight.
-                let groups = weight.groups() + 3;
-                let (width, out) = (in_features, &mut rounded);
-                kernels.run(Quantize { x: &x, width, groups, by_rows: true, out });
-                let mut found = vec![f32::NAN; rows * out_features];
-                for columns in split_columns(&mut found, out_features, 2) {
-                    let out = &mut Output::Part(columns);
-                    let (x, groups, epilogue) = (&rounded, weight.groups(), Epilogue::Store(None));
-                    with_blocks!(&weight.blocks, blocks => kernels.run(ByteTileProduct {
-                        has: Naive, x, blocks, groups, epilogue, first_row: 0, out
-                    }));
+                let rows = widened(weight);
+                let expected = Panels::pack(kernels, &rows, (out_features, in_features));
+                let last = out_features.div_ceil(LANES) - 1;
+                let (groups, length) = (weight.groups(), in_features.div_ceil(2));
+                for numbers in [[0, last], [last, last]] {
+                    let found = with_blocks!(&weight.blocks, blocks => {
+                        kernels.run(Pair(Widened { blocks, groups, length }, numbers))
+                    });
+                    for (number, found) in numbers.into_iter().zip(&found) {
+                        let expected = expected.panel(number);
+                        assert_eq!(found.len(), expected.len(), "{weight:?}");
+                        for (line, (found, expected)) in found.iter().zip(expected).enumerate() {
+                            let what = format!("{weight:?} at {}", kernels.level());
+                            // Rows are zero where there is no second feature.
+                            let step = if 2 * line + 1 < in_features { 1 } else { 2 };
+                            assert!(
+                                found.0.iter().step_by(step).eq(expected.0.iter().step_by(step)),
+                                "line {line} of panel {number} of {what}"
+                            );
+                        }
+                    }
                 }
-                let what = format!("{rows} rows of {weight:?} at {}", kernels.level());
-                assert_bits(&found, &naive(weight, &x), &what);
             }
         }
     }
@@ -145,7 +185,7 @@ fn every_level_gives_the_naive_result_to_the_bit() {
                 let mut x = x.clone();
                 x.iter_mut().filter(|x| **x == 1e-40).for_each(|x| *x = 0.0);
                 let what = format!("{rows} rows of {weight:?} at {}", kernels.level());
-                assert_bits(found, &naive(weight, &x), &what);
+                assert_bits(found, &naive(weight, &x, kernels.level()), &what);
             }
         }
     }
@@ -303,9 +343,11 @@ fn an_adapter_in_8_bits_adds_both_its_products_to_its_rows_alone() {
             let mut expected = run(Vec::new());
             let mut deltas = Vec::new();
             for (rows, (down, up)) in runs.iter().zip(&factors) {
-                let inner = naive(down, &x[rows.start * width..rows.end * width]);
+                let inner = naive(down, &x[rows.start * width..rows.end * width], kernels.level());
                 let own = &mut expected[rows.start * outs..rows.end * outs];
-                own.iter_mut().zip(naive(up, &inner)).for_each(|(out, delta)| *out += delta);
+                own.iter_mut()
+                    .zip(naive(up, &inner, kernels.level()))
+                    .for_each(|(out, delta)| *out += delta);
                 let (down, up) = (Weight::Quantized(down), Weight::Quantized(up));
                 deltas.push(RowsDelta { rows: rows.clone(), down, up });
             }

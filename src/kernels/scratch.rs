@@ -43,6 +43,12 @@ impl Scratch for Vec<f32> {
     }
 }
 
+impl Scratch for Vec<super::panels::Line> {
+    fn place() -> &'static Place<Self> {
+        place!(Vec<super::panels::Line>)
+    }
+}
+
 impl Scratch for Vec<super::simd::Lanes> {
     fn place() -> &'static Place<Self> {
         place!(Vec<super::simd::Lanes>)

@@ -53,8 +53,30 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// The low and the high half of each byte.
     fn nibbles(self, bytes: Self::Bytes) -> [Self::Bytes; 2];
     fn store_bytes(self, bytes: Self::Bytes, to: &mut [u8; 4 * LANES]);
+    /// Each byte, taken as unsigned, times its lane's `scale` plus its `offset`, as
+    /// [`Simd::mul_add`] and then [`Simd::store_bf16`] round: the first two of each lane, and the
+    /// last two.
+    #[inline(always)]
+    fn widen(
+        self,
+        bytes: Self::Bytes,
+        scale: Self::Vector,
+        offset: Self::Vector,
+        to: [&mut [bf16; 2 * LANES]; 2],
+    ) {
+        let (mut numbers, mut floats) = ([0; 4 * LANES], [[0.0; LANES]; 2]);
+        self.store_bytes(bytes, &mut numbers);
+        self.store(scale, &mut floats[0]);
+        self.store(offset, &mut floats[1]);
+        for (half, to) in to.into_iter().enumerate() {
+            for (i, to) in to.iter_mut().enumerate() {
+                let lane = i / 2;
+                let number = f32::from(numbers[4 * lane + 2 * half + i % 2]);
+                *to = bf16::from_f32(number.mul_add(floats[0][lane], floats[1][lane]));
+            }
+        }
+    }
     fn splat_integer(self, value: i32) -> Self::Integers;
-    fn load_integers(self, from: &[i32; LANES]) -> Self::Integers;
     /// The sum per lane of `c` and the four products of `a`'s unsigned bytes with `b`'s signed
     /// ones: what VPDPBUSD computes.
     fn dot_bytes(self, a: Self::Bytes, b: Self::Bytes, c: Self::Integers) -> Self::Integers;

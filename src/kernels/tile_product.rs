@@ -1,25 +1,28 @@
 //! The product of rows with the panels of a weight on AMX: `x Wᵀ`, both in bfloat16, summed in float32.
+//! A quantised weight's panels are widened first.
 //!
 //! An output is one sum over the input features, in thirty-twos: of each, the sum of the products of
 //! its even features plus that of its odd ones is added to what was before. Other rows do not change
 //! it, but it differs in its last bits from what [`super::panel_product`] computes at other levels.
 
+use super::columns::Columns;
 use super::linear::Epilogue;
-use super::output::Output;
-use super::panels::{Line, Panels};
+use super::panels::Line;
+use super::scratch::Scratch;
 use super::simd::{LANES, Simd, Task};
 use super::tile_rows::TileRows;
+use super::widened_panels::TilePanels;
 use super::x86_64::{Amx, Sums, TILE, Tiles};
 
 /// Some columns of a product.
-pub(super) struct TileProduct<'a, 'o> {
+pub(super) struct TileProduct<'a, 'o, P> {
     pub amx: Amx,
     pub x: &'a TileRows,
-    pub panels: &'a Panels,
+    pub panels: P,
     pub epilogue: Epilogue<'a>,
     /// The row of the output that the first row of `x` goes to.
     pub first_row: usize,
-    pub out: &'a mut Output<'o>,
+    pub out: &'a mut Columns<'o>,
 }
 
 /// Two neighbouring panels; where there is no second, the first stands for it.
@@ -31,7 +34,7 @@ struct Group<'a> {
     rest: Option<[[Line; TILE]; 2]>,
 }
 
-impl Task for TileProduct<'_, '_> {
+impl<P: TilePanels> Task for TileProduct<'_, '_, P> {
     type Output = ();
 
     #[inline(always)]
@@ -40,9 +43,10 @@ impl Task for TileProduct<'_, '_> {
         if rows == 0 {
             return;
         }
+        let mut room = Vec::<Line>::lend();
         self.amx.with_tiles(rows.min(TILE), |tiles| {
             for column in self.out.range().step_by(2 * LANES) {
-                let group = self.group(column);
+                let group = self.group(simd, column, &mut room);
                 let mut row = 0;
                 while row + TILE < rows {
                     let mut sums = [[Sums::ZERO; 2]; 2];
@@ -59,15 +63,19 @@ impl Task for TileProduct<'_, '_> {
                 }
             }
         });
+        room.give_back();
     }
 }
 
-impl<'a> TileProduct<'a, '_> {
+impl<P: TilePanels> TileProduct<'_, '_, P> {
     #[inline(always)]
-    fn group(&self, column: usize) -> Group<'a> {
+    fn group<'r, S: Simd>(&self, simd: S, column: usize, room: &'r mut Vec<Line>) -> Group<'r>
+    where
+        P: 'r,
+    {
         let first = column / LANES;
         let last = if column + LANES < self.out.range().end { first + 1 } else { first };
-        let panels = [first, last].map(|index| self.panels.panel(index));
+        let panels = self.panels.pair(simd, [first, last], room);
         let whole = panels[0].len() / TILE * TILE;
         let rest = (whole < panels[0].len()).then(|| {
             panels.map(|panel| {

@@ -4,6 +4,9 @@ use super::panels::Line;
 use super::simd::{LANES, Simd, Task, round};
 use super::x86_64::TILE;
 
+/// Rows that are rounded in one go.
+const PART_ROWS: usize = 2;
+
 /// Some rows. Beyond one tile of them, rows of zeros fill the last tile.
 #[derive(Debug, Default)]
 pub(super) struct TileRows {
@@ -30,35 +33,47 @@ impl TileRows {
     }
 }
 
-/// Rounds row-major `x`, `width` features a row.
-pub(super) struct PackTiles<'a> {
-    pub x: &'a [f32],
-    pub width: usize,
-    /// What it becomes; what was there before is gone.
-    pub out: &'a mut TileRows,
+impl TileRows {
+    /// The rounding of row-major `x`, `width` features a row, in parts. What was here before is gone.
+    pub(super) fn parts<'p>(
+        &'p mut self,
+        x: &'p [f32],
+        width: usize,
+    ) -> impl Iterator<Item = PackTiles<'p>> {
+        let rows = x.len().checked_div(width).unwrap_or(0);
+        let stride = width.div_ceil(2 * LANES);
+        let padded = if rows > TILE { rows.next_multiple_of(TILE) } else { rows };
+        if padded > rows || !width.is_multiple_of(2 * LANES) {
+            // Else rows write all there is.
+            self.lines.clear();
+        }
+        self.lines.resize(padded * stride, Line::ZERO);
+        (self.stride, self.rows) = (stride, rows);
+        let lines = self.lines.chunks_mut((PART_ROWS * stride).max(1));
+        let parts = x.chunks((PART_ROWS * width).max(1)).zip(lines);
+        parts.map(move |(x, lines)| PackTiles { x, width, stride, lines })
+    }
 }
 
-impl Task for PackTiles<'_> {
+/// Rounds some rows.
+pub(super) struct PackTiles<'p> {
+    x: &'p [f32],
+    width: usize,
+    stride: usize,
+    lines: &'p mut [Line],
+}
+
+impl Task for &mut PackTiles<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let rows = self.x.len().checked_div(self.width).unwrap_or(0);
-        let stride = self.width.div_ceil(2 * LANES);
-        let padded = if rows > TILE { rows.next_multiple_of(TILE) } else { rows };
-        let TileRows { lines, .. } = self.out;
-        if padded > rows || !self.width.is_multiple_of(2 * LANES) {
-            // Else rows write all there is.
-            lines.clear();
-        }
-        lines.resize(padded * stride, Line::ZERO);
-        let places = lines.chunks_mut(stride.max(1));
-        for (row, lines) in self.x.chunks(self.width.max(1)).zip(places) {
+        let rows = self.x.chunks_exact(self.width);
+        for (row, lines) in rows.zip(self.lines.chunks_exact_mut(self.stride)) {
             let halves = lines.iter_mut().flat_map(|line| line.0.as_chunks_mut::<LANES>().0);
             for (features, half) in row.chunks(LANES).zip(halves) {
                 *half = round(simd, features);
             }
         }
-        (self.out.stride, self.out.rows) = (stride, rows);
     }
 }

@@ -1,26 +1,23 @@
 //! A weight of either kind, and rows of activations in the forms that weights take them in.
 
-#[cfg(target_arch = "x86_64")]
-use super::byte_tile_product::ByteTileProduct;
+use super::columns::Columns;
 use super::level::Kernels;
 use super::linear::Epilogue;
-use super::output::Output;
-use super::packed_rows::{MakeRoom, Pack, PackedRows};
+use super::packed_rows::{self, Pack, PackedRows};
 use super::panel_product::PanelProduct;
 use super::panels::Panels;
 use super::quantized_panels::{QuantizedPanels, with_blocks};
 use super::quantized_product::QuantizedProduct;
-use super::quantized_rows::{Quantize, QuantizedRows};
+use super::quantized_rows::{self, Quantize, QuantizedRows};
 use super::reading::{Places, Reading};
 use super::scratch::{Place, Scratch, place};
-use super::simd::LANES;
+use super::simd::{LANES, Simd, Task};
 #[cfg(target_arch = "x86_64")]
 use super::tile_product::TileProduct;
 #[cfg(target_arch = "x86_64")]
 use super::tile_rows::{PackTiles, TileRows};
-
-/// Fewer rounded rows leave most of a tile empty.
-const MIN_BYTE_TILE_ROWS: usize = 8;
+#[cfg(target_arch = "x86_64")]
+use super::widened_panels::Widened;
 
 /// A weight, `out_features x in_features`.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +57,7 @@ pub(super) struct WeightProduct<'a, 'o> {
     pub epilogue: Epilogue<'a>,
     /// The weight that is likely read next.
     pub next: Option<Weight<'a>>,
-    pub out: &'a mut Output<'o>,
+    pub out: &'a mut Columns<'o>,
 }
 
 impl WeightProduct<'_, '_> {
@@ -80,15 +77,17 @@ impl WeightProduct<'_, '_> {
                 let x = &x.packed;
                 kernels.run(PanelProduct { x, panels, epilogue, first_row, reading, out });
             }
+            #[cfg(target_arch = "x86_64")]
+            Weight::Quantized(panels) if let Some(amx) = kernels.amx() => {
+                let (x, groups) = (&x.tiled, panels.groups());
+                let length = panels.in_features().div_ceil(2);
+                with_blocks!(&panels.blocks, blocks => {
+                    let panels = Widened { blocks, groups, length };
+                    kernels.run(TileProduct { amx, x, panels, epilogue, first_row, out });
+                });
+            }
             Weight::Quantized(panels) => {
                 let (x, groups) = (&x.quantized, panels.groups());
-                #[cfg(target_arch = "x86_64")]
-                if let Some(has) = kernels.amx_bytes().filter(|_| x.by_rows()) {
-                    with_blocks!(&panels.blocks, blocks => kernels.run(ByteTileProduct {
-                        has, x, blocks, groups, epilogue, first_row, out
-                    }));
-                    return;
-                }
                 with_blocks!(&panels.blocks, blocks => kernels.run(QuantizedProduct {
                     x, blocks, groups, epilogue, first_row, reading, out
                 }));
@@ -116,13 +115,15 @@ impl Scratch for Rows {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Forms {
     packed: bool,
+    tiled: bool,
     /// Groups of a row in 8 bits.
     groups: Option<usize>,
 }
 
 impl Forms {
-    pub(super) fn of<'a>(weights: impl IntoIterator<Item = Weight<'a>>) -> Self {
+    pub(super) fn of<'a>(kernels: Kernels, weights: impl IntoIterator<Item = Weight<'a>>) -> Self {
         weights.into_iter().fold(Self::default(), |forms, weight| match weight {
+            _ if takes_tiles(kernels) => Self { tiled: true, ..forms },
             Weight::Bf16(_) => Self { packed: true, ..forms },
             Weight::Quantized(panels) => {
                 Self { groups: forms.groups.max(Some(panels.groups())), ..forms }
@@ -132,55 +133,66 @@ impl Forms {
 
     /// Bytes of a row of `width` features.
     pub(super) fn row_bytes(self, width: usize) -> usize {
-        if self.packed { 2 * width } else { width }
+        if self.packed || self.tiled { 2 * width } else { width }
     }
 
-    /// Whether rows are wanted in one form alone, which can be brought about in parts.
-    pub(super) fn in_parts(self, kernels: Kernels) -> bool {
-        self.packed && self.groups.is_none() && !tiled(kernels)
-    }
-
-    /// The parts of row-major `x`, `width` features a row, in that form: `chunks` as in
-    /// [`PackedRows::parts`].
+    /// What is to be done to bring row-major `x`, `width` features a row, into these forms, in parts.
     pub(super) fn parts<'p>(
+        self,
         kernels: Kernels,
         (x, width): (&'p [f32], usize),
-        chunks: usize,
-        rows: &'p mut Rows,
-    ) -> impl Iterator<Item = Pack<'p>> {
-        let count = x.len().checked_div(width).unwrap_or(0);
-        kernels.run(MakeRoom { rows: count, width, out: &mut rows.packed });
-        rows.packed.parts(x, width, chunks)
-    }
-
-    /// Brings row-major `x`, `width` features a row, into these forms.
-    pub(super) fn take(self, kernels: Kernels, x: &[f32], width: usize, rows: &mut Rows) {
-        if self.packed && !tiled(kernels) {
-            let whole = width.max(1);
-            Self::parts(kernels, (x, width), whole, rows)
-                .for_each(|mut part| kernels.run(&mut part));
-        }
+        to: &'p mut Rows,
+    ) -> impl Iterator<Item = Rounding<'p>> {
+        let rows = x.len().checked_div(width).unwrap_or(0);
+        let packed = self.packed.then(|| {
+            let out = &mut to.packed;
+            kernels.run(packed_rows::MakeRoom { rows, width, out });
+            to.packed.parts(x, width).map(Rounding::Pack)
+        });
+        let quantized = self.groups.map(|groups| {
+            let out = &mut to.quantized;
+            kernels.run(quantized_rows::MakeRoom { rows, width, groups, out });
+            to.quantized.parts(x, width).map(Rounding::Quantize)
+        });
+        let parts = packed.into_iter().flatten().chain(quantized.into_iter().flatten());
         #[cfg(target_arch = "x86_64")]
-        if self.packed && tiled(kernels) {
-            kernels.run(PackTiles { x, width, out: &mut rows.tiled });
-        }
-        if let Some(groups) = self.groups {
-            let by_rows = tiles_bytes(kernels) && x.len() >= MIN_BYTE_TILE_ROWS * width;
-            kernels.run(Quantize { x, width, groups, by_rows, out: &mut rows.quantized });
+        let parts = {
+            let tiled = self.tiled.then(|| to.tiled.parts(x, width).map(Rounding::PackTiles));
+            parts.chain(tiled.into_iter().flatten())
+        };
+        parts
+    }
+
+    /// Does all of it.
+    pub(super) fn take(self, kernels: Kernels, x: &[f32], width: usize, to: &mut Rows) {
+        self.parts(kernels, (x, width), to).for_each(|mut part| kernels.run(&mut part));
+    }
+}
+
+/// Some rows on their way into one form.
+pub(super) enum Rounding<'p> {
+    Pack(Pack<'p>),
+    Quantize(Quantize<'p>),
+    #[cfg(target_arch = "x86_64")]
+    PackTiles(PackTiles<'p>),
+}
+
+impl Task for &mut Rounding<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self {
+            Rounding::Pack(part) => part.run(simd),
+            Rounding::Quantize(part) => part.run(simd),
+            #[cfg(target_arch = "x86_64")]
+            Rounding::PackTiles(part) => part.run(simd),
         }
     }
 }
 
-/// Whether products in 8 bits may take tiles.
-fn tiles_bytes(kernels: Kernels) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return kernels.amx_bytes().is_some();
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
-}
-
-/// Whether products in bfloat16 take tiles.
-fn tiled(kernels: Kernels) -> bool {
+/// Whether products take tiles.
+fn takes_tiles(kernels: Kernels) -> bool {
     #[cfg(target_arch = "x86_64")]
     return kernels.amx().is_some();
     #[cfg(not(target_arch = "x86_64"))]

@@ -9,10 +9,7 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::marker::PhantomData;
 
-use crate::kernels::byte_tile_product::{ByteTiles, HasByteTiles, Integers, Naive};
 use crate::kernels::panels::Line;
-use crate::kernels::quantized_blocks::{LINES, Line as ByteLine};
-use crate::kernels::quantized_rows::Quad;
 use crate::kernels::simd::LANES;
 
 /// Rows of a register, and sums in each of them.
@@ -32,10 +29,6 @@ impl Sums {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::kernels) struct Amx(());
 
-/// The same for bytes; only [`Amx::bytes`] makes one.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::kernels) struct AmxBytes(Amx);
-
 impl Amx {
     /// The proof, where there is AMX and the kernel grants it.
     pub(in crate::kernels) fn detect() -> Option<Self> {
@@ -43,13 +36,6 @@ impl Amx {
         const TILES: u32 = 1 << 24;
         let features = __cpuid_count(7, 0).edx;
         (features & (BF16 | TILES) == BF16 | TILES && linux::grants_tiles()).then_some(Self(()))
-    }
-
-    /// The proof for bytes, where there are products of those and they are what they should be.
-    pub(in crate::kernels) fn bytes(self) -> Option<AmxBytes> {
-        const INT8: u32 = 1 << 25;
-        let bytes = AmxBytes(self);
-        (__cpuid_count(7, 0).edx & INT8 == INT8 && bytes.multiplies()).then_some(bytes)
     }
 
     /// Runs `body` with registers of `rows` rows, 1 to [`TILE`], for rows and sums. `body` must not
@@ -60,79 +46,12 @@ impl Amx {
         body: impl FnOnce(&Tiles) -> T,
     ) -> T {
         assert!((1..=TILE).contains(&rows), "bug: {rows} rows of a tile");
-        let tiles = self.configure(rows, &Config::new(rows as u8));
-        body(&tiles)
-    }
-
-    fn configure(self, rows: usize, config: &Config) -> Tiles {
+        let config = Config::new(rows as u8);
         // SAFETY: `self` proves AMX and the right to use it; `config` is a valid palette of 64 bytes.
         unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const *config, options(nostack, readonly));
+            asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly));
         }
-        Tiles { rows, thread: PhantomData }
-    }
-}
-
-/// Registers for bytes.
-pub(in crate::kernels) struct TilesOfBytes(Tiles);
-
-impl HasByteTiles for AmxBytes {
-    type Tiles = TilesOfBytes;
-
-    fn byte_tiles(self, rows: usize) -> TilesOfBytes {
-        assert!((1..=TILE).contains(&rows), "bug: {rows} rows of a tile");
-        TilesOfBytes(self.0.configure(rows, &Config::of_bytes(rows as u8)))
-    }
-}
-
-impl AmxBytes {
-    /// Whether a product of some numbers, extreme ones among them, is the naive one.
-    fn multiplies(self) -> bool {
-        [1, 5, TILE].into_iter().all(|rows| {
-            let number = |i: usize| ((i * 977 + rows) >> 2) as u8;
-            let quad = |i: usize| [0, 1, 2, 3].map(|j| number(4 * i + j).cast_signed());
-            let x: Vec<Quad> = (0..rows * LINES).map(quad).collect();
-            let line =
-                |i: usize| ByteLine(std::array::from_fn(|j| number(64 * i + j).reverse_bits()));
-            let panels = [0, LINES].map(|first| std::array::from_fn(|i| line(first + i)));
-            let panels = [&panels[0], &panels[1]];
-            let mut expected = [Integers([[-7; LANES]; TILE]); 2];
-            let mut found = expected;
-            Naive.add(&x, panels, &mut expected);
-            self.byte_tiles(rows).add(&x, panels, &mut found);
-            found.iter().zip(&expected).all(|(found, expected)| found.0 == expected.0)
-        })
-    }
-}
-
-impl ByteTiles for TilesOfBytes {
-    #[inline(always)]
-    fn add(&self, rows: &[Quad], panels: [&[ByteLine; LINES]; 2], sums: &mut [Integers; 2]) {
-        assert_eq!(rows.len(), self.0.rows * LINES, "bug: rows of a tile");
-        // SAFETY: `self` proves AMX with bytes, configured by this thread for `self.0.rows` rows of 32
-        // bytes, which is what `rows` has been seen to hold, eight lines of 64 bytes, and sums of 64
-        // bytes for each row, of which there are 16.
-        unsafe {
-            asm!(
-                "tileloadd tmm4, [{rows} + {half}*1]",
-                "tileloadd tmm0, [{sums} + {line}*1]",
-                "tileloadd tmm6, [{first} + {line}*1]",
-                "tdpbsud tmm0, tmm4, tmm6",
-                "tileloadd tmm1, [{sums} + {line}*1 + 1024]",
-                "tileloadd tmm7, [{second} + {line}*1]",
-                "tdpbsud tmm1, tmm4, tmm7",
-                "tilestored [{sums} + {line}*1], tmm0",
-                "tilestored [{sums} + {line}*1 + 1024], tmm1",
-                rows = in(reg) rows.as_ptr(),
-                half = in(reg) LINES * size_of::<Quad>(),
-                first = in(reg) panels[0].as_ptr(),
-                second = in(reg) panels[1].as_ptr(),
-                line = in(reg) size_of::<ByteLine>(),
-                sums = in(reg) sums.as_mut_ptr(),
-                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
+        body(&Tiles { rows, thread: PhantomData })
     }
 }
 
@@ -154,14 +73,6 @@ impl Config {
         rows[..6].fill(own);
         rows[6..8].fill(TILE as u8);
         Self { palette: 1, start_row: 0, reserved: [0; 14], bytes, rows }
-    }
-
-    /// For groups of 32 bytes: rows of as many in 4, and eight lines of panels in 6 and 7.
-    fn of_bytes(own: u8) -> Self {
-        let mut config = Self::new(own);
-        config.bytes[4] = (LINES * size_of::<Quad>()) as u16;
-        config.rows[6..8].fill(LINES as u8);
-        config
     }
 }
 

@@ -195,16 +195,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn load_integers(self, from: &[i32; LANES]) -> Integers {
-        // SAFETY: `self` proves AVX2, FMA and F16C. `from` is 16 readable integers; loads need no
-        // alignment.
-        unsafe {
-            let half = |from: &[i32]| _mm256_loadu_si256(from.as_ptr().cast());
-            Integers(half(&from[..8]), half(&from[8..]))
-        }
-    }
-
-    #[inline(always)]
     fn splat_integer(self, value: i32) -> Integers {
         // SAFETY: `self` proves AVX2, FMA and F16C.
         let half = unsafe { _mm256_set1_epi32(value) };

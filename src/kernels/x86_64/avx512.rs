@@ -116,9 +116,36 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     }
 
     #[inline(always)]
-    fn load_integers(self, from: &[i32; LANES]) -> __m512i {
-        // SAFETY: `self` proves AVX-512. `from` is 16 readable integers; the load needs no alignment.
-        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    fn widen(self, bytes: __m512i, scale: __m512, offset: __m512, to: [&mut [bf16; 2 * LANES]; 2]) {
+        // SAFETY: `self` proves AVX-512.
+        let shifted = unsafe {
+            [
+                bytes,
+                _mm512_srli_epi32::<8>(bytes),
+                _mm512_srli_epi32::<16>(bytes),
+                _mm512_srli_epi32::<24>(bytes),
+            ]
+        };
+        for (bytes, to) in shifted.as_chunks::<2>().0.iter().zip(to) {
+            let values = bytes.map(|bytes| {
+                // SAFETY: `self` proves AVX-512.
+                let number =
+                    unsafe { _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(0xFF))) };
+                self.mul_add(number, scale, offset)
+            });
+            let mut halves = [[bf16::ZERO; LANES]; 2];
+            for (value, half) in values.into_iter().zip(&mut halves) {
+                self.store_bf16(value, half);
+            }
+            // SAFETY: `self` proves AVX-512. Both halves are 32 readable bytes and `to` is 64 writable
+            // ones; neither needs alignment.
+            unsafe {
+                let wide = halves
+                    .map(|half| _mm512_cvtepu16_epi32(_mm256_loadu_si256(half.as_ptr().cast())));
+                let pairs = _mm512_or_si512(wide[0], _mm512_slli_epi32::<16>(wide[1]));
+                _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
+            }
+        }
     }
 
     #[inline(always)]

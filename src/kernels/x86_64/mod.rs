@@ -5,6 +5,6 @@ mod amx;
 mod avx2;
 mod avx512;
 
-pub(super) use amx::{Amx, AmxBytes, Sums, TILE, Tiles};
+pub(super) use amx::{Amx, Sums, TILE, Tiles};
 pub(super) use avx2::Avx2;
 pub(super) use avx512::Avx512;
