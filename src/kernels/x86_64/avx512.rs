@@ -25,6 +25,36 @@ impl<const BF16: bool> Avx512<BF16> {
     }
 }
 
+impl<const BF16: bool> Avx512<BF16> {
+    /// [`Simd::widen`] of the two bytes at those bits of each lane.
+    // A closure over vectors would not be compiled for this level.
+    #[inline(always)]
+    fn widen_two<const EVEN: u32, const ODD: u32>(
+        self,
+        bytes: __m512i,
+        scale: __m512,
+        offset: __m512,
+        to: &mut [bf16; 2 * LANES],
+    ) {
+        let (mut even, mut odd) = ([bf16::ZERO; LANES], [bf16::ZERO; LANES]);
+        // SAFETY: `self` proves AVX-512. Both halves are 32 readable bytes and `to` is 64 writable
+        // ones; neither needs alignment.
+        unsafe {
+            let mask = _mm512_set1_epi32(0xFF);
+            let first =
+                _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32::<EVEN>(bytes), mask));
+            let second =
+                _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32::<ODD>(bytes), mask));
+            self.store_bf16(_mm512_fmadd_ps(first, scale, offset), &mut even);
+            self.store_bf16(_mm512_fmadd_ps(second, scale, offset), &mut odd);
+            let even = _mm512_cvtepu16_epi32(_mm256_loadu_si256(even.as_ptr().cast()));
+            let odd = _mm512_cvtepu16_epi32(_mm256_loadu_si256(odd.as_ptr().cast()));
+            let pairs = _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
+        }
+    }
+}
+
 impl<const BF16: bool> Simd for Avx512<BF16> {
     type Vector = __m512;
     type Pairs = __m512i;
@@ -117,35 +147,9 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
 
     #[inline(always)]
     fn widen(self, bytes: __m512i, scale: __m512, offset: __m512, to: [&mut [bf16; 2 * LANES]; 2]) {
-        // SAFETY: `self` proves AVX-512.
-        let shifted = unsafe {
-            [
-                bytes,
-                _mm512_srli_epi32::<8>(bytes),
-                _mm512_srli_epi32::<16>(bytes),
-                _mm512_srli_epi32::<24>(bytes),
-            ]
-        };
-        for (bytes, to) in shifted.as_chunks::<2>().0.iter().zip(to) {
-            let values = bytes.map(|bytes| {
-                // SAFETY: `self` proves AVX-512.
-                let number =
-                    unsafe { _mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(0xFF))) };
-                self.mul_add(number, scale, offset)
-            });
-            let mut halves = [[bf16::ZERO; LANES]; 2];
-            for (value, half) in values.into_iter().zip(&mut halves) {
-                self.store_bf16(value, half);
-            }
-            // SAFETY: `self` proves AVX-512. Both halves are 32 readable bytes and `to` is 64 writable
-            // ones; neither needs alignment.
-            unsafe {
-                let wide = halves
-                    .map(|half| _mm512_cvtepu16_epi32(_mm256_loadu_si256(half.as_ptr().cast())));
-                let pairs = _mm512_or_si512(wide[0], _mm512_slli_epi32::<16>(wide[1]));
-                _mm512_storeu_si512(to.as_mut_ptr().cast(), pairs);
-            }
-        }
+        let [first, last] = to;
+        self.widen_two::<0, 8>(bytes, scale, offset, first);
+        self.widen_two::<16, 24>(bytes, scale, offset, last);
     }
 
     #[inline(always)]
