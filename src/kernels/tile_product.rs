@@ -44,25 +44,26 @@ impl<P: TilePanels> Task for TileProduct<'_, '_, P> {
             return;
         }
         let mut room = Vec::<Line>::lend();
-        self.amx.with_tiles(rows.min(TILE), |tiles| {
-            for column in self.out.range().step_by(2 * LANES) {
-                let group = self.group(simd, column, &mut room);
-                let mut row = 0;
-                while row + TILE < rows {
-                    let mut sums = [[Sums::ZERO; 2]; 2];
-                    self.add_two(tiles, row, &group, &mut sums);
-                    for (index, sums) in sums.iter().enumerate() {
-                        self.finish(simd, sums, row + index * TILE, &group);
-                    }
-                    row += 2 * TILE;
+        // No closure, which would not be compiled for this level.
+        let tiles = self.amx.tiles(rows.min(TILE));
+        for column in self.out.range().step_by(2 * LANES) {
+            let group = self.group(simd, column, &mut room);
+            let mut row = 0;
+            while row + TILE < rows {
+                let mut sums = [[Sums::ZERO; 2]; 2];
+                self.add_two(&tiles, row, &group, &mut sums);
+                for (index, sums) in sums.iter().enumerate() {
+                    self.finish(simd, sums, row + index * TILE, &group);
                 }
-                if row < rows {
-                    let mut sums = [Sums::ZERO; 2];
-                    self.add_one(tiles, row, &group, &mut sums);
-                    self.finish(simd, &sums, row, &group);
-                }
+                row += 2 * TILE;
             }
-        });
+            if row < rows {
+                let mut sums = [Sums::ZERO; 2];
+                self.add_one(&tiles, row, &group, &mut sums);
+                self.finish(simd, &sums, row, &group);
+            }
+        }
+        drop(tiles);
         room.give_back();
     }
 }

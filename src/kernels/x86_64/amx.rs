@@ -38,20 +38,19 @@ impl Amx {
         (features & (BF16 | TILES) == BF16 | TILES && linux::grants_tiles()).then_some(Self(()))
     }
 
-    /// Runs `body` with registers of `rows` rows, 1 to [`TILE`], for rows and sums. `body` must not
-    /// come here again.
-    pub(in crate::kernels) fn with_tiles<T>(
-        self,
-        rows: usize,
-        body: impl FnOnce(&Tiles) -> T,
-    ) -> T {
+    /// This thread's registers, of `rows` rows, 1 to [`TILE`], for rows and sums. A thread has them
+    /// once at a time.
+    ///
+    /// # Panics
+    /// Where there are no or more rows.
+    pub(in crate::kernels) fn tiles(self, rows: usize) -> Tiles {
         assert!((1..=TILE).contains(&rows), "bug: {rows} rows of a tile");
         let config = Config::new(rows as u8);
         // SAFETY: `self` proves AMX and the right to use it; `config` is a valid palette of 64 bytes.
         unsafe {
             asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly));
         }
-        body(&Tiles { rows, thread: PhantomData })
+        Tiles { rows, thread: PhantomData }
     }
 }
 
@@ -85,7 +84,7 @@ pub(in crate::kernels) struct Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: only `Amx::with_tiles` makes one, where there is AMX; nothing is in use any more.
+        // SAFETY: only `Amx::tiles` makes one, where there is AMX; nothing is in use any more.
         unsafe { asm!("tilerelease", options(nostack, nomem)) }
     }
 }
