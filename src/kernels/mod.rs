@@ -45,6 +45,7 @@ mod reading;
 pub mod reference;
 mod rms_norm;
 mod rotary;
+mod rounded_input;
 mod rows;
 pub mod scratch;
 mod silu;

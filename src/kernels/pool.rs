@@ -26,10 +26,17 @@ const SPIN: Duration = Duration::from_micros(50);
 /// Looks at the gate between two looks at the clock.
 const LOOKS: u32 = 64;
 
-/// The gate's bits: workers inside, whether it is open, and the number of the job.
+/// The gate's bits: workers inside, whether it is open, how many threads the job is for, and its
+/// number.
 const INSIDE: u64 = 0xFFFF;
 const OPEN: u64 = 1 << 16;
-const JOB: u32 = 17;
+const THREADS: u32 = 17;
+const JOB: u32 = 33;
+
+/// How many threads the job of a gate is for.
+fn threads_of(gate: u64) -> usize {
+    (gate >> THREADS & INSIDE) as usize
+}
 
 /// Threads that run the parts of one job at a time.
 #[derive(Debug)]
@@ -115,7 +122,7 @@ impl Pool {
     /// the system refuses is done without.
     pub(super) fn new(threads: NonZeroUsize) -> Self {
         let nothing: &'static Body<'static> = &|_| {};
-        let count = (threads.get() - 1).min(INSIDE as usize);
+        let count = (threads.get() - 1).min(INSIDE as usize - 1);
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(0),
             shares: (0..=count).map(|_| Share::default()).collect(),
@@ -159,7 +166,8 @@ impl Pool {
         // function returns or unwinds.
         let body_ptr = unsafe { transmute::<&Body<'_>, &Body<'static>>(body) };
         self.open(Job(body_ptr), count);
-        let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_parts(body, 0)));
+        let threads = parts.min(self.shared.shares.len());
+        let own = catch_unwind(AssertUnwindSafe(|| self.shared.take_parts(body, 0, threads)));
         self.close();
         let theirs = self.shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take();
         drop(running);
@@ -170,10 +178,11 @@ impl Pool {
 
     fn open(&self, job: Job, parts: u32) {
         let shared = &*self.shared;
-        // A thread that the system refused has a share too, which others take.
-        let threads = shared.shares.len() as u64;
+        // Nobody comes for nothing: all who come meet at the gate. A thread that the system refused
+        // has a share too, which others take.
+        let threads = (shared.shares.len() as u64).min(u64::from(parts));
         let start = |thread: usize| (u64::from(parts) * thread as u64 / threads) as u32;
-        for (thread, share) in shared.shares.iter().enumerate() {
+        for (thread, share) in shared.shares.iter().take(threads as usize).enumerate() {
             share.set(start(thread)..start(thread + 1));
         }
         // SAFETY: the gate is closed and nobody inside, for `close` waited; `running` is held.
@@ -181,7 +190,7 @@ impl Pool {
         let number = (shared.gate.load(Ordering::Relaxed) >> JOB).wrapping_add(1);
         // Sequentially consistent, as is the reading of `sleepers` behind it and both in `wait`:
         // either the sleeper sees the gate or it is seen here.
-        shared.gate.store(number << JOB | OPEN, Ordering::SeqCst);
+        shared.gate.store(number << JOB | threads << THREADS | OPEN, Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             self.workers.iter().for_each(Thread::unpark);
         }
@@ -205,9 +214,9 @@ impl Pool {
 }
 
 impl Shared {
-    /// Runs the parts of `thread`'s share, then what is left of the others'.
-    fn take_parts(&self, body: &Body<'_>, thread: usize) {
-        let (before, from_own) = self.shares.split_at(thread);
+    /// Runs the parts of `thread`'s share, then what is left of the others', `threads` in all.
+    fn take_parts(&self, body: &Body<'_>, thread: usize, threads: usize) {
+        let (before, from_own) = self.shares[..threads].split_at(thread);
         for (index, share) in from_own.iter().chain(before).enumerate() {
             while let Some(part) = share.take(index == 0) {
                 body(part);
@@ -219,7 +228,7 @@ impl Shared {
     fn work(&self, thread: usize) -> ! {
         let mut last_job = 0;
         loop {
-            let seen = self.wait(last_job);
+            let seen = self.wait(last_job, thread);
             last_job = seen >> JOB;
             if !self.enter(seen) {
                 continue;
@@ -228,23 +237,30 @@ impl Shared {
             let Job(body) = unsafe { *self.job.get() };
             // SAFETY: `Pool::run` keeps the body alive while anybody is inside.
             let body = unsafe { &*body };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_parts(body, thread))) {
+            let take = || self.take_parts(body, thread, threads_of(seen));
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(take)) {
                 self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(panic);
             }
             self.gate.fetch_sub(1, Ordering::Release);
         }
     }
 
-    /// Waits for a gate that is open for another job than `last_job`.
-    fn wait(&self, last_job: u64) -> u64 {
-        let wanted = |gate: u64| gate & OPEN != 0 && gate >> JOB != last_job;
+    /// Waits for a gate that is open to `thread` for another job than `last_job`.
+    fn wait(&self, last_job: u64, thread: usize) -> u64 {
+        let wanted =
+            |gate: u64| gate & OPEN != 0 && gate >> JOB != last_job && thread < threads_of(gate);
+        let mut others = last_job;
         loop {
-            let start = Instant::now();
+            let mut start = Instant::now();
             while start.elapsed() < SPIN {
                 for _ in 0..LOOKS {
                     let gate = self.gate.load(Ordering::Relaxed);
                     if wanted(gate) {
                         return gate;
+                    }
+                    if gate >> JOB != others {
+                        // Where others work, there will soon be more.
+                        (start, others) = (Instant::now(), gate >> JOB);
                     }
                     std::hint::spin_loop();
                 }

@@ -15,19 +15,12 @@ use super::addition::Addition;
 use super::columns::Columns;
 use super::level::Kernels;
 use super::linear::Epilogue;
+use super::rounded_input::RoundedInput;
 use super::scratch::{Place, Scratch, place};
 use super::weight::{Forms, Rows, Weight, WeightProduct};
 
-/// Bytes of packed activations that pass over a panel together: they stay in the second-level cache.
-const BLOCK_BYTES: usize = 3 << 17;
-/// Such a block is a multiple of the largest tile.
-const TILE: usize = 12;
 /// Pieces of the second job that a thread has, where there are enough adapters or columns.
 const PIECES: usize = 8;
-/// Rounding and moving an element costs about so many multiplications.
-const PACKING: usize = 16;
-/// Blocks whose memory is kept: all of a decode step.
-const SPARE_BLOCKS: usize = 16;
 /// Adapters' rows whose memory is kept, some hundred bytes each.
 const SPARE_ADDITIONS: usize = 512;
 
@@ -84,7 +77,8 @@ impl Kernels {
         additions: &mut [Addition<'a>],
         spare: &mut Vec<Rows>,
     ) {
-        let blocks = self.pack_blocks(x, in_features, projections, spare);
+        let forms = Forms::of(self, projections.iter().map(|projection| projection.weight));
+        let input = RoundedInput::new(self, (x, in_features), forms, spare);
         let outputs: usize = projections.iter().map(|it| it.weight.out_features()).sum();
         let work = x.len() * outputs;
         let parts = self.parts(work);
@@ -102,9 +96,7 @@ impl Kernels {
             Part::Weight(weight, epilogue, out) => {
                 let (weight, epilogue) = (*weight, *epilogue);
                 let mut product = WeightProduct { weight, epilogue, next: None, out };
-                for (first_row, x) in &blocks {
-                    product.run(self, x, *first_row);
-                }
+                input.for_each_block(self, |first_row, x| product.run(self, x, first_row));
             }
             Part::Shrink(own) => {
                 let rows = own.first().map_or(0..0, |addition| addition.rows.clone());
@@ -112,8 +104,7 @@ impl Kernels {
                 Addition::shrink(self, x, own);
             }
         });
-        spare.extend(blocks.into_iter().map(|(_, block)| block));
-        spare.truncate(SPARE_BLOCKS);
+        input.end(spare);
     }
 
     /// The second half of what adapters add to their own rows.
@@ -156,26 +147,6 @@ impl Kernels {
                 addition.expand(self, next, out);
             }
         });
-    }
-
-    /// All rows in blocks, in the forms that the weights take, each block with its first row.
-    fn pack_blocks(
-        self,
-        x: &[f32],
-        width: usize,
-        projections: &[Projection<'_, '_>],
-        spare: &mut Vec<Rows>,
-    ) -> Vec<(usize, Rows)> {
-        let weights = projections.iter().map(|projection| projection.weight);
-        let forms = Forms::of(self, weights);
-        let block_rows = (BLOCK_BYTES / forms.row_bytes(width).max(1)).max(TILE) / TILE * TILE;
-        let blocks = x.chunks((block_rows * width).max(1)).enumerate();
-        let place = |(index, _)| (index * block_rows, spare.pop().unwrap_or_default());
-        let mut packed: Vec<(usize, Rows)> = blocks.clone().map(place).collect();
-        let blocks = blocks.zip(&mut packed);
-        let parts = blocks.flat_map(|((_, x), (_, packed))| forms.parts(self, (x, width), packed));
-        self.for_each(x.len() * PACKING, parts.collect(), |part| self.run(part));
-        packed
     }
 }
 
