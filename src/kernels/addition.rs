@@ -35,6 +35,9 @@ impl<'a> Addition<'a> {
     /// All of some projections with one input: ascending, those of the same rows side by side. What
     /// lies between their factors goes into the memory of `spare`, as far as there is some.
     pub(super) fn all(projections: &[Projection<'a, '_>], spare: &mut Vec<Rows>) -> Vec<Self> {
+        if projections.iter().all(|projection| projection.deltas.is_empty()) {
+            return Vec::new();
+        }
         let mut rest: Vec<&[RowsDelta<'a>]> =
             projections.iter().map(|projection| projection.deltas.as_slice()).collect();
         let mut all = Vec::with_capacity(rest.iter().map(|deltas| deltas.len()).sum());

@@ -2,8 +2,7 @@
 //!
 //! No result depends on it: kernels hand over items of which each is computed the same way
 //! wherever it runs.
-
-use std::sync::Mutex;
+#![allow(unsafe_code)]
 
 use super::level::Kernels;
 
@@ -29,9 +28,23 @@ impl Kernels {
         if items.len() < 2 || self.parts(work) == 1 {
             return items.iter_mut().for_each(body);
         }
-        let items: Vec<_> = items.iter_mut().map(Mutex::new).collect();
-        self.pool().run(items.len(), &|part| {
-            body(&mut items[part].lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let (count, items) = (items.len(), Items(items.as_mut_ptr()));
+        self.pool().run(count, &|part| {
+            // SAFETY: the pool runs each part below `count` once, so that nobody else has this item,
+            // and returns when all are done, until when the items stay where they are.
+            body(unsafe { &mut *items.item(part) });
         });
+    }
+}
+
+/// Items of which each thread takes its own.
+struct Items<T>(*mut T);
+
+// SAFETY: who has an item has it alone; it may be another thread, as items may be sent.
+unsafe impl<T: Send> Sync for Items<T> {}
+
+impl<T> Items<T> {
+    fn item(&self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
     }
 }

@@ -174,6 +174,9 @@ enum Part<'p, 'a, 'o> {
 /// Both in their order, spread evenly: while one thread waits for an adapter's memory, another
 /// computes with a weight that its cache holds.
 fn interleave<T>(a: Vec<T>, b: Vec<T>) -> Vec<T> {
+    if b.is_empty() {
+        return a;
+    }
     let (len, total) = (a.len(), a.len() + b.len());
     let (mut a, mut b) = (a.into_iter(), b.into_iter());
     let from_a = |i: usize| (i + 1) * len / total > i * len / total;
