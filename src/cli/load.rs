@@ -178,7 +178,8 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let grammars = Arc::new(GrammarCompiler::new(vocabulary, GRAMMAR_CACHE_BYTES)?);
     let (handle, submissions) = channel(args.engine.max_waiting_requests.get());
     let runner = ModelRunner::new(Box::new(model), kv_cache);
-    let engine = Engine::new(submissions, scheduler, runner, Arc::clone(&state.metrics)).spawn()?;
+    let engine = Engine::new(submissions, scheduler, runner, Arc::clone(&state.metrics));
+    let engine = engine.spawn(crate::kernels::pin_caller)?;
 
     let summary = format!(
         "serving {} ({} layers, {} vocabulary, {}, {}) with {} adapters, {} tokens of context, \

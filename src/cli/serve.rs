@@ -43,8 +43,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let tenancy = access::tenancy(&args.access, args.host, args.adapters.state_dir.as_deref())?;
     if let Some(threads) = args.engine.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
-        crate::kernels::start_threads(threads);
     }
+    crate::kernels::start_threads(args.engine.threads, args.engine.pin_threads);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(ASYNC_THREADS)
         .enable_all()

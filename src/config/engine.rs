@@ -51,6 +51,10 @@ pub struct EngineArgs {
     /// Compute threads [default: one per core]
     #[arg(long, env = "SORSA_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// Keep each compute thread on a processor of its own: where nobody else uses them, not even a
+    /// second server
+    #[arg(long, env = "SORSA_PIN_THREADS")]
+    pub pin_threads: bool,
     /// Instructions to compute with: portable, avx2, avx512, avx512-bf16 or amx [default: the best there are]
     #[arg(long, env = "SORSA_CPU", value_name = "LEVEL")]
     pub cpu: Option<String>,

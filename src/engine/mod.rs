@@ -66,14 +66,17 @@ impl Engine {
         Self { submissions, scheduler, runner, telemetry: Telemetry::new(metrics) }
     }
 
-    /// Starts the engine's thread. It ends once every handle is gone, or by a bug's panic, which
-    /// the join reports.
+    /// Starts the engine's thread, which calls `begin` first. It ends once every handle is gone, or
+    /// by a bug's panic, which the join reports.
     ///
     /// # Errors
     /// Where the operating system gives no thread.
-    pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
+    pub fn spawn(self, begin: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
         let builder = std::thread::Builder::new().name("engine".into()).stack_size(STACK_BYTES);
-        builder.spawn(|| self.run())
+        builder.spawn(|| {
+            begin();
+            self.run();
+        })
     }
 
     /// Steps until every handle is gone.

@@ -140,7 +140,7 @@ impl Kernels {
     /// The same on `threads` threads of its own, which stay for the rest of the process.
     #[cfg(test)]
     pub(super) fn on_threads(self, threads: std::num::NonZeroUsize) -> Self {
-        Self { pool: Box::leak(Box::new(Pool::new(threads))), ..self }
+        Self { pool: Box::leak(Box::new(Pool::new(threads, Vec::new()))), ..self }
     }
 
     /// How many threads share the work, the caller's included.

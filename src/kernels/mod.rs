@@ -74,7 +74,7 @@ pub use linear::{LinearShape, Weights};
 pub use low_rank::LowRankShape;
 pub use paged_kv::{NewKv, PagedKv, PagedKvMut, Pool, PoolMut, SlotMapping};
 pub use panels::Panels;
-pub use pool::start as start_threads;
+pub use pool::{pin_caller, start as start_threads};
 pub use project::{Projection, RowsDelta};
 pub use quantize::QuantizeError;
 pub use quantized_panels::{Bits, QuantizedPanels};

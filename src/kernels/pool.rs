@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, OnceLock, TryLockError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
+
 /// How long a thread spins for the next job before it sleeps: longer than the gaps within a step,
 /// shorter than anything a person would notice on a processor's meter.
 const SPIN: Duration = Duration::from_micros(50);
@@ -43,6 +45,8 @@ fn threads_of(gate: u64) -> usize {
 pub(super) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<Thread>,
+    /// Where threads stay, the caller's first; whoever has none goes where the system puts it.
+    cores: Vec<CoreId>,
     /// Held by whoever runs a job.
     running: Mutex<()>,
 }
@@ -109,18 +113,32 @@ static POOL: OnceLock<Pool> = OnceLock::new();
 
 /// The process's pool: one thread per core unless [`start`] came first.
 pub(super) fn global() -> &'static Pool {
-    POOL.get_or_init(|| Pool::new(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)))
+    POOL.get_or_init(|| Pool::new(one_per_core(), Vec::new()))
 }
 
-/// Starts the process's pool with `threads`, the caller's own included. False where it runs already.
-pub fn start(threads: NonZeroUsize) -> bool {
-    POOL.set(Pool::new(threads)).is_ok()
+fn one_per_core() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Starts the process's pool with `threads`, the caller's own included, or one per core. If `pinned`,
+/// each stays on a core of its own, of those that this process may use: the caller's from
+/// [`pin_caller`] on, and any beyond them where the system puts it. False where a pool runs already.
+pub fn start(threads: Option<NonZeroUsize>, pinned: bool) -> bool {
+    let cores = if pinned { core_affinity::get_core_ids() } else { None };
+    POOL.set(Pool::new(threads.unwrap_or_else(one_per_core), cores.unwrap_or_default())).is_ok()
+}
+
+/// Keeps the calling thread, which is to call kernels, on the first core of a pool of pinned threads.
+pub fn pin_caller() {
+    if let Some(core) = POOL.get().and_then(|pool| pool.cores.first()) {
+        core_affinity::set_for_current(*core);
+    }
 }
 
 impl Pool {
-    /// A pool in which `threads` work, the caller of [`Pool::run`] being one of them. A thread that
-    /// the system refuses is done without.
-    pub(super) fn new(threads: NonZeroUsize) -> Self {
+    /// A pool in which `threads` work, the caller of [`Pool::run`] being one of them, worker `i` on
+    /// `cores[i]` if there is one. A thread that the system refuses is done without.
+    pub(super) fn new(threads: NonZeroUsize, cores: Vec<CoreId>) -> Self {
         let nothing: &'static Body<'static> = &|_| {};
         let count = (threads.get() - 1).min(INSIDE as usize - 1);
         let shared = Arc::new(Shared {
@@ -133,11 +151,16 @@ impl Pool {
         let start = |index| {
             let shared = Arc::clone(&shared);
             let builder = thread::Builder::new().name(format!("compute-{index}"));
-            builder.spawn(move || shared.work(index)).ok()
+            let core = cores.get(index).copied();
+            let work = move || {
+                core.map(core_affinity::set_for_current);
+                shared.work(index)
+            };
+            builder.spawn(work).ok()
         };
         let workers = (1..=count).map_while(start).map(|handle| handle.thread().clone());
         let workers = workers.collect();
-        Self { shared, workers, running: Mutex::new(()) }
+        Self { shared, workers, cores, running: Mutex::new(()) }
     }
 
     /// How many threads work, the caller included.
@@ -299,7 +322,7 @@ mod tests {
     use super::*;
 
     fn pool(threads: usize) -> Pool {
-        Pool::new(NonZeroUsize::new(threads).expect("some"))
+        Pool::new(NonZeroUsize::new(threads).expect("some"), Vec::new())
     }
 
     #[test]
@@ -315,6 +338,26 @@ mod tests {
                 assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1));
             }
         }
+    }
+
+    #[test]
+    fn pinned_workers_stay_where_they_are_put() {
+        let cores = core_affinity::get_core_ids().expect("it can be asked");
+        let Some(&last) = cores.last() else { return };
+        // All but the caller on one core; the second has none and may go anywhere.
+        let pool = Pool::new(NonZeroUsize::new(3).expect("some"), vec![cores[0], last]);
+        let found = Mutex::new(Vec::new());
+        let meeting = std::sync::Barrier::new(3);
+        pool.run(3, &|_| {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            found.lock().expect("no panic").push((name, core_affinity::get_core_ids()));
+            meeting.wait();
+        });
+        let found = found.into_inner().expect("no panic");
+        let of =
+            |name| found.iter().find(|it| it.0 == name).expect("each took a part").1.as_deref();
+        assert_eq!(of("compute-1"), Some(&[last][..]));
+        assert_eq!(of("compute-2"), Some(&cores[..]));
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl Reference {
         let cache = self.cache(num_blocks);
         let scheduler = Scheduler::new(config, BlockManager::new(num_blocks, BLOCK_SIZE));
         let runner = ModelRunner::new(Box::new(self.model), cache);
-        Engine::new(submissions, scheduler, runner, Metrics::new()).spawn().unwrap();
+        Engine::new(submissions, scheduler, runner, Metrics::new()).spawn(|| ()).unwrap();
         handle
     }
 }

@@ -344,6 +344,34 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     assert!(!status.success() && log.contains("config.json"), "{log}");
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn threads_stay_on_a_processor_each_where_that_is_asked_for() {
+    let model = model::hugging_face();
+    let computes = |server: &Server| -> Vec<String> {
+        let own = |name: &str| name == "engine" || name.starts_with("compute-");
+        let all = server.processors().into_iter().filter(|(name, _)| own(name));
+        all.map(|(_, processors)| processors).collect()
+    };
+    // One thread more than there are processors stays free.
+    let processors = std::thread::available_parallelism().unwrap().get();
+    let threads = format!("--threads={}", processors + 1);
+    let server = Server::start(&model, &["--pin-threads", &threads, "--served-model-name=base"]);
+    let body = json!({"model": "base", "prompt": "The sea", "max_tokens": 3});
+    server.post("/v1/completions", &body).await;
+    let all = std::fs::read_to_string("/proc/self/status").unwrap();
+    let all = all.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap().trim();
+    let mut places = computes(&server);
+    places.sort();
+    assert_eq!(places.len(), processors + 1);
+    assert_eq!(places.iter().filter(|it| *it == all).count(), if processors > 1 { 1 } else { 2 });
+    places.dedup();
+    assert_eq!(places.len(), if processors > 1 { processors + 1 } else { 1 }, "{places:?}");
+    drop(server);
+    let server = Server::start(&model, &["--served-model-name=base"]);
+    assert!(computes(&server).iter().all(|it| it == all));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_sdk_is_content() {
     let python = model::in_repository(".venv/bin/python");

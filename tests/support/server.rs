@@ -128,6 +128,20 @@ impl Server {
         (status, serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
+    /// The processors that each of its threads may run on, as Linux writes them, by the thread's name.
+    pub fn processors(&self) -> Vec<(String, String)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let statuses =
+            tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")));
+        let field = |status: &str, name: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            value.trim().to_owned()
+        };
+        let of = |status: String| (field(&status, "Name:"), field(&status, "Cpus_allowed_list:"));
+        // A thread may have ended meanwhile.
+        statuses.filter_map(Result::ok).map(of).collect()
+    }
+
     /// Memory of the process, in bytes.
     pub fn resident_bytes(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
