@@ -3,15 +3,16 @@
 //!
 //! The promise of every kernel: an output element is computed by the same sequence of float
 //! operations whatever else is in the batch, however a prompt is chunked, whichever threads run
-//! and at every [`Level`] but AMX, which adds the products of bfloat16 weights in an order of its
-//! own. So results are equal bit for bit, and the tests hold them to it.
+//! and at every [`Level`] but AMX, which adds products in an order of its own and widens quantised
+//! weights to bfloat16. So results are equal bit for bit, and the tests hold them to it.
 //! [`mod@reference`] has each kernel once more, naively.
 //!
 //! Not here: tensors, devices, models. Shapes that do not fit their slices are a caller's bug and
 //! panic; nothing that a request says can reach these checks.
 //!
-//! `unsafe` is confined to the instruction sets' files below `x86_64`, and to a declaration in
-//! [`heap`]; kernels are written in safe code over `simd::Simd`.
+//! `unsafe` is confined to the instruction sets' files below `x86_64`, to how work and outputs are
+//! divided among threads (`pool`, `parallel`, `columns`), and to a declaration in [`heap`]; kernels are
+//! written in safe code over `simd::Simd`.
 
 mod addition;
 mod attention;

@@ -10,6 +10,8 @@ use crate::kernels::scratch::{Place, Scratch, place};
 /// Buffers that wait to be used again, and floats in all of them: more than a decode step has.
 const MAX_BUFFERS: usize = 16;
 const MAX_FLOATS: usize = 8 << 20;
+/// How many times the floats asked for a buffer may hold.
+const MAX_WASTE: usize = 4;
 
 /// A thread's buffers that are not in use.
 #[derive(Default)]
@@ -23,9 +25,11 @@ impl Scratch for Spare {
 
 impl Spare {
     /// One that is as long, as nothing has to be written then, or else the smallest that holds so
-    /// many.
+    /// many and is not far too large: who needs that one would have to write all of it.
     fn take(&mut self, len: usize) -> Option<Vec<f32>> {
-        let fits = self.0.iter().enumerate().filter(|(_, buffer)| buffer.capacity() >= len);
+        let sizes = len..=MAX_WASTE * len;
+        let fits = self.0.iter().enumerate();
+        let fits = fits.filter(|(_, buffer)| sizes.contains(&buffer.capacity()));
         let best = fits.min_by_key(|(_, buffer)| (buffer.len() != len, buffer.capacity()));
         best.map(|(index, _)| index).map(|index| self.0.swap_remove(index))
     }
@@ -124,8 +128,21 @@ mod tests {
         // The next of the same size gets it, and the larger of two is left for those who need it.
         keep(small);
         keep(large);
-        assert!(buffer(10).capacity() < 1000);
-        assert!(buffer(10).capacity() >= 1000);
+        assert!(buffer(300).capacity() < 1000);
+        assert!(buffer(300).capacity() >= 1000);
+    }
+
+    #[test]
+    fn of_the_right_size_nothing_is_cleared_and_of_a_far_larger_one_nothing_taken() {
+        for len in [1000, 600, 600, 5000] {
+            keep(vec![0.0; len]);
+        }
+        for len in [600, 5000, 600, 1000] {
+            assert!(buffer(len).iter().all(|value| value.is_nan()), "{len}");
+        }
+        keep(vec![0.0; 5000]);
+        assert!(buffer(600).iter().all(|value| *value == 0.0));
+        assert!(buffer(5000).iter().all(|value| value.is_nan()));
     }
 
     #[test]

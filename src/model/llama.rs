@@ -102,7 +102,10 @@ impl LlamaForCausalLm {
         if rows.is_empty() {
             return Tensor::zeros((0, self.config.vocab_size), DType::F32, &self.options.device);
         }
-        self.lm_head.forward(&self.normed(x, rows)?, segments)?.to_dtype(DType::F32)
+        let normed = self.normed(x, rows)?;
+        let logits = self.lm_head.forward(&normed, segments)?;
+        recycle(normed);
+        logits.to_dtype(DType::F32)
     }
 
     fn hidden_states(&self, x: &Tensor, rows: &[u32]) -> candle_core::Result<Tensor> {
@@ -114,6 +117,9 @@ impl LlamaForCausalLm {
 
     /// Those rows after the final norm.
     fn normed(&self, x: &Tensor, rows: &[u32]) -> candle_core::Result<Tensor> {
+        if rows.iter().copied().eq(0..x.dims()[0] as u32) {
+            return self.norm.forward(x);
+        }
         let index = Tensor::new(rows, &self.options.device)?;
         self.norm.forward(&x.index_select(&index, 0)?)
     }
