@@ -1,7 +1,7 @@
 //! The rows that some layers share, rounded: once for all threads in a job of its own, or, where that
 //! would take longer than doing it several times, by every thread for itself.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, ThreadId};
 
 use super::level::Kernels;
 use super::scratch::{Place, Scratch, place};
@@ -29,15 +29,34 @@ pub(super) struct RoundedInput<'x> {
 enum Blocks {
     /// Each with its first row.
     Shared(Vec<(usize, Rows)>),
-    /// All rows are one, which every thread makes; the number is this input's and no other's.
-    Own(u64),
+    /// All rows are one, which every thread makes.
+    Own(InputId),
+}
+
+/// Which thread's input it is, and its how manieth: no other has it.
+type InputId = (ThreadId, u64);
+
+/// How many inputs a thread has had.
+#[derive(Default)]
+struct Inputs(u64);
+
+impl Scratch for Inputs {
+    fn place() -> &'static Place<Self> {
+        place!(Inputs)
+    }
+}
+
+fn next_id() -> InputId {
+    let count = Inputs::lend().0 + 1;
+    Inputs(count).give_back();
+    (thread::current().id(), count)
 }
 
 /// What a thread has rounded for itself.
 #[derive(Default)]
 struct OwnRows {
-    /// The number of the input; the first has number 1.
-    input: u64,
+    /// Which input it was.
+    input: Option<InputId>,
     rows: Rows,
 }
 
@@ -55,10 +74,9 @@ impl<'x> RoundedInput<'x> {
         forms: Forms,
         spare: &mut Vec<Rows>,
     ) -> Self {
-        static INPUTS: AtomicU64 = AtomicU64::new(1);
         let (elements, threads) = OWN_ELEMENTS;
         let blocks = if x.len() <= elements * kernels.threads().min(threads) {
-            Blocks::Own(INPUTS.fetch_add(1, Ordering::Relaxed))
+            Blocks::Own(next_id())
         } else {
             Blocks::Shared(share(kernels, (x, width), forms, spare))
         };
@@ -71,9 +89,9 @@ impl<'x> RoundedInput<'x> {
             Blocks::Shared(blocks) => blocks.iter().for_each(|(first, rows)| body(*first, rows)),
             Blocks::Own(input) => {
                 let mut own = OwnRows::lend();
-                if own.input != *input {
+                if own.input != Some(*input) {
                     self.forms.take(kernels, self.x, self.width, &mut own.rows);
-                    own.input = *input;
+                    own.input = Some(*input);
                 }
                 body(0, &own.rows);
                 own.give_back();
