@@ -31,7 +31,6 @@ pub mod verify;
 use std::io::IsTerminal;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogArgs, LogFormat, ServeArgs};
 
@@ -73,7 +72,7 @@ impl Cli {
     /// # Errors
     /// Where the command fails; the message is for the person at the terminal.
     pub fn run(self) -> anyhow::Result<()> {
-        start_logging(&self.log)?;
+        start_logging(&self.log);
         match self.command {
             Command::Serve(args) => serve::run(*args),
             Command::Convert(args) => convert::run(&args),
@@ -89,16 +88,15 @@ impl Cli {
 }
 
 /// Log lines go to stderr: stdout belongs to the commands' results.
-fn start_logging(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log_level)
-        .map_err(|error| anyhow::anyhow!("--log-level {:?}: {error}", args.log_level))?;
+fn start_logging(args: &LogArgs) {
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(args.log_level.filter())
         .with_writer(std::io::stderr)
+        // Where nobody reads stderr any more, nobody could read of that there either.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match args.log_format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
-    Ok(())
 }

@@ -25,4 +25,13 @@ pub enum ConfigError {
     /// A size that is no number of bytes.
     #[error("{0:?} is no size: use bytes, or a number with KiB, MiB, GiB, KB, MB or GB")]
     Size(String),
+    /// What is no level, and names no target either.
+    #[error(
+        "{0:?} is no log level: use error, warn, info, debug, trace or off, or TARGET=LEVEL such as \
+         sorsa=debug, with commas between several"
+    )]
+    LogLevel(String),
+    /// What `tracing` does not understand, and its reason.
+    #[error("{0:?} are no log directives: {1}")]
+    LogDirective(String, String),
 }
