@@ -20,6 +20,7 @@ mod model_files;
 mod model_source;
 mod names;
 pub mod serve;
+mod signals;
 mod sources;
 mod staging;
 mod table;

@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use super::signals::{Cause, Signals};
 use super::{access, keys_watch, load, names, sources};
 use crate::config::ServeArgs;
 use crate::metrics::Metrics;
@@ -25,13 +26,9 @@ const ASYNC_THREADS: usize = 2;
 /// For the last usage records, where the disk does not take them.
 const USAGE_FLUSH: Duration = Duration::from_secs(10);
 
-/// Why the server stops.
-enum Cause {
-    /// SIGTERM or Ctrl-C.
-    Signal,
-    /// The model could not be loaded, or the engine died.
-    Failure(anyhow::Error),
-}
+/// Memory for bodies, as a multiple of the largest one: parsed, that one may take six times its bytes,
+/// and no tenant beside others may take more than half.
+const BODIES: usize = 16;
 
 /// Serves until a signal, then drains.
 ///
@@ -40,34 +37,48 @@ enum Cause {
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     crate::kernels::heap::share();
     load::check(&args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(ASYNC_THREADS)
+        .enable_all()
+        .build()?;
+    // Before anything that takes time: from here on no signal ends the process by itself.
+    let signals = {
+        let _in_runtime = runtime.enter();
+        Signals::listen()?
+    };
     let tenancy = access::tenancy(&args.access, args.host, args.adapters.state_dir.as_deref())?;
     if let Some(threads) = args.engine.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
     }
     crate::kernels::start_threads(args.engine.threads, args.engine.pin_threads);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(ASYNC_THREADS)
-        .enable_all()
-        .build()?;
-    let result = runtime.block_on(serve_until_stopped(args, tenancy));
+    let result = runtime.block_on(serve_until_stopped(args, tenancy, signals));
     // Loading may still be under way; the process ends whatever it does.
     runtime.shutdown_background();
     result
 }
 
-async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
+async fn serve_until_stopped(
+    args: ServeArgs,
+    tenancy: Arc<Tenancy>,
+    signals: Signals,
+) -> anyhow::Result<()> {
     let address = SocketAddr::new(args.host, args.port);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
+    let defaults = ServerConfig::default();
     let config = ServerConfig {
         max_body_bytes: args.max_body_size.0,
+        max_bodies_memory: defaults
+            .max_bodies_memory
+            .max(BODIES.saturating_mul(args.max_body_size.0)),
+        allowed_hosts: args.access.allowed_host.clone(),
         runtime_adapters: args.adapters.allow_runtime_adapters,
         adapter_roots: names::roots(&args)?,
         adapter_sources: sources::allowed(&args),
         allow_special_tokens: args.chat.allow_special_tokens,
         pooling: args.pooling.into(),
-        ..ServerConfig::default()
+        ..defaults
     };
     let usage = args.access.usage_log.as_ref().map(|path| {
         let opened = UsageLog::open(path, args.access.usage_log_max_size.0 as u64);
@@ -78,9 +89,8 @@ async fn serve_until_stopped(args: ServeArgs, tenancy: Arc<Tenancy>) -> anyhow::
         keys_watch::watch(path.clone(), Arc::clone(&tenancy))?;
     }
     let state = AppState::new(config, Metrics::new(), tenancy, usage);
-    let (signals, mut causes) = mpsc::channel(2);
-    let failures = signals.clone();
-    watch_signals(signals)?;
+    let (failures, mut causes) = mpsc::channel(2);
+    tokio::spawn(signals.follow(followed(&args), failures.clone()));
     let timeout = Duration::from_secs(args.shutdown_timeout);
     spawn_engine(args, Arc::clone(&state), address, failures)?;
 
@@ -158,20 +168,12 @@ fn spawn_engine(
     Ok(())
 }
 
-fn watch_signals(causes: mpsc::Sender<Cause>) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if causes.send(Cause::Signal).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(())
+/// The flags whose files are read again while the server runs.
+fn followed(args: &ServeArgs) -> Vec<&'static str> {
+    let flags = [
+        (args.access.keys.is_some(), "--keys"),
+        (args.adapters.adapters_file.is_some(), "--adapters"),
+        (args.adapters.adapter_dir.is_some(), "--adapter-dir"),
+    ];
+    flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag).collect()
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 
 use super::{ByteSize, ConfigError};
+use crate::server::hosts::HostName;
 
 /// Who may call.
 #[derive(Debug, Clone, Args)]
@@ -28,6 +29,17 @@ pub struct AccessArgs {
     /// Let everybody who reaches an address other than this machine's own call without a key
     #[arg(long, env = "SORSA_ALLOW_OPEN")]
     pub allow_open: bool,
+    /// Without keys, a name by which this server may be called, as in http://NAME:8000, beside its
+    /// addresses and localhost; may be repeated. Other names are refused: a web page could give
+    /// this machine one of its own
+    #[arg(
+        long,
+        env = "SORSA_ALLOWED_HOST",
+        value_delimiter = ',',
+        conflicts_with_all = ["keys", "api_key"],
+        value_name = "NAME"
+    )]
+    pub allowed_host: Vec<HostName>,
     /// A key for /metrics alone [default: where keys are asked for, an administrator's]
     #[arg(long, env = "SORSA_METRICS_KEY", value_name = "KEY", hide_env_values = true)]
     pub metrics_key: Option<Secret>,

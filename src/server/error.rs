@@ -34,8 +34,11 @@ pub struct ApiError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Invalid,
+    Malformed,
     Unauthorized,
     Forbidden,
+    HostNotAllowed,
+    CrossOrigin,
     ContextLength,
     ModelNotFound,
     AdapterNotFound,
@@ -64,10 +67,12 @@ enum Kind {
 impl Kind {
     fn status(self) -> StatusCode {
         match self {
-            Self::Invalid | Self::ContextLength => StatusCode::BAD_REQUEST,
+            Self::Invalid | Self::Malformed | Self::ContextLength => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::ModelNotFound | Self::AdapterNotFound | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Forbidden | Self::Outside => StatusCode::FORBIDDEN,
+            Self::Forbidden | Self::HostNotAllowed | Self::CrossOrigin | Self::Outside => {
+                StatusCode::FORBIDDEN
+            }
             Self::Conflict | Self::InFile | Self::RevisionMismatch => StatusCode::CONFLICT,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
@@ -91,7 +96,7 @@ impl Kind {
         match self {
             Self::QueueFull | Self::RateLimited => "rate_limit_error",
             Self::BeyondLimit => "insufficient_quota",
-            Self::Forbidden => "permission_error",
+            Self::Forbidden | Self::HostNotAllowed | Self::CrossOrigin => "permission_error",
             Self::Unavailable
             | Self::AdapterLoading
             | Self::AdapterFailed
@@ -113,6 +118,8 @@ impl Kind {
             Self::QueueFull | Self::RateLimited | Self::BeyondLimit => Some("rate_limit_exceeded"),
             Self::AdapterNotFound => Some("adapter_not_found"),
             Self::Forbidden => Some("insufficient_permissions"),
+            Self::HostNotAllowed => Some("host_not_allowed"),
+            Self::CrossOrigin => Some("cross_origin"),
             Self::Outside => Some("path_outside_roots"),
             Self::Conflict => Some("adapter_conflict"),
             Self::RevisionMismatch => Some("revision_mismatch"),
@@ -173,6 +180,29 @@ impl ApiError {
             message.push('…');
         }
         Self { kind, message, param: None, retry_after: None }
+    }
+
+    /// 400: the head can be read in more than one way; the connection ends.
+    #[must_use]
+    pub fn malformed(message: &str) -> Self {
+        Self::new(Kind::Malformed, message)
+    }
+
+    /// 403: the request is for a server of another name than this one may have without keys.
+    #[must_use]
+    pub fn host_not_allowed(host: &str) -> Self {
+        let message = format!(
+            "without keys this server answers only to addresses, localhost and the names given by \
+             --allowed-host, and not to {host:?}"
+        );
+        Self::new(Kind::HostNotAllowed, message)
+    }
+
+    /// 403: a page of another server asks for a change.
+    #[must_use]
+    pub fn cross_origin() -> Self {
+        let message = "without keys this server takes no requests from pages of other servers";
+        Self::new(Kind::CrossOrigin, message)
     }
 
     /// 400: the value of `param` is wrong.
@@ -293,6 +323,20 @@ impl ApiError {
     #[must_use]
     pub fn too_large(limit: usize) -> Self {
         Self::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"))
+    }
+
+    /// 413: the body holds more than `limit` values.
+    #[must_use]
+    pub fn too_many_values(limit: usize) -> Self {
+        let message =
+            format!("the request body holds more than {limit} values, token ids not counted");
+        Self::new(Kind::TooLarge, message)
+    }
+
+    /// 429: the bodies of other requests hold all the memory that there is for them.
+    #[must_use]
+    pub fn bodies_full() -> Self {
+        Self::new(Kind::QueueFull, "too many bytes of request bodies are being read")
     }
 
     /// 415: the body is not declared as JSON.
@@ -480,7 +524,7 @@ impl IntoResponse for ApiError {
         if self.kind == Kind::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.kind == Kind::Draining {
+        if matches!(self.kind, Kind::Draining | Kind::Malformed | Kind::TooLarge | Kind::Timeout) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

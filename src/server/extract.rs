@@ -1,18 +1,20 @@
 //! A request's body as a JSON object, with every way to fail in the API's envelope; and the name in
-//! its path.
+//! its path. [`Admitted`] lets a request in before a byte of its body is read: who may not be
+//! answered now costs the server a head and nothing more.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
-use serde_json::Value;
+use axum::http::{HeaderMap, header};
 
+use super::body;
+use super::call::Call;
 use super::error::ApiError;
 use super::openai::fields::Fields;
 use super::state::AppState;
+use super::tenancy::admission::Admission;
 
 /// The body of a POST: a JSON object, whatever its fields.
 #[derive(Debug)]
@@ -22,26 +24,67 @@ impl FromRequest<Arc<AppState>> for JsonObject {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
-        if !is_json(request.headers()) {
-            return Err(ApiError::media_type());
-        }
-        if is_encoded(request.headers()) {
-            return Err(ApiError::content_encoding());
-        }
-        let reading = Bytes::from_request(request, state);
-        let bytes = tokio::time::timeout(state.config.body_timeout, reading)
-            .await
-            .map_err(|_| ApiError::body_timeout())?
-            .map_err(|rejection| match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(state.config.max_body_bytes),
-                _ => ApiError::body("the request body could not be read"),
-            })?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok(Self(Fields::new(map))),
-            Ok(_) => Err(ApiError::body("the request body must be a JSON object")),
-            Err(error) => Err(ApiError::body(format!("the request body is not JSON: {error}"))),
-        }
+        let (mut parts, body) = request.into_parts();
+        let call = Call::from_request_parts(&mut parts, state).await?;
+        check_head(&parts.headers, state.config.max_body_bytes)?;
+        let charge = call.caller.body_charge(&state.bodies);
+        let (object, _charge) = body::read(state, body, charge).await?;
+        Ok(Self(object.into()))
     }
+}
+
+/// A request that uses the model: who makes it, its place among those that run, and its body.
+///
+/// Its limits are asked before its body is read. A `100 Continue` is sent only once the body is
+/// wanted.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The call.
+    pub call: Call,
+    /// Its place; dropped, the request is over.
+    pub admission: Admission,
+    /// The fields of its body.
+    pub fields: Fields,
+}
+
+impl FromRequest<Arc<AppState>> for Admitted {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &Arc<AppState>) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let call = Call::from_request_parts(&mut parts, state).await?;
+        check_head(&parts.headers, state.config.max_body_bytes)?;
+        let mut admission = state.admit(&call)?;
+        state.serving()?;
+        let charge = call.caller.body_charge(&state.bodies);
+        let (object, charge) = tokio::select! {
+            biased;
+            read = body::read(state, body, charge) => read?,
+            () = admission.aborted() => return Err(ApiError::draining()),
+        };
+        admission.keep_body(charge);
+        admission.reserve_record(state.usage.as_ref())?;
+        Ok(Self { call, admission, fields: object.into() })
+    }
+}
+
+/// Whether the body that such a head announces is one to be read.
+fn check_head(headers: &HeaderMap, max_bytes: usize) -> Result<(), ApiError> {
+    if !is_json(headers) {
+        return Err(ApiError::media_type());
+    }
+    if is_encoded(headers) {
+        return Err(ApiError::content_encoding());
+    }
+    if announced(headers).is_some_and(|bytes| bytes > max_bytes as u64) {
+        return Err(ApiError::too_large(max_bytes));
+    }
+    Ok(())
+}
+
+/// The length that a head announces. The protocol's own reader has refused what is no length.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// What a path names. No name holds what is no UTF-8 once decoded, and it cannot be repeated: in its

@@ -130,6 +130,7 @@ impl Generation {
         let share = call.caller.queue_share(serving.engine.max_waiting());
         job.check_prompts(share.limit)?;
         admission.charge(job.most_tokens())?;
+        admission.release_body();
         let rules = Arc::new(StopRules {
             matcher: job.stop_matcher()?,
             strings: job.stop.clone(),

@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod blocking;
+pub mod body;
 pub mod call;
 pub mod chat_format;
 pub mod choice;
@@ -18,6 +19,8 @@ pub mod error;
 pub mod extract;
 pub mod form;
 pub mod generation;
+pub mod hosts;
+mod idle;
 pub mod lifecycle;
 pub mod observe;
 pub mod openai;
@@ -25,6 +28,7 @@ pub mod openapi;
 pub mod probes;
 pub mod router;
 mod serve;
+mod stall;
 pub mod state;
 pub mod stream;
 pub mod tenancy;

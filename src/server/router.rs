@@ -4,7 +4,6 @@ use std::any::Any;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use super::admin::{adapters, vllm};
 use super::error::ApiError;
+use super::hosts::check_host;
 use super::observe::observe;
 use super::openai::{chat, completions, embeddings, models, responses};
 use super::state::AppState;
@@ -58,8 +58,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(state.config.max_body_bytes))
         .layer(from_fn_with_state(Arc::clone(&state), authorize))
+        .layer(from_fn_with_state(Arc::clone(&state), check_host))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -12,20 +14,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tower::ServiceExt;
 
 use super::admin::guard::Peer;
+use super::idle::OpenConnections;
 use super::lifecycle::Phase;
 use super::router::router;
+use super::stall::Stall;
 use super::state::AppState;
 
 /// Between two foldings of recorded samples.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// For the last bytes of answers and for idle connections, after the drain.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections that are taken before those whose places they get have been closed.
+const NEWCOMERS: usize = 64;
+/// What the protocol's reader works in at least.
+const MIN_BUFFER: usize = 64 << 10;
 /// Before the next try where no connection can be accepted, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -62,8 +69,8 @@ pub async fn serve(
             biased;
             drained = &mut end => break drained,
             _ = upkeep.tick() => state.metrics.upkeep(),
-            Some(_) = connections.tasks.join_next() => {}
-            stream = accept(&listener, &connections.places) => connections.spawn(stream),
+            Some(ended) = connections.tasks.join_next() => connections.ended(ended),
+            stream = accept(&listener), if connections.have_room() => connections.spawn(stream),
         }
     };
     drop(listener);
@@ -91,14 +98,10 @@ async fn drain(
     drained
 }
 
-/// A connection and its place among the open ones.
-type Accepted = (TcpStream, tokio::sync::OwnedSemaphorePermit);
-
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Accepted {
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
+            Ok((stream, _)) => return stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -112,8 +115,11 @@ struct Connections {
     service: Router,
     http: http1::Builder,
     graceful: GracefulShutdown,
-    tasks: JoinSet<()>,
-    places: Arc<Semaphore>,
+    /// Each returns its number.
+    tasks: JoinSet<u64>,
+    open: OpenConnections,
+    max: usize,
+    write_timeout: Duration,
 }
 
 impl Connections {
@@ -122,33 +128,64 @@ impl Connections {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(config.header_timeout)
-            .max_header_size(config.max_header_bytes);
+            .max_header_size(config.max_header_bytes)
+            // What is read ahead of a connection, requests that wait behind others included.
+            .max_buf_size(config.max_header_bytes.max(MIN_BUFFER));
         Self {
             service: router(Arc::clone(state)),
             http,
             graceful: GracefulShutdown::new(),
             tasks: JoinSet::new(),
-            places: Arc::new(Semaphore::new(config.max_connections.max(1))),
+            open: OpenConnections::default(),
+            max: config.max_connections.max(1),
+            write_timeout: config.write_timeout,
         }
     }
 
-    fn spawn(&mut self, (stream, place): Accepted) {
+    /// Whether one more may come: in the place of an idle one, if there are as many as there may be.
+    fn have_room(&self) -> bool {
+        self.tasks.len() < self.max + NEWCOMERS
+    }
+
+    fn spawn(&mut self, stream: TcpStream) {
+        let (number, activity) = self.open.add();
+        if self.open.count() > self.max {
+            self.open.dismiss_idle(number);
+        }
         // Tokens are small writes that must not wait for each other.
         let _ = stream.set_nodelay(true);
         let peer = stream.peer_addr().ok().map(Peer);
-        let service = self.service.clone().map_request(move |mut request: Request<Incoming>| {
+        let (router, on) = (self.service.clone(), Arc::clone(&activity));
+        let service = tower::service_fn(move |mut request: Request<Incoming>| {
             peer.and_then(|peer| request.extensions_mut().insert(peer));
-            request
+            let (open, answer) = (on.request(), router.clone().oneshot(request.map(Body::new)));
+            async move {
+                answer.await.map(|answer: Response| answer.map(|body| open.until_written(body)))
+            }
         });
         let service = TowerToHyperService::new(service);
-        let connection = self.http.serve_connection(TokioIo::new(stream), service);
-        let connection = self.graceful.watch(connection);
+        let stream = TokioIo::new(Stall::new(stream, self.write_timeout));
+        let connection = self.graceful.watch(self.http.serve_connection(stream, service));
         self.tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
+            tokio::select! {
+                biased;
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                },
+                () = activity.dismissed() => {
+                    tracing::debug!("an idle connection made room for another");
+                }
             }
-            drop(place);
+            number
         });
+    }
+
+    fn ended(&mut self, ended: Result<u64, JoinError>) {
+        match ended {
+            Ok(number) => self.open.remove(number),
+            // Handlers that panic are caught; nothing else on a connection may.
+            Err(error) => tracing::error!(%error, "bug: a connection panicked"),
+        }
     }
 
     /// Lets answers that are being written end, then closes what is left.

@@ -9,9 +9,11 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::blocking::blocking;
+use super::body::budget::BodyBudget;
 use super::call::Call;
 use super::chat_format::ChatFormat;
 use super::error::ApiError;
+use super::hosts::HostName;
 use super::lifecycle::{Lifecycle, Phase};
 use super::tenancy::Tenancy;
 use super::tenancy::admission::Admission;
@@ -28,13 +30,22 @@ use crate::text::tokenizer::Tokenizer;
 pub struct ServerConfig {
     /// Largest request body in bytes; more is 413.
     pub max_body_bytes: usize,
+    /// Most memory that bodies hold from their first byte until they have become prompts; more is 429.
+    pub max_bodies_memory: usize,
     /// Time for a body to arrive; longer is 408.
     pub body_timeout: Duration,
+    /// Time for a body to arrive, and beyond it so much more as `min_body_rate` says.
+    pub body_grace: Duration,
+    /// Bytes a second at which a body must then have come; slower is 408.
+    pub min_body_rate: usize,
     /// Time for a request's head to arrive; longer closes the connection, an idle one too.
     pub header_timeout: Duration,
     /// Largest request head in bytes; more is 431.
     pub max_header_bytes: usize,
-    /// Open connections; more wait to be accepted.
+    /// Time for which a connection's other end may take too little of what it is sent; longer closes
+    /// the connection.
+    pub write_timeout: Duration,
+    /// Open connections; more are taken in the place of idle ones.
     pub max_connections: usize,
     /// Choices of one request, over all its prompts.
     pub max_choices: usize,
@@ -46,6 +57,8 @@ pub struct ServerConfig {
     pub grammar_timeout: Duration,
     /// Time between two comments on a silent stream.
     pub keep_alive: Duration,
+    /// Names that a server without keys answers to, beside addresses and `localhost`.
+    pub allowed_hosts: Vec<HostName>,
     /// Whether adapters may be registered and changed through HTTP.
     pub runtime_adapters: bool,
     /// Directories beneath which callers may name adapters.
@@ -63,15 +76,20 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_body_bytes: 4 << 20,
+            max_bodies_memory: 256 << 20,
             body_timeout: Duration::from_secs(30),
+            body_grace: Duration::from_secs(5),
+            min_body_rate: 16 << 10,
             header_timeout: Duration::from_secs(60),
             max_header_bytes: 32 << 10,
+            write_timeout: Duration::from_secs(30),
             max_connections: 4096,
             max_choices: 1024,
             max_request_tokens: 4 << 20,
             text_workers: 2,
             grammar_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(15),
+            allowed_hosts: Vec::new(),
             runtime_adapters: false,
             adapter_roots: Vec::new(),
             adapter_sources: Vec::new(),
@@ -140,6 +158,10 @@ pub struct AppState {
     pub tenancy: Arc<Tenancy>,
     /// Where it is written down what requests used.
     pub usage: Option<UsageLog>,
+    /// What bodies hold.
+    pub bodies: Arc<BodyBudget>,
+    /// Places for parsing long bodies.
+    pub(super) parse_work: Arc<Semaphore>,
     /// Places for rendering and tokenising.
     pub(super) text_work: Arc<Semaphore>,
     /// Places for compiling grammars, so that slow ones hold up no other text work.
@@ -158,6 +180,8 @@ impl AppState {
         usage: Option<UsageLog>,
     ) -> Arc<Self> {
         Arc::new(Self {
+            bodies: BodyBudget::new(config.max_bodies_memory),
+            parse_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             grammar_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             config,
@@ -181,7 +205,7 @@ impl AppState {
     /// # Errors
     /// Where the server is shutting down, or the caller's tenant has reached a limit.
     pub fn admit(&self, call: &Call) -> Result<Admission, ApiError> {
-        Admission::new(self.lifecycle.admit()?, &call.caller, self.usage.as_ref())
+        Admission::new(self.lifecycle.admit()?, &call.caller)
     }
 
     /// The loaded model.

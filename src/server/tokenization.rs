@@ -8,9 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::call::Call;
 use super::error::{ApiError, ApiResult};
-use super::extract::JsonObject;
+use super::extract::Admitted;
 use super::openai::conversation::Conversation;
 use super::openai::convert;
 use super::openai::fields::Fields;
@@ -61,10 +60,8 @@ enum Input {
 )]
 pub async fn tokenize(
     State(state): State<Arc<AppState>>,
-    call: Call,
-    JsonObject(mut fields): JsonObject,
+    Admitted { call, admission: _admission, mut fields }: Admitted,
 ) -> ApiResult<Tokenized> {
-    let _admission = state.admit(&call)?;
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
     let input = take_input(&mut fields)?;
@@ -128,10 +125,8 @@ fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
 )]
 pub async fn detokenize(
     State(state): State<Arc<AppState>>,
-    call: Call,
-    JsonObject(mut fields): JsonObject,
+    Admitted { call, admission: _admission, mut fields }: Admitted,
 ) -> ApiResult<Detokenized> {
-    let _admission = state.admit(&call)?;
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
     let tokens =

@@ -45,6 +45,7 @@ pub async fn pool(
 ) -> Result<Vec<Vec<f32>>, ApiError> {
     let tokens = job.prompts.iter().map(Vec::len).sum();
     admission.charge(tokens as u64)?;
+    admission.release_body();
     let (slot, record) = (admission.take_slot(), record(serving, job.adapter.as_ref(), tokens));
     let mut account = Account::new(state, call, slot, job.prompts.len(), record);
     admission.set_used(account.used());

@@ -13,6 +13,7 @@ mod agreement;
 mod bench;
 mod caching;
 mod conversion;
+mod edge;
 mod embeddings;
 mod function_calls;
 mod llama_oracle;

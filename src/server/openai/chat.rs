@@ -22,10 +22,9 @@ use super::types::{
 };
 use super::validate::length::take_max_tokens;
 use super::validate::{Common, MAX_LOGPROBS};
-use crate::server::call::Call;
 use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
-use crate::server::extract::JsonObject;
+use crate::server::extract::Admitted;
 use crate::server::generation::{Generation, Job, TokenCounts};
 use crate::server::openapi::{ChatCompletion, ChatCompletionChunk, errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving};
@@ -80,10 +79,9 @@ struct ChatRequest {
 )]
 pub async fn chat_completions(
     State(state): State<Arc<AppState>>,
-    call: Call,
-    JsonObject(fields): JsonObject,
+    admitted: Admitted,
 ) -> Result<Response, ApiError> {
-    endpoint::answer::<ChatRequest>(&state, &call, fields).await
+    endpoint::answer::<ChatRequest>(&state, admitted).await
 }
 
 impl Endpoint for ChatRequest {

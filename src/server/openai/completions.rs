@@ -16,10 +16,9 @@ use super::prompts::{PromptInput, take_prompts};
 use super::types::{CompletionChoice, Envelope};
 use super::validate::length::take_max_tokens;
 use super::validate::{self, Common, MAX_LOGPROBS};
-use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
-use crate::server::extract::JsonObject;
+use crate::server::extract::Admitted;
 use crate::server::generation::{Generation, Job, TokenCounts};
 use crate::server::openapi::{Completion, errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving};
@@ -65,10 +64,9 @@ struct CompletionRequest {
 )]
 pub async fn completions(
     State(state): State<Arc<AppState>>,
-    call: Call,
-    JsonObject(fields): JsonObject,
+    admitted: Admitted,
 ) -> Result<Response, ApiError> {
-    endpoint::answer::<CompletionRequest>(&state, &call, fields).await
+    endpoint::answer::<CompletionRequest>(&state, admitted).await
 }
 
 impl Endpoint for CompletionRequest {

@@ -19,9 +19,8 @@ use super::validate::accepted::take_accepted;
 use super::validate::{refused, take_cache_salt};
 use crate::adapter::registry::Target;
 use crate::engine::request::Pooling;
-use crate::server::call::Call;
 use crate::server::error::ApiError;
-use crate::server::extract::JsonObject;
+use crate::server::extract::Admitted;
 use crate::server::openapi::{errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::vectors::{PoolJob, pool};
@@ -106,10 +105,8 @@ struct EmbeddingUsage {
 )]
 pub async fn embeddings(
     State(state): State<Arc<AppState>>,
-    call: Call,
-    JsonObject(mut fields): JsonObject,
+    Admitted { call, admission, mut fields }: Admitted,
 ) -> Result<Response, ApiError> {
-    let admission = state.admit(&call)?;
     let serving = state.serving()?;
     let model = take_model(&mut fields, &call, &serving).await?;
     let digest = model.adapter_digest();

@@ -6,10 +6,9 @@
 //! ```ignore
 //! pub async fn completions(
 //!     State(state): State<Arc<AppState>>,
-//!     call: Call,
-//!     JsonObject(fields): JsonObject,
+//!     admitted: Admitted,
 //! ) -> Result<Response, ApiError> {
-//!     endpoint::answer::<CompletionRequest>(&state, &call, fields).await
+//!     endpoint::answer::<CompletionRequest>(&state, admitted).await
 //! }
 //! ```
 //!
@@ -26,9 +25,9 @@ use axum::response::Response;
 use super::fields::Fields;
 use super::model::{Model, take_model};
 use super::validate::refused;
-use crate::server::call::Call;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
+use crate::server::extract::Admitted;
 use crate::server::form;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
@@ -97,12 +96,11 @@ pub trait Writer: Events {
 /// Every failure before the first byte of the answer.
 pub async fn answer<E: Endpoint>(
     state: &Arc<AppState>,
-    call: &Call,
-    mut fields: Fields,
+    admitted: Admitted,
 ) -> Result<Response, ApiError> {
-    let admission = state.admit(call)?;
+    let Admitted { call, admission, mut fields } = admitted;
     let serving = state.serving()?;
-    let model = take_model(&mut fields, call, &serving).await?;
+    let model = take_model(&mut fields, &call, &serving).await?;
     let digest = model.adapter_digest();
     let request = E::take(&mut fields, model, &serving, &state.config)?;
     state.metrics.unknown_fields(E::take_rest(fields)?);
@@ -112,7 +110,7 @@ pub async fn answer<E: Endpoint>(
     if let Some(form) = job.form.take() {
         job.grammar = Some(form::compile(state, &serving, form).await?);
     }
-    let mut generation = Generation::start(state, &serving, job, call, admission).await?;
+    let mut generation = Generation::start(state, &serving, job, &call, admission).await?;
     let response = match delivery {
         Delivery::Streamed => stream::respond(generation, writer, state.config.keep_alive),
         Delivery::Whole => {

@@ -1,27 +1,34 @@
 //! Reading the fields of a request body strictly: right type, right range, the field's name in
 //! every error. It knows types, not meanings; a boolean is no number and nothing wraps.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use crate::server::body::json::{self, Ids, Object};
 use crate::server::error::ApiError;
-
-/// Integers a JSON number written with a fraction of zero may stand for without loss.
-const EXACT_FLOAT: f64 = 9_007_199_254_740_992.0;
 
 /// The fields of an object that nobody has taken yet. `null` is the same as absent.
 #[derive(Debug)]
 pub struct Fields {
     map: Map<String, Value>,
+    /// Fields that hold token ids. They are no values, and [`Self::take`] does not find them.
+    ids: BTreeMap<String, Ids>,
     prefix: String,
 }
 
+impl From<Object> for Fields {
+    fn from(Object { values, ids }: Object) -> Self {
+        Self { map: values, ids, prefix: String::new() }
+    }
+}
+
 impl Fields {
-    /// The fields of a body.
+    /// The fields of an object.
     #[must_use]
     pub fn new(map: Map<String, Value>) -> Self {
-        Self { map, prefix: String::new() }
+        Object { values: map, ids: BTreeMap::new() }.into()
     }
 
     /// The fields of `value`, an object that stands at `param` in the body.
@@ -30,7 +37,7 @@ impl Fields {
     /// Where it is something else.
     pub fn nested(param: &str, value: Value) -> Result<Self, ApiError> {
         match value {
-            Value::Object(map) => Ok(Self { map, prefix: format!("{param}.") }),
+            Value::Object(map) => Ok(Self { prefix: format!("{param}."), ..Self::new(map) }),
             _ => Err(ApiError::invalid(param, format!("`{param}` must be an object"))),
         }
     }
@@ -43,12 +50,12 @@ impl Fields {
     /// True where a field is there and says something.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.map.get(name).is_some_and(|value| !value.is_null())
+        self.map.get(name).is_some_and(|value| !value.is_null()) || self.ids.contains_key(name)
     }
 
     /// The names of the fields that are left.
     pub fn rest(&self) -> impl Iterator<Item = &str> {
-        self.map.keys().map(String::as_str)
+        self.map.keys().chain(self.ids.keys()).map(String::as_str)
     }
 
     /// Nothing where all fields were taken: a change that is understood in part is none.
@@ -62,8 +69,16 @@ impl Fields {
     /// A number that stands for the fields that are left: the same for the same request.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        let json = serde_json::to_vec(&self.map).unwrap_or_default();
-        let [a, b, c, d, e, f, g, h, ..] = *blake3::hash(&json).as_bytes();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&serde_json::to_vec(&self.map).unwrap_or_default());
+        for (name, ids) in &self.ids {
+            hasher.update(name.as_bytes());
+            for list in ids.lists() {
+                hasher.update(&(list.len() as u64).to_le_bytes());
+                list.iter().for_each(|id| _ = hasher.update(&id.to_le_bytes()));
+            }
+        }
+        let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
@@ -163,7 +178,7 @@ impl Fields {
         match self.take(name) {
             None => Ok(None),
             Some(Value::Object(map)) => {
-                Ok(Some(Self { map, prefix: format!("{}.", self.param(name)) }))
+                Ok(Some(Self { prefix: format!("{}.", self.param(name)), ..Self::new(map) }))
             }
             Some(_) => Err(self.wrong(name, "an object")),
         }
@@ -181,18 +196,25 @@ impl Fields {
         }
     }
 
+    /// Takes a field that holds token ids, whatever they are.
+    pub fn ids(&mut self, name: &str) -> Option<Ids> {
+        self.ids.remove(name)
+    }
+
     /// Takes an array of token ids, each below `vocab_size`.
     ///
     /// # Errors
     /// Where it is something else, or an id is not the model's.
     pub fn tokens(&mut self, name: &str, vocab_size: usize) -> Result<Option<Vec<u32>>, ApiError> {
-        let Some(values) = self.array(name)? else { return Ok(None) };
-        values
-            .iter()
-            .map(|value| to_token(value, vocab_size))
-            .collect::<Option<_>>()
-            .map(Some)
-            .ok_or_else(|| self.wrong(name, &token_ids(vocab_size)))
+        let ids = match self.ids(name) {
+            Some(Ids::One(ids)) if are_tokens(&ids, vocab_size) => return Ok(Some(ids)),
+            Some(_) => None,
+            None => match self.array(name)? {
+                None => return Ok(None),
+                Some(values) => values.iter().map(|value| to_token(value, vocab_size)).collect(),
+            },
+        };
+        ids.map(Some).ok_or_else(|| self.wrong(name, &token_ids(vocab_size)))
     }
 
     /// The error for a missing field.
@@ -207,12 +229,7 @@ impl Fields {
 /// A JSON number as a 64-bit integer; `5.0` counts as 5, `true` and `1e300` as nothing.
 #[must_use]
 pub fn to_integer(value: &Value) -> Option<i64> {
-    let number = value.as_number()?;
-    number.as_i64().or_else(|| {
-        let float = number.as_f64().filter(|_| number.is_f64())?;
-        #[expect(clippy::cast_possible_truncation, reason = "integral and within 2^53")]
-        (float.fract() == 0.0 && float.abs() <= EXACT_FLOAT).then_some(float as i64)
-    })
+    json::to_integer(value.as_number()?)
 }
 
 /// A JSON number as a token id below `vocab_size`.
@@ -220,6 +237,12 @@ pub fn to_integer(value: &Value) -> Option<i64> {
 pub fn to_token(value: &Value, vocab_size: usize) -> Option<u32> {
     let token = u32::try_from(to_integer(value)?).ok()?;
     usize::try_from(token).is_ok_and(|token| token < vocab_size).then_some(token)
+}
+
+/// Whether each of `ids` is below `vocab_size`.
+#[must_use]
+pub fn are_tokens(ids: &[u32], vocab_size: usize) -> bool {
+    ids.iter().all(|id| usize::try_from(*id).is_ok_and(|id| id < vocab_size))
 }
 
 /// What [`Fields::tokens`] expects, in words.

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::fields::{Fields, to_token, token_ids};
+use super::fields::{Fields, are_tokens, token_ids};
+use crate::server::body::json::Ids;
 use crate::server::error::ApiError;
 
 /// A prompt as the client gave it.
@@ -32,28 +33,34 @@ pub fn take_prompts(
         );
         ApiError::invalid(param, message)
     };
-    let tokens = |values: &[Value]| {
-        values.iter().map(|value| to_token(value, vocab_size)).collect::<Option<Vec<u32>>>()
-    };
+    if let Some(ids) = fields.ids(param) {
+        let lists = match ids {
+            Ids::One(list) => vec![list],
+            Ids::Many(lists) => lists,
+        };
+        check_count(param, lists.len(), max_prompts)?;
+        if lists.iter().all(|list| are_tokens(list, vocab_size)) {
+            return Ok(lists.into_iter().map(PromptInput::Tokens).collect());
+        }
+        return Err(wrong());
+    }
     let values = match fields.take(param) {
         None => return Err(fields.missing(param)),
         Some(Value::String(text)) => return Ok(vec![PromptInput::Text(text)]),
         Some(Value::Array(values)) if !values.is_empty() => values,
         Some(_) => return Err(wrong()),
     };
-    if values[0].is_number() {
-        return Ok(vec![PromptInput::Tokens(tokens(&values).ok_or_else(wrong)?)]);
-    }
-    if values.len() > max_prompts {
-        let message = format!("`{param}` must hold at most {max_prompts} prompts");
-        return Err(ApiError::invalid(param, message));
-    }
-    // All must be of the first one's kind.
-    let strings = values[0].is_string();
+    check_count(param, values.len(), max_prompts)?;
     let prompt = |value: Value| match value {
-        Value::String(text) if strings => Some(PromptInput::Text(text)),
-        Value::Array(values) if !strings => Some(PromptInput::Tokens(tokens(&values)?)),
+        Value::String(text) => Some(PromptInput::Text(text)),
         _ => None,
     };
     values.into_iter().map(prompt).collect::<Option<_>>().ok_or_else(wrong)
+}
+
+fn check_count(param: &str, count: usize, most: usize) -> Result<(), ApiError> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(ApiError::invalid(param, format!("`{param}` must hold at most {most} prompts")))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::caller::{Caller, Tenant};
 use super::live::Rate;
+use crate::server::body::budget::BodyCharge;
 use crate::server::error::ApiError;
 use crate::server::lifecycle::Running;
 use crate::server::usage::{UsageLog, UsageSlot};
@@ -18,22 +19,15 @@ pub struct Admission {
     charged: u64,
     used: u64,
     slot: Option<UsageSlot>,
+    body: Option<BodyCharge>,
 }
 
 impl Admission {
-    /// Lets a request in, with a place in `usage` where records are kept.
+    /// Lets a request in.
     ///
     /// # Errors
-    /// 503 where there is no such place; 429 where the tenant has as many requests running, or has made as many in a minute, as it may.
-    pub fn new(
-        running: Running,
-        caller: &Caller,
-        usage: Option<&UsageLog>,
-    ) -> Result<Self, ApiError> {
-        let slot = match usage {
-            None => None,
-            Some(usage) => Some(usage.reserve().ok_or_else(ApiError::usage_behind)?),
-        };
+    /// 429 where the tenant has as many requests running, or has made as many in a minute, as it may.
+    pub fn new(running: Running, caller: &Caller) -> Result<Self, ApiError> {
         let tenant = Arc::clone(&caller.tenant);
         let (policy, live) = (&tenant.policy, &tenant.live);
         let limit = policy.limits.max_concurrent;
@@ -42,10 +36,32 @@ impl Admission {
             return Err(ApiError::too_many_running(limit));
         }
         // From here on it counts as running, until it is dropped.
-        let admission = Self { running, tenant, charged: 0, used: 0, slot };
+        let admission = Self { running, tenant, charged: 0, used: 0, slot: None, body: None };
         let limits = &admission.tenant.policy.limits;
         admission.take(Rate::Requests, 1, limits.requests_per_minute)?;
         Ok(admission)
+    }
+
+    /// Keeps what the request's body holds.
+    pub fn keep_body(&mut self, charge: BodyCharge) {
+        self.body = Some(charge);
+    }
+
+    /// What the body held has become prompts.
+    pub fn release_body(&mut self) {
+        self.body = None;
+    }
+
+    /// Takes a place for the request's record in `usage`, where records are kept. Bodies that come
+    /// slowly hold none: this is asked once a body is there.
+    ///
+    /// # Errors
+    /// 503 where there is no such place.
+    pub fn reserve_record(&mut self, usage: Option<&UsageLog>) -> Result<(), ApiError> {
+        if let Some(usage) = usage {
+            self.slot = Some(usage.reserve().ok_or_else(ApiError::usage_behind)?);
+        }
+        Ok(())
     }
 
     /// Charges the most tokens that the request can use.

@@ -6,6 +6,7 @@ use super::live::Live;
 use crate::adapter::registry::Registry;
 use crate::engine::handle::QueueShare;
 use crate::engine::request::TenantShare;
+use crate::server::body::budget::{BodyBudget, BodyCharge};
 use crate::tenant::directory::Key;
 use crate::tenant::policy::Policy;
 
@@ -16,6 +17,8 @@ pub struct Tenant {
     pub policy: Arc<Policy>,
     /// What it uses: the same for all its calls.
     pub live: Arc<Live>,
+    /// The number of its cache group, where it is in one.
+    pub group: Option<u32>,
     /// Whether there are no other tenants.
     pub alone: bool,
 }
@@ -99,13 +102,19 @@ impl Caller {
         QueueShare { waiting, limit: limit.min(max_waiting) }
     }
 
-    /// Who shares this caller's cached prompts: its tenant alone, or its tenant's group. No name has
-    /// a slash in it.
+    /// The charge of a body of its, which holds nothing yet.
+    #[must_use]
+    pub fn body_charge(&self, budget: &Arc<BodyBudget>) -> BodyCharge {
+        budget.charge(Arc::clone(self.tenant.live.bodies()), self.tenant.alone)
+    }
+
+    /// Who shares this caller's cached prompts: its tenant alone, or its tenant's group. By number, not
+    /// by name: a name can be given to somebody else.
     #[must_use]
     pub fn cache_owner(&self) -> String {
-        match &self.tenant.policy.cache_group {
+        match self.tenant.group {
             Some(group) => format!("group/{group}"),
-            None => format!("tenant/{}", self.tenant.policy.name),
+            None => format!("tenant/{}", self.tenant.live.number()),
         }
     }
 }

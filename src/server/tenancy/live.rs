@@ -14,6 +14,7 @@ pub struct Live {
     rates: Mutex<Rates>,
     running: AtomicUsize,
     waiting: Arc<AtomicUsize>,
+    bodies: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -49,10 +50,11 @@ impl Live {
             rates: Mutex::default(),
             running: AtomicUsize::new(0),
             waiting: Arc::default(),
+            bodies: Arc::default(),
         }
     }
 
-    /// The tenant's number, the same as long as the server runs.
+    /// The tenant's number. No other tenant of this process has it, or ever had.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
@@ -62,6 +64,12 @@ impl Live {
     #[must_use]
     pub fn waiting(&self) -> &Arc<AtomicUsize> {
         &self.waiting
+    }
+
+    /// Bytes that bodies of the tenant's requests hold.
+    #[must_use]
+    pub fn bodies(&self) -> &Arc<AtomicUsize> {
+        &self.bodies
     }
 
     /// Sets the rates; what is used of them stays used.

@@ -16,6 +16,7 @@ pub mod manage;
 pub mod routes;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -47,6 +48,7 @@ pub enum MetricsAccess {
 #[derive(Debug)]
 pub struct Tenancy {
     present: ArcSwap<Present>,
+    numbers: Numbers,
     metrics: MetricsAccess,
     /// Where `present` comes from; `None` where nothing is declared. Held while it is replaced.
     book: Mutex<Option<Book>>,
@@ -59,15 +61,28 @@ struct Present {
     tenants: HashMap<String, Arc<Tenant>>,
 }
 
+/// Numbers of tenants and cache groups. None is given twice: what is made anew under an old name is
+/// somebody else, and finds nothing of what the former one left behind.
+#[derive(Debug)]
+struct Numbers(AtomicU32);
+
+impl Numbers {
+    fn next(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 impl Tenancy {
     /// No key is asked for: everybody is one tenant that may do everything.
     #[must_use]
     pub fn open() -> Arc<Self> {
         let policy = Arc::new(Policy::unlimited(DEFAULT_TENANT));
-        let tenant = Arc::new(Tenant { policy, live: Arc::new(Live::new(0)), alone: true });
+        let live = Arc::new(Live::new(0));
+        let tenant = Arc::new(Tenant { policy, live, group: None, alone: true });
         let tenants = [(DEFAULT_TENANT.to_owned(), tenant)].into();
         let present = ArcSwap::from_pointee(Present { directory: None, tenants });
-        Arc::new(Self { present, metrics: MetricsAccess::Public, book: Mutex::default() })
+        let (metrics, book) = (MetricsAccess::Public, Mutex::default());
+        Arc::new(Self { present, numbers: Numbers(AtomicU32::new(1)), metrics, book })
     }
 
     /// Every call needs a key of `directory`.
@@ -86,8 +101,9 @@ impl Tenancy {
 
     fn new(directory: Directory, metrics: MetricsAccess, book: Option<Book>) -> Arc<Self> {
         let none = Present { directory: None, tenants: HashMap::new() };
-        let present = ArcSwap::from_pointee(none.followed_by(Arc::new(directory)));
-        Arc::new(Self { present, metrics, book: Mutex::new(book) })
+        let numbers = Numbers(AtomicU32::new(1));
+        let present = ArcSwap::from_pointee(none.followed_by(Arc::new(directory), &numbers));
+        Arc::new(Self { present, numbers, metrics, book: Mutex::new(book) })
     }
 
     /// The keys file has changed; returns how many tenants and keys there are now.
@@ -127,7 +143,7 @@ impl Tenancy {
     /// From now on calls need a key of `directory`. What its tenants use at the moment still counts.
     fn replace(&self, directory: Directory) {
         let directory = Arc::new(directory);
-        self.present.rcu(|present| present.followed_by(Arc::clone(&directory)));
+        self.present.rcu(|present| present.followed_by(Arc::clone(&directory), &self.numbers));
     }
 
     /// Whether no key is asked for.
@@ -158,21 +174,38 @@ impl Tenancy {
 }
 
 impl Present {
-    fn followed_by(&self, directory: Arc<Directory>) -> Self {
-        let mut next = self.tenants.values().map(|tenant| tenant.live.number() + 1).max();
+    fn followed_by(&self, directory: Arc<Directory>, numbers: &Numbers) -> Self {
+        let groups = self.groups(&directory, numbers);
         let alone = directory.tenants().count() == 1;
         let mut tenants = HashMap::new();
         for policy in directory.tenants() {
             let known = self.tenants.get(&policy.name).map(|tenant| Arc::clone(&tenant.live));
-            let live = known.unwrap_or_else(|| {
-                let number = next.unwrap_or(1);
-                next = Some(number + 1);
-                Arc::new(Live::new(number))
-            });
+            let live = known.unwrap_or_else(|| Arc::new(Live::new(numbers.next())));
             live.set_rates(&policy.limits);
-            let tenant = Tenant { policy: Arc::clone(policy), live, alone };
+            let group = policy.cache_group.as_ref().map(|name| groups[name]);
+            let tenant = Tenant { policy: Arc::clone(policy), live, group, alone };
             tenants.insert(policy.name.clone(), Arc::new(tenant));
         }
         Self { directory: Some(directory), tenants }
+    }
+
+    /// The numbers of the cache groups of `directory`. A group is the same as before as long as one of
+    /// its tenants was in it then.
+    fn groups(&self, directory: &Directory, numbers: &Numbers) -> HashMap<String, u32> {
+        let mut groups = HashMap::new();
+        for policy in directory.tenants() {
+            let Some(name) = &policy.cache_group else { continue };
+            let before = self.tenants.get(&policy.name);
+            let before = before.filter(|tenant| tenant.policy.cache_group.as_ref() == Some(name));
+            if let Some(number) = before.and_then(|tenant| tenant.group) {
+                groups.insert(name.clone(), number);
+            }
+        }
+        for policy in directory.tenants() {
+            if let Some(name) = &policy.cache_group {
+                groups.entry(name.clone()).or_insert_with(|| numbers.next());
+            }
+        }
+        groups
     }
 }

@@ -301,7 +301,8 @@ async fn slow_and_huge_heads_and_slow_bodies_are_cut_off() {
     assert_eq!(raw(&server, b"GET /health HTTP/1.1\r\nx: ").await, "");
     let huge = format!("GET /health HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(8192));
     assert!(raw(&server, huge.as_bytes()).await.starts_with("HTTP/1.1 431"));
-    let slow = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+    let slow =
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
         content-length: 10\r\n\r\n{";
     let answer = raw(&server, slow).await;
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");

@@ -223,8 +223,19 @@ impl Server {
 
     /// The same, with usage records.
     pub async fn recording(tenancy: Arc<Tenancy>, usage: Option<UsageLog>) -> (Self, Engine) {
-        let config = ServerConfig::default();
-        let server = Self::loading_for((tenancy, usage), config, Duration::from_secs(60)).await;
+        Self::of_tenants((tenancy, usage), ServerConfig::default()).await
+    }
+
+    /// The same, with limits of its own.
+    pub async fn limited(tenancy: Arc<Tenancy>, config: ServerConfig) -> (Self, Engine) {
+        Self::of_tenants((tenancy, None), config).await
+    }
+
+    async fn of_tenants(
+        tenants: (Arc<Tenancy>, Option<UsageLog>),
+        config: ServerConfig,
+    ) -> (Self, Engine) {
+        let server = Self::loading_for(tenants, config, Duration::from_secs(60)).await;
         let (serving, engine) = model(16);
         let registry = registry(Arc::new(MadeUp::default()), None);
         for (name, content) in [("acme-chat", "1"), ("acme-code", "2"), ("globex-chat", "3")] {

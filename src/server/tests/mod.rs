@@ -2,6 +2,7 @@
 
 mod admin;
 mod answers;
+mod edge;
 mod embeddings;
 mod equivalence;
 mod errors;

@@ -225,10 +225,59 @@ async fn the_engine_learns_for_whom_it_works() {
         owners.push((request.tenant, request.cache_owner));
     }
     let expected = [
-        (TenantShare { id: 1, weight: 1 }, "group/both".to_owned()),
-        (TenantShare { id: 2, weight: 3 }, "tenant/globex".to_owned()),
+        (TenantShare { id: 2, weight: 1 }, "group/1".to_owned()),
+        (TenantShare { id: 3, weight: 3 }, "tenant/3".to_owned()),
     ];
     assert_eq!(owners, expected);
+}
+
+/// A tenant is who it was as long as it is declared; a name that is given again is somebody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_given_again_is_somebody_elses() {
+    let a = "[tenants.a]\nbase = true\n";
+    let b = "[tenants.b]\nbase = true\n";
+    let (in_g, in_h) = ("cache_group = \"g\"\n", "cache_group = \"h\"\n");
+    let book = Book::open(keys_file(&format!("{a}{in_g}{b}")), None).unwrap();
+    let tenancy = Tenancy::with_book(book, MetricsAccess::Admins).unwrap();
+    let owner = |tenants: String| {
+        tenancy.reload(keys_file(&tenants)).unwrap();
+        let of = |key: &str| {
+            let caller = tenancy.caller(Some(key))?;
+            Some((caller.cache_owner(), caller.share().id))
+        };
+        [of("a"), of("b")]
+    };
+    let [first_a, first_b] = owner(format!("{a}{in_g}{b}"));
+    assert_ne!(first_a, first_b);
+    assert_eq!(owner(format!("{a}{in_g}{b}")), [first_a.clone(), first_b.clone()], "all the same");
+    let [left_a, none] = owner(format!("{a}{in_g}"));
+    assert_eq!((left_a, none), (first_a.clone(), None));
+    // The tenant with the greatest number is made anew, as is one in the middle, and a group.
+    let mut seen = vec![first_a.unwrap(), first_b.unwrap()];
+    for (gone, again) in
+        [(format!("{a}{in_g}"), 1), (b.to_owned(), 0), (a.to_owned(), 1), (b.to_owned(), 0)]
+    {
+        owner(gone);
+        let new = owner(format!("{a}{in_g}{b}{in_h}"))[again].clone().unwrap();
+        for old in &seen {
+            assert!(new.0 != old.0 && new.1 != old.1, "{new:?} was {old:?}");
+        }
+        seen.push(new);
+    }
+    // A group lives as long as somebody stays in it, and no longer.
+    let [in_both, also] = owner(format!("{a}{in_g}{b}{in_g}"));
+    let group = in_both.clone().unwrap().0;
+    assert_eq!(also.unwrap().0, group);
+    let [_, still] = owner(format!("{b}{in_g}"));
+    assert_eq!(still.unwrap().0, group);
+    assert_eq!(owner(format!("{a}{in_g}{b}{in_g}"))[0].clone().unwrap().0, group);
+    owner(format!("{a}{b}"));
+    let [anew, _] = owner(format!("{a}{in_g}{b}"));
+    assert_ne!(anew.unwrap().0, group);
+    // Who takes over a group's name in the moment in which its last tenant leaves is nobody of it.
+    let [before, _] = owner(format!("{a}{in_h}{b}"));
+    let [_, after] = owner(format!("{a}{b}{in_h}"));
+    assert_ne!(before.unwrap().0, after.unwrap().0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,9 +20,8 @@ use self::items::ResponseEvent;
 use self::object::ResponseObject;
 use self::request::ResponseRequest;
 use super::endpoint;
-use crate::server::call::Call;
 use crate::server::error::ApiError;
-use crate::server::extract::{JsonObject, PathName};
+use crate::server::extract::{Admitted, PathName};
 use crate::server::openapi::{errors, requests};
 use crate::server::state::AppState;
 
@@ -54,10 +53,9 @@ use crate::server::state::AppState;
 )]
 pub async fn create_response(
     State(state): State<Arc<AppState>>,
-    call: Call,
-    JsonObject(fields): JsonObject,
+    admitted: Admitted,
 ) -> Result<Response, ApiError> {
-    endpoint::answer::<ResponseRequest>(&state, &call, fields).await
+    endpoint::answer::<ResponseRequest>(&state, admitted).await
 }
 
 /// Answers `GET /v1/responses/{id}`: no response is kept.
