@@ -50,7 +50,13 @@ pub struct AccessArgs {
     #[arg(long, env = "SORSA_USAGE_LOG", value_name = "FILE")]
     pub usage_log: Option<PathBuf>,
     /// Size at which that file makes room for a new one; older ones stay, as FILE.1, FILE.2 …
-    #[arg(long, env = "SORSA_USAGE_LOG_MAX_SIZE", default_value = "64MiB", value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "SORSA_USAGE_LOG_MAX_SIZE",
+        default_value = "64MiB",
+        value_parser = ByteSize::not_zero,
+        value_name = "BYTES"
+    )]
     pub usage_log_max_size: ByteSize,
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::count::up_to;
 use super::{AdapterDTypeArg, ByteSize, SourcesArgs};
 
 /// Adapters beside those named one by one.
@@ -44,10 +45,22 @@ pub struct AdaptersArgs {
     #[arg(long, env = "SORSA_MAX_RESIDENT_ADAPTERS", value_name = "N")]
     pub max_resident_adapters: Option<NonZeroUsize>,
     /// Threads that load adapters
-    #[arg(long, env = "SORSA_ADAPTER_LOADERS", default_value = "2", value_name = "N")]
+    #[arg(
+        long,
+        env = "SORSA_ADAPTER_LOADERS",
+        default_value = "2",
+        value_parser = up_to::<256>,
+        value_name = "N"
+    )]
     pub adapter_loaders: NonZeroUsize,
     /// Seconds that a request waits for its adapter
-    #[arg(long, env = "SORSA_ADAPTER_LOAD_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    #[arg(
+        long,
+        env = "SORSA_ADAPTER_LOAD_TIMEOUT",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(..=86_400),
+        value_name = "SECONDS"
+    )]
     pub adapter_load_timeout: u64,
     /// Adapters of other machines
     #[command(flatten)]

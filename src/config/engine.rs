@@ -6,6 +6,7 @@ use candle_core::DType;
 use clap::{Args, ValueEnum};
 
 use super::ByteSize;
+use super::count::up_to;
 
 /// Limits of the engine.
 #[derive(Debug, Clone, Args)]
@@ -39,7 +40,13 @@ pub struct EngineArgs {
     )]
     pub speculative_lookup: u8,
     /// Requests that may wait before new ones get 429
-    #[arg(long, env = "SORSA_MAX_WAITING_REQUESTS", default_value = "256", value_name = "N")]
+    #[arg(
+        long,
+        env = "SORSA_MAX_WAITING_REQUESTS",
+        default_value = "256",
+        value_parser = up_to::<1_000_000>,
+        value_name = "N"
+    )]
     pub max_waiting_requests: NonZeroUsize,
     /// Memory of the key-value cache, e.g. 4GiB [default: 1GiB, or what one longest sequence needs]
     #[arg(long, env = "SORSA_KV_CACHE_MEMORY", value_name = "BYTES")]

@@ -25,6 +25,9 @@ pub enum ConfigError {
     /// A size that is no number of bytes.
     #[error("{0:?} is no size: use bytes, or a number with KiB, MiB, GiB, KB, MB or GB")]
     Size(String),
+    /// A count out of its bounds.
+    #[error("{0:?} is no count from 1 to {1}")]
+    Count(String, usize),
     /// What is no level, and names no target either.
     #[error(
         "{0:?} is no log level: use error, warn, info, debug, trace or off, or TARGET=LEVEL such as \

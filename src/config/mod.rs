@@ -8,6 +8,7 @@ mod adapter;
 mod adapters;
 mod adapters_file;
 mod chat;
+mod count;
 mod device;
 mod engine;
 mod environment;

@@ -98,7 +98,13 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub engine: EngineArgs,
     /// Seconds that running requests get to finish after SIGTERM
-    #[arg(long, env = "SORSA_SHUTDOWN_TIMEOUT", default_value_t = 30, value_name = "SECONDS")]
+    #[arg(
+        long,
+        env = "SORSA_SHUTDOWN_TIMEOUT",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u64).range(..=86_400),
+        value_name = "SECONDS"
+    )]
     pub shutdown_timeout: u64,
     /// Chat templates, function calls, thoughts
     #[command(flatten)]
@@ -108,6 +114,12 @@ pub struct ServeArgs {
     #[arg(long, env = "SORSA_POOLING", default_value = "mean")]
     pub pooling: PoolingArg,
     /// Largest request body
-    #[arg(long, env = "SORSA_MAX_BODY_SIZE", default_value = "8MiB", value_name = "BYTES")]
+    #[arg(
+        long,
+        env = "SORSA_MAX_BODY_SIZE",
+        default_value = "8MiB",
+        value_parser = ByteSize::not_zero,
+        value_name = "BYTES"
+    )]
     pub max_body_size: ByteSize,
 }

@@ -8,6 +8,17 @@ use super::ConfigError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
 
+impl ByteSize {
+    /// Reads a size other than none.
+    ///
+    /// # Errors
+    /// Where it is none, or no size.
+    pub fn not_zero(text: &str) -> Result<Self, ConfigError> {
+        let size: Self = text.parse()?;
+        if size.0 == 0 { Err(ConfigError::Size(text.to_owned())) } else { Ok(size) }
+    }
+}
+
 impl FromStr for ByteSize {
     type Err = ConfigError;
 
@@ -40,6 +51,8 @@ mod tests {
         assert_eq!(size("4096"), Ok(4096));
         assert_eq!(size("2GiB"), Ok(2 << 30));
         assert_eq!(size("3 MB"), Ok(3_000_000));
+        assert_eq!((size("0"), ByteSize::not_zero("1")), (Ok(0), Ok(ByteSize(1))));
+        assert_eq!(ByteSize::not_zero("0 GiB"), Err(ConfigError::Size("0 GiB".into())));
         for bad in
             ["", "GiB", "-1", "1.5GiB", "4 parsecs", "99999999999999999999", "99999999999GiB"]
         {

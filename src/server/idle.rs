@@ -93,7 +93,6 @@ pub struct OpenRequest(Arc<Activity>);
 
 impl OpenRequest {
     /// An answer's body that ends the request with its last byte, or when nobody wants more of it.
-    #[must_use]
     pub fn until_written(self, body: Body) -> Body {
         Body::new(Written { body, _request: self })
     }

@@ -96,6 +96,24 @@ fn a_warning_is_logged_at_the_level_of_that_name() {
     assert!(!status.success() && log.contains("no key is asked for"), "{log}");
 }
 
+#[test]
+fn counts_sizes_and_times_that_cannot_be_are_refused() {
+    for wrong in [
+        "--max-waiting-requests=0",
+        "--max-waiting-requests=9999999999999999999",
+        "--adapter-loaders=100000000",
+        "--max-body-size=0",
+        "--usage-log-max-size=0",
+        "--shutdown-timeout=18446744073709551615",
+        "--adapter-load-timeout=18446744073709551615",
+        "--allowed-host=a b",
+    ] {
+        let (status, log) = Server::run_to_end(&tiny(), &[wrong]);
+        let flag = wrong.split('=').next().unwrap();
+        assert!(!status.success() && log.contains("invalid value") && log.contains(flag), "{log}");
+    }
+}
+
 /// Bodies of the largest size of all shapes: what each costs beyond its bytes.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]

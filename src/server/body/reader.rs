@@ -12,6 +12,8 @@ use crate::server::state::ServerConfig;
 
 /// Memory charged for a byte: it is there as it came and, once parsed, in a string.
 const COPIES: usize = 2;
+/// Most bytes for which there is room before they come.
+const MAX_RESERVED: usize = 64 << 10;
 
 /// Reads all of `body`. Nothing is read, and no `100 Continue` sent, where the length that its head
 /// announces is too much.
@@ -29,9 +31,9 @@ pub async fn read(
     if announced.lower() > limit as u64 {
         return Err(ApiError::too_large(limit));
     }
-    // What is reserved and never written costs no memory.
+    // What a head announces need not come.
     let capacity = announced.exact().and_then(|bytes| usize::try_from(bytes).ok());
-    let mut bytes = Vec::with_capacity(capacity.unwrap_or(0));
+    let mut bytes = Vec::with_capacity(capacity.unwrap_or(0).min(MAX_RESERVED));
     let begun = Instant::now();
     loop {
         let deadline = begun + patience(config, bytes.len());

@@ -46,7 +46,7 @@ impl IntoResponses for Generating {
 
 impl IntoResponses for Reading {
     fn responses() -> Responses {
-        table(&[400, 401, 403, 404, 408, 413, 415, 500, 503])
+        table(&[400, 401, 403, 404, 408, 413, 415, 429, 500, 503])
     }
 }
 
@@ -102,7 +102,7 @@ fn meaning(status: u16) -> &'static str {
         408 => "The body did not arrive in time",
         413 => "The body is too large",
         415 => "The body is not declared as JSON, or is compressed",
-        429 => "The queue is full: try again after `retry-after` seconds",
+        429 => "A limit is reached, or the queue is full: try again after `retry-after` seconds",
         500 => "The server failed",
         _ => "The model is not loaded yet, the server is shutting down, or its engine has died",
     }
