@@ -85,6 +85,7 @@ const INVARIANTS: &[(&str, Check)] = &[
     ("no file has more than 500 lines without its tests", longest),
     ("the median file has at most 150 lines without its tests", median),
     ("nothing is left to be done by a panic", unfinished),
+    ("no text has blanks where a line was broken", stray_blanks),
 ];
 
 #[test]
@@ -238,6 +239,19 @@ fn unfinished(modules: &[Module]) -> Vec<String> {
     named(modules, &["todo", "unimplemented"], |_| true)
 }
 
+/// Two blanks within a line of a text; those at its beginning and end are layout.
+fn stray_blanks(modules: &[Module]) -> Vec<String> {
+    let stray = |text: &str| {
+        let lines = text.split("\\n").flat_map(str::lines);
+        lines.map(str::trim).any(|line| line.contains("  "))
+    };
+    let places = |module: &Module| -> Vec<String> {
+        let found = module.strings.iter().filter(|string| stray(&string.text));
+        found.map(|string| format!("{}:{} {:?}", module.file, string.line, string.text)).collect()
+    };
+    modules.iter().flat_map(places).collect()
+}
+
 /// The checker itself, on made-up source.
 mod on_made_up_source {
     use super::*;
@@ -248,6 +262,17 @@ mod on_made_up_source {
 
     fn paths(file: &str, source: &str) -> Vec<String> {
         Module::parse(file, source).paths().iter().map(|path| path.parts.join("::")).collect()
+    }
+
+    #[test]
+    fn a_text_that_lost_the_end_of_its_line_is_found() {
+        let blanks = |source: &str| broken(stray_blanks, "cli/load.rs", source);
+        assert_eq!(blanks("fn f() { bail!(\"serve that              one\") }"), 1);
+        assert_eq!(blanks("fn f() { bail!(\"serve that\n             one\") }"), 0);
+        assert_eq!(blanks("fn f() { bail!(\"serve that \\\n             one\") }"), 0);
+        assert_eq!(blanks("fn f() { bail!(\"serve  \\\n             one\") }"), 1);
+        assert_eq!(blanks("fn f() { print(\"  one\\n    two \"); r\"a  b\"; 'a' /* a  b */ }"), 0);
+        assert_eq!(blanks("#[cfg(test)]\nmod tests { const A: &str = \"a  b\"; }"), 0);
     }
 
     #[test]

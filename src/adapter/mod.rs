@@ -14,7 +14,6 @@ mod factors;
 pub mod file;
 pub mod linalg;
 mod lora;
-pub mod merge;
 pub(crate) mod outline;
 pub mod parts;
 pub mod peft;

@@ -130,7 +130,8 @@ fn check_quantize(args: &ServeArgs) -> anyhow::Result<()> {
     );
     if let Some(merge) = &args.merge {
         bail!(
-            "--merge {merge} with {flag}: write the merged model with sorsa merge, and serve that              one with {flag}"
+            "--merge {merge} with {flag}: write the merged model with sorsa merge, and serve that one \
+             with {flag}"
         );
     }
     Ok(())

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::backend::{Backend, CpuSlice, write_in_place};
 use super::buffer::buffer;
+use super::merge::merge_into;
 use super::packed_weight::PackedWeight;
 use crate::adapter::delta::{LowRankDelta, LowRankFactors};
 use crate::adapter::segments::Segments;
@@ -344,11 +345,4 @@ impl Linear {
         }
         Ok(())
     }
-}
-
-/// `weight + up · down`: float32 sum, one rounding.
-fn merge_into(weight: &Tensor, factors: &LowRankFactors) -> Result<Tensor> {
-    let wide = |tensor: &Tensor| tensor.to_device(weight.device())?.to_dtype(DType::F32);
-    let delta = wide(&factors.up)?.matmul(&wide(&factors.down)?)?;
-    (wide(weight)? + delta)?.to_dtype(weight.dtype())
 }

@@ -9,6 +9,7 @@ pub mod backend;
 pub mod buffer;
 pub mod embedding;
 pub mod linear;
+pub mod merge;
 pub mod mlp;
 pub mod packed_weight;
 pub mod paged;

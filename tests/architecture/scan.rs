@@ -17,6 +17,8 @@ pub struct Module {
     pub lines: usize,
     /// Identifiers and punctuation in order.
     pub tokens: Vec<Token>,
+    /// What its strings say, as the compiler reads them; raw ones, which are code, left out.
+    pub strings: Vec<Token>,
     /// Modules declared in it for tests only whose bodies are in other files: a name, or the file
     /// of a `#[path]`.
     pub test_modules: Vec<TestModule>,
@@ -107,6 +109,12 @@ impl Module {
             path,
             documented: first.is_some_and(|line| line.starts_with("//!")),
             lines: source.lines().enumerate().filter(counts).count(),
+            strings: strings(source)
+                .into_iter()
+                .filter(|string| {
+                    !test_lines.iter().any(|&(from, to)| (from..=to).contains(&string.line))
+                })
+                .collect(),
             tokens,
             test_modules,
         }
@@ -321,6 +329,26 @@ fn tokenise(source: &str) -> Vec<Token> {
         line += chars[start..index].iter().filter(|&&c| c == '\n').count();
     }
     tokens
+}
+
+/// The texts of strings that are not raw: a backslash at the end of a line takes what is blank behind it
+/// with it. Other escapes stay as they are written.
+fn strings(source: &str) -> Vec<Token> {
+    let chars: Vec<char> = source.chars().collect();
+    let (mut strings, mut index, mut line) = (Vec::new(), 0, 1);
+    while index < chars.len() {
+        let end = skipped(&chars, index).unwrap_or(index + 1);
+        if chars[index] == '"' {
+            let text: String = chars[index + 1..end - 1].iter().collect();
+            let mut parts = text.split("\\\n");
+            let first = parts.next().unwrap_or_default().to_owned();
+            let text = parts.fold(first, |text, part| text + part.trim_start());
+            strings.push(Token { text, line });
+        }
+        line += chars[index..end].iter().filter(|&&c| c == '\n').count();
+        index = end;
+    }
+    strings
 }
 
 /// The index behind a comment, string, character or lifetime that starts at `index`.

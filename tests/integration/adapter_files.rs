@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use sorsa::adapter::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
 use sorsa::adapter::file::{AdapterKind, from_bytes};
-use sorsa::adapter::merge::merge_into;
 use sorsa::adapter::sorsa::{SorsaConfig, SorsaFactors, SorsaModule, write_adapter_dir};
 use sorsa::adapter::{Limits, LoadedAdapter, load};
+use sorsa::layers::merge::merge_into;
 
 use crate::support::shared::shared_reference;
 

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::delta::LowRankFactors;
+use crate::adapter::delta::LowRankFactors;
 
 /// `weight + up · down` in the weight's own dtype and on its device: product and sum in float32,
 /// then one rounding.
