@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use cap_std::ambient_authority;
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, File};
 
 use super::error::AdapterError;
 
@@ -68,33 +68,56 @@ impl AdapterDir {
     pub(super) fn read(&mut self, name: &'static str, limit: u64) -> Result<Vec<u8>, AdapterError> {
         let path = self.root.join(name);
         let limit = limit.min(self.remaining);
-        let io = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => {
-                AdapterError::MissingFile { dir: self.root.clone(), file: name }
-            }
-            _ if leads_out(&source) => AdapterError::LeavesDirectory { path: path.clone() },
-            _ => AdapterError::Io { path: path.clone(), source },
-        };
-        // A pipe must not even be opened: that waits for a writer.
-        if !self.dir.metadata(name).map_err(io)?.is_file() {
-            return Err(AdapterError::NotAFile { path });
-        }
-        let file = self.dir.open(name).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(AdapterError::NotAFile { path });
-        }
-        if metadata.len() > limit {
-            return Err(AdapterError::TooLarge { path, bytes: metadata.len(), limit });
+        let (file, length) = self.open_file(name)?;
+        if length > limit {
+            return Err(AdapterError::TooLarge { path, bytes: length, limit });
         }
         // The file may grow while it is read, and some files state no length.
-        let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+        let read = file.take(limit.saturating_add(1)).read_to_end(&mut bytes);
+        read.map_err(|source| self.not_read(name, source))?;
         if bytes.len() as u64 > limit {
             return Err(AdapterError::TooLarge { path, bytes: bytes.len() as u64, limit });
         }
         self.remaining -= bytes.len() as u64;
         Ok(bytes)
+    }
+
+    /// The first `count` bytes of a file, or all of one that has fewer, however long it is.
+    pub(super) fn beginning(
+        &mut self,
+        name: &'static str,
+        count: u64,
+    ) -> Result<Vec<u8>, AdapterError> {
+        let mut bytes = Vec::new();
+        let read = self.open_file(name)?.0.take(count.min(self.remaining)).read_to_end(&mut bytes);
+        read.map_err(|source| self.not_read(name, source))?;
+        self.remaining -= bytes.len() as u64;
+        Ok(bytes)
+    }
+
+    /// A file and the length that it states.
+    fn open_file(&self, name: &'static str) -> Result<(File, u64), AdapterError> {
+        let io = |source| self.not_read(name, source);
+        let not_a_file = || AdapterError::NotAFile { path: self.root.join(name) };
+        // A pipe must not even be opened: that waits for a writer.
+        if !self.dir.metadata(name).map_err(io)?.is_file() {
+            return Err(not_a_file());
+        }
+        let file = self.dir.open(name).map_err(io)?;
+        let metadata = file.metadata().map_err(io)?;
+        if metadata.is_file() { Ok((file, metadata.len())) } else { Err(not_a_file()) }
+    }
+
+    fn not_read(&self, name: &'static str, source: io::Error) -> AdapterError {
+        let path = self.root.join(name);
+        match source.kind() {
+            io::ErrorKind::NotFound => {
+                AdapterError::MissingFile { dir: self.root.clone(), file: name }
+            }
+            _ if leads_out(&source) => AdapterError::LeavesDirectory { path },
+            _ => AdapterError::Io { path, source },
+        }
     }
 
     /// The bytes of the safetensors file `name`; where it is missing, a pickle in its place is

@@ -8,6 +8,12 @@ use std::path::PathBuf;
 
 use super::base::BaseDigest;
 
+/// What is said of trained SORSA factors that are alone.
+pub const WITHOUT_INITIAL: &str = "there are trained SORSA factors without the initial ones, and so nobody can tell what training \
+     took out of the base weights; put the factors that were saved before training began beside \
+     them, as init.safetensors, or give `sorsa extract` the whole un-merged checkpoint that they \
+     come from: the residual weights in it tell the initial factors";
+
 /// Why a directory is no adapter for this base model.
 ///
 /// After an error nothing of the adapter remains: a load gives a whole adapter or none.
@@ -139,6 +145,10 @@ pub enum AdapterError {
         evidence: String,
     },
 
+    /// Trained SORSA factors and nothing else.
+    #[error("{}", WITHOUT_INITIAL)]
+    NoInitial,
+
     /// The safetensors header is longer than allowed.
     #[error("the safetensors header has {bytes} bytes, the limit is {limit}")]
     HeaderTooLarge {
@@ -238,8 +248,9 @@ pub enum AdapterError {
     },
     /// SORSA factors without the ones training began with.
     #[error(
-        "{module} has no {factor}: without the initial factors nobody knows what training took out \
-         of the base weight, so the difference to it is unknown"
+        "{module} has no {factor}: without the initial factors, which were saved before training \
+         began, nobody knows what training took out of the base weight, so the difference to it is \
+         unknown"
     )]
     MissingInitial {
         /// The module.

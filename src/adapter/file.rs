@@ -218,12 +218,11 @@ fn load_factor_pair(
         return Err(AdapterError::NotAnAdapter { model_type: quoted(model_type) });
     }
     config.refuse_unsupported()?;
+    let caps = Caps::for_modules(modules.len());
     // Told before the weights are read: a whole model may be larger than any adapter.
     if !dir.has("init.safetensors") {
-        let evidence = "there is no init.safetensors".to_owned();
-        return Err(AdapterError::WholeModel { evidence });
+        return Err(without_initial(dir, caps));
     }
-    let caps = Caps::for_modules(modules.len());
     let trained = tensors::parse(&dir.read_weights("model.safetensors")?, caps)?;
     if let Some(tensor) = trained.iter().find(|tensor| !is_factor(&tensor.name)) {
         let evidence = format!("it holds {}", quoted(&tensor.name));
@@ -236,6 +235,16 @@ fn load_factor_pair(
     initial.into_iter().try_for_each(|tensor| table.insert_initial(tensor))?;
     let (factors, rank) = table.into_factors(&config)?;
     finish(AdapterKind::Sorsa, &config, modules, factors, rank)
+}
+
+/// What a reference checkpoint's directory without `init.safetensors` is.
+pub(super) fn without_initial(dir: &mut AdapterDir, caps: Caps) -> AdapterError {
+    let beginning = dir.beginning("model.safetensors", caps.max_header_bytes.saturating_add(8));
+    let names = beginning.ok().and_then(|bytes| tensors::names(&bytes)).unwrap_or_default();
+    if !names.is_empty() && names.iter().all(|name| is_factor(name)) {
+        return AdapterError::NoInitial;
+    }
+    AdapterError::WholeModel { evidence: "there is no init.safetensors".to_owned() }
 }
 
 fn finish(

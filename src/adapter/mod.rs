@@ -25,5 +25,5 @@ pub mod sorsa;
 pub mod survey;
 mod tensors;
 
-pub use error::AdapterError;
+pub use error::{AdapterError, WITHOUT_INITIAL};
 pub use file::{Limits, LoadedAdapter, load};

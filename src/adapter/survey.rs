@@ -12,7 +12,7 @@ use super::config::AdapterConfig;
 use super::delta::ModuleSpec;
 use super::directory::AdapterDir;
 use super::error::{AdapterError, quoted};
-use super::file::{CONFIG_FILE, Limits, MAX_CONFIG_BYTES, WEIGHTS_FILE};
+use super::file::{CONFIG_FILE, Limits, MAX_CONFIG_BYTES, WEIGHTS_FILE, without_initial};
 use super::linalg::Matrix;
 use super::tensors::{self, Caps, NamedTensor};
 
@@ -65,17 +65,22 @@ pub fn survey(path: &Path, limits: &Limits) -> Result<Survey, AdapterError> {
     let (config, weights) =
         if is_pair { ("config.json", "model.safetensors") } else { (CONFIG_FILE, WEIGHTS_FILE) };
     let config = AdapterConfig::parse(&dir.read(config, MAX_CONFIG_BYTES)?)?;
-    if is_pair && !dir.has("init.safetensors") {
-        let evidence = "there is no init.safetensors".to_owned();
-        return Err(AdapterError::WholeModel { evidence });
+    let caps = Caps::for_modules(MAX_MODULES);
+    let has_initial_file = is_pair && dir.has("init.safetensors");
+    if is_pair && !has_initial_file {
+        match without_initial(&mut dir, caps) {
+            AdapterError::NoInitial => {}
+            error => return Err(error),
+        }
     }
     let file = dir.read_weights(weights)?;
     let mut bytes = file.len() as u64;
-    if is_pair {
+    if has_initial_file {
         bytes += dir.read_weights("init.safetensors")?.len() as u64;
     }
-    let tensors = tensors::parse(&file, Caps::for_modules(MAX_MODULES))?;
-    let has_initial = is_pair || tensors.iter().any(|tensor| tensor.name.contains("_init"));
+    let tensors = tensors::parse(&file, caps)?;
+    let has_initial =
+        has_initial_file || tensors.iter().any(|tensor| tensor.name.contains("_init"));
     let peft_type = if is_pair { "SORSA" } else { config.text("peft_type")?.unwrap_or_default() };
     Ok(Survey {
         peft_type: peft_type.to_owned(),

@@ -57,6 +57,15 @@ pub(super) fn parse(file: &[u8], caps: Caps) -> Result<Vec<NamedTensor>, Adapter
         .collect()
 }
 
+/// The names in the header of a file that begins with these bytes; `None` where its header does not end
+/// in them, or is none.
+pub(super) fn names(beginning: &[u8]) -> Option<Vec<String>> {
+    let (length, rest) = beginning.split_first_chunk::<LENGTH_BYTES>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let outline = Outline::parse(rest.get(..length)?).ok()?;
+    Some(outline.0.into_iter().map(|(name, _)| name).collect())
+}
+
 /// Reads the header alone: its length, the number of tensors, names given twice, and ends beyond
 /// the file.
 fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {

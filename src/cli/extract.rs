@@ -9,17 +9,18 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use rayon::prelude::*;
 
 use super::base_check::base_digest;
+use super::removed_part::{MAX_ERROR, Pair, RemovedPart, ensure_in_base, relative};
 use super::staging::{Staging, ensure_vacant};
 use super::table::Table;
 use crate::adapter::compact::Tolerance;
 use crate::adapter::delta::{LowRankDelta, LowRankFactors, ModuleSpec};
 use crate::adapter::peft::write_lora_dir;
 use crate::adapter::principal::principal_part;
-use crate::adapter::range_finder::{LowRank, frobenius_norm, largest_directions};
+use crate::adapter::range_finder::largest_directions;
 use crate::adapter::sorsa::{SorsaConfig, SorsaFactors, SorsaModule, write_adapter_dir};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::sorsa::{AdaptedModule, SorsaCheckpoint, lineage};
@@ -39,7 +40,7 @@ pub struct Args {
     out: PathBuf,
     /// The largest part of a weight, by Frobenius norm, that the adapter may fail to reproduce.
     /// The default is what rounding to bfloat16 may cost.
-    #[arg(long, value_name = "FRACTION", default_value_t = 1.0 / 256.0)]
+    #[arg(long, value_name = "FRACTION", default_value_t = MAX_ERROR)]
     max_error: f64,
     /// Directions kept of each module of an ordinary model; a checkpoint's own rank is its own.
     #[arg(long, value_name = "N", default_value = "64")]
@@ -83,29 +84,16 @@ fn from_residual(
 ) -> anyhow::Result<()> {
     let specs = base.linear_modules();
     let adapted = checkpoint.modules();
-    if let Some(other) = adapted.iter().find(|module| !specs.contains(&module.spec)) {
-        bail!("{} is adapted, and no module of its own in the base model", other.spec.path);
-    }
+    ensure_in_base(&specs, checkpoint)?;
     let is_adapted = |name: &str| {
         adapted.iter().any(|module| name.strip_suffix(".weight") == Some(&module.spec.path))
     };
     ensure_unchanged(base, &checkpoint.weights, is_adapted)?;
     let recover = |module: &AdaptedModule| -> anyhow::Result<_> {
-        let weights = Pair { base, other: &checkpoint.weights };
-        let (difference, size) = weights.difference(&module.spec, -1.0)?;
-        let LowRank { mut factors, error, .. } = largest_directions(&difference, module.rank)?;
-        factors.s = (factors.s / checkpoint.scale())?;
-        let found = SorsaModule {
-            path: module.spec.path.clone(),
-            trained: checkpoint.factors(module)?,
-            initial: factors,
-        };
-        Ok(Extracted {
-            spec: module.spec.clone(),
-            found,
-            rank: module.rank,
-            error: of(error, size),
-        })
+        let RemovedPart { initial, error } = RemovedPart::of(base, checkpoint, module)?;
+        let (path, trained) = (module.spec.path.clone(), checkpoint.factors(module)?);
+        let found = SorsaModule { path, trained, initial };
+        Ok(Extracted { spec: module.spec.clone(), found, rank: module.rank, error })
     };
     let extracted: Vec<_> = adapted.par_iter().map(recover).collect::<anyhow::Result<_>>()?;
     report(&extracted, args.max_error)?;
@@ -133,7 +121,7 @@ fn from_merged(args: &Args, base: &Checkpoint, tuned: &Checkpoint) -> anyhow::Re
         let dropped: f64 = dropped.iter().map(|value| value * value).sum();
         let error = found.error.hypot(dropped.sqrt());
         let factors = shared_evenly(&spec.path, &found.factors, rank)?;
-        Ok(Extracted { spec: spec.clone(), found: factors, rank, error: of(error, size) })
+        Ok(Extracted { spec: spec.clone(), found: factors, rank, error: relative(error, size) })
     };
     let extracted: Vec<_> = specs.par_iter().map(extract).collect::<anyhow::Result<_>>()?;
     report(&extracted, args.max_error)?;
@@ -160,27 +148,6 @@ fn shared_evenly(
     let a = factors.a.narrow(0, 0, rank)?.broadcast_mul(&s.unsqueeze(1)?)?;
     let b = factors.b.narrow(1, 0, rank)?.contiguous()?;
     Ok(Some(principal_part(path, &SorsaFactors { a, s, b }, 1.0)?))
-}
-
-/// A base model and what was made of it.
-struct Pair<'a> {
-    base: &'a Checkpoint,
-    other: &'a Weights,
-}
-
-impl Pair<'_> {
-    /// `sign · (other − base)` of a module's weight, float32, and the base weight's norm.
-    fn difference(&self, spec: &ModuleSpec, sign: f64) -> anyhow::Result<(Tensor, f64)> {
-        let name = format!("{}.weight", spec.path);
-        let shape = [spec.out_features, spec.in_features];
-        let weight = self.base.weights.tensor(&name, &shape, DType::F32, &Device::Cpu)?;
-        let size = frobenius_norm(&weight)?;
-        let other = self.other.tensor(&name, &shape, DType::F32, &Device::Cpu)?;
-        let difference = if sign < 0.0 { (weight - other)? } else { (other - weight)? };
-        let norm = frobenius_norm(&difference)?;
-        ensure!(norm.is_finite(), "{name} holds a value that is not finite");
-        Ok((difference, size))
-    }
 }
 
 /// Refuses weights that differ from the base's in another tensor than those `excepted`: an adapter
@@ -221,10 +188,6 @@ fn ensure_unchanged(
 
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
-
-fn of(part: f64, size: f64) -> f64 {
-    if part == 0.0 { 0.0 } else { part / size }
-}
 
 /// Prints what was found, and refuses an error above the limit.
 fn report<T>(extracted: &[Extracted<T>], max_error: f64) -> anyhow::Result<()> {

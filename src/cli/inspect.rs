@@ -16,7 +16,7 @@ use crate::adapter::linalg::Matrix;
 use crate::adapter::survey::{orthonormality, survey};
 use crate::adapter::{self, Limits};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::sorsa::{SorsaCheckpoint, lineage};
+use crate::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
 use crate::model::weights::Weights;
 
 /// Says what a model, checkpoint or adapter is.
@@ -118,7 +118,10 @@ fn describe(path: &Path, base: Option<&Path>) -> anyhow::Result<Description> {
         return adapter(path, base.as_ref());
     }
     if path.is_dir() && SorsaCheckpoint::is_at(path)? {
-        return checkpoint(path, base.as_ref());
+        return match SorsaCheckpoint::open(path) {
+            Err(SorsaError::NoInitial { .. }) => adapter(path, base.as_ref()),
+            opened => checkpoint(&opened?, base.as_ref()),
+        };
     }
     let model = Checkpoint::open(path)?;
     let kind = if path.is_dir() { Kind::HuggingFaceModel } else { Kind::GgufModel };
@@ -150,8 +153,10 @@ fn of_weights(kind: Kind, weights: &Weights) -> anyhow::Result<Description> {
     })
 }
 
-fn checkpoint(path: &Path, base: Option<&Checkpoint>) -> anyhow::Result<Description> {
-    let checkpoint = SorsaCheckpoint::open(path)?;
+fn checkpoint(
+    checkpoint: &SorsaCheckpoint,
+    base: Option<&Checkpoint>,
+) -> anyhow::Result<Description> {
     let mut description = of_weights(Kind::SorsaCheckpoint, &checkpoint.weights)?;
     for module in checkpoint.modules() {
         let factors = checkpoint.factors(module)?;
@@ -159,7 +164,7 @@ fn checkpoint(path: &Path, base: Option<&Checkpoint>) -> anyhow::Result<Descript
         let b = orthonormality(&Matrix::from_tensor(&factors.b)?);
         description.modules.push(Module::new(&module.spec, module.rank, Some([a, b])));
     }
-    let lineage = base.map(|base| lineage::check(&checkpoint, &base.weights)).transpose();
+    let lineage = base.map(|base| lineage::check(checkpoint, &base.weights)).transpose();
     description.problem = lineage.err().map(|error| error.to_string());
     description.base_model.clone_from(&checkpoint.config.base_model_name);
     Ok(description)

@@ -19,6 +19,8 @@ pub mod merge;
 mod model_files;
 mod model_source;
 mod names;
+mod removed_part;
+mod restored;
 pub mod serve;
 mod signals;
 mod sources;
@@ -99,5 +101,30 @@ fn start_logging(args: &LogArgs) {
     match args.log_format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Everything that a command and those beneath it say of themselves.
+    fn said(command: &clap::Command) -> Vec<String> {
+        let own = [command.get_about(), command.get_long_about(), command.get_after_help()];
+        let arguments = command.get_arguments();
+        let of_arguments =
+            arguments.flat_map(|argument| [argument.get_help(), argument.get_long_help()]);
+        let texts = own.into_iter().chain(of_arguments).flatten().map(ToString::to_string);
+        texts.chain(command.get_subcommands().flat_map(said)).collect()
+    }
+
+    #[test]
+    fn no_help_has_blanks_where_a_line_was_broken() {
+        let said = said(&Cli::command());
+        assert!(said.len() > 50, "only {} texts were found", said.len());
+        let stray: Vec<_> = said.iter().filter(|text| text.contains("  ")).collect();
+        assert!(stray.is_empty(), "{stray:#?}");
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Batched is the base with the adapter's delta beside it, merged the delta folded into the
 //! weights; a checkpoint of the reference library, where it is given, is served as trained, its
-//! residual with its own factors. All of them see the same few prompts.
+//! residual with its own factors. All of them see the same few prompts. A residual that was rounded
+//! moves the logits whatever the adapter: there the weights are compared, with what `sorsa extract`
+//! finds that an adapter can give back of them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
@@ -12,6 +14,8 @@ use candle_core::{DType, Device};
 use serde::Serialize;
 
 use super::base_check::{OnMismatch, base_digest};
+use super::removed_part::MAX_ERROR;
+use super::restored::RestoredWeights;
 use super::table::Table;
 use super::text_files::TextFiles;
 use crate::adapter::delta::LowRankDelta;
@@ -50,9 +54,14 @@ pub struct Args {
     /// How weights are held; in a narrow type a merge is rounded, and differs accordingly.
     #[arg(long, value_enum, default_value_t = DTypeArg::F32)]
     dtype: DTypeArg,
-    /// The largest difference, relative to the spread of the logits, that is no failure.
+    /// The largest difference, relative to the spread of the logits, that is no failure. Logits of a
+    /// checkpoint whose residual is rounded are not held to it, but its weights to --max-error.
     #[arg(long, value_name = "FRACTION", default_value_t = 1e-3)]
     tolerance: f32,
+    /// The largest part of a weight, by Frobenius norm, that no adapter could give back of the
+    /// checkpoint, as with `sorsa extract`.
+    #[arg(long, value_name = "FRACTION", default_value_t = MAX_ERROR)]
+    max_error: f64,
     /// Warns, instead of refusing, where the adapter or the checkpoint was made for another base.
     #[arg(long)]
     allow_base_mismatch: bool,
@@ -97,14 +106,28 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     drop(prepared);
     model.merge(&loaded.delta)?;
     let merged = all_logits(&model, &prompts, None)?;
+    let specs = model.modules().to_vec();
     drop(model);
     let mut found = compare("merged", &prompts, &batched, &merged);
+    let mut held = found.len();
+    let mut restored = None;
     if let Some(path) = &args.checkpoint {
-        let residual = residual(path, &checkpoint, on_mismatch, (dtype, &prompts))?;
+        let trained = open_trained(path, &checkpoint, on_mismatch)?;
+        let residual = residual(&trained, &checkpoint, (dtype, &prompts))?;
         found.extend(compare("residual", &prompts, &batched, &residual));
+        let weights = RestoredWeights::compare(&checkpoint, &trained, &specs, &loaded.delta)?;
+        held = if weights.are_exact() { found.len() } else { held };
+        restored = Some(weights);
     }
     print(args, &found)?;
-    let worst = found.iter().map(|difference| difference.relative).fold(0.0, worse);
+    if let Some(restored) = restored {
+        if let Some((error, bound)) = restored.worst() {
+            tracing::info!(error, bound, "the adapter gives the checkpoint's weights back");
+        }
+        restored.check(args.max_error)?;
+    }
+    ensure!(found.iter().all(|found| found.relative.is_finite()), "a logit is no number");
+    let worst = found[..held].iter().map(|difference| difference.relative).fold(0.0, worse);
     ensure!(
         worst <= args.tolerance,
         "the logits differ by {worst:.1e} of their spread, the tolerance is {:.1e}",
@@ -123,16 +146,24 @@ fn load(config: &ModelConfig, weights: &Weights, dtype: DType) -> anyhow::Result
     Ok(LlamaForCausalLm::load(config, weights, options, &mut |_| {})?)
 }
 
-/// The logits of the checkpoint as it was trained.
-fn residual(
-    path: &std::path::Path,
+/// The checkpoint, once it is known to be of this base.
+fn open_trained(
+    path: &Path,
     base: &Checkpoint,
     on_mismatch: OnMismatch,
-    (dtype, prompts): (DType, &[Vec<u32>]),
-) -> anyhow::Result<Vec<Vec<f32>>> {
+) -> anyhow::Result<SorsaCheckpoint> {
     let checkpoint = SorsaCheckpoint::open(path)?;
     lineage::check(&checkpoint, &base.weights)?;
     on_mismatch.check_checkpoint(&checkpoint, &base.weights)?;
+    Ok(checkpoint)
+}
+
+/// The logits of the checkpoint as it was trained.
+fn residual(
+    checkpoint: &SorsaCheckpoint,
+    base: &Checkpoint,
+    (dtype, prompts): (DType, &[Vec<u32>]),
+) -> anyhow::Result<Vec<Vec<f32>>> {
     let model = load(&checkpoint.model_config(&base.config)?, &checkpoint.weights, dtype)?;
     let delta = checkpoint.delta(model.modules())?;
     let delta = Arc::new(model.prepare(&delta)?);

@@ -1,10 +1,11 @@
 //! The commands that read and write models and adapters, on what the paper's own library trained.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use clap::Parser;
 use serde_json::Value;
 use sorsa::adapter::delta::LowRankDelta;
@@ -339,6 +340,102 @@ fn the_ways_of_serving_an_adapter_agree_or_verify_fails() {
     run(&["--checkpoint", text(&trained), "--tolerance", "1e-4"]).unwrap();
     let other = shared.join("reference/tiny/f32/init");
     assert!(run(&["--checkpoint", text(&other)]).is_err());
+}
+
+/// The checkpoint at `from` with what `keep` keeps of its tensors, each as `change` makes it.
+fn copy_checkpoint(
+    from: &Path,
+    to: &Path,
+    keep: impl Fn(&str) -> bool,
+    change: impl Fn(&Tensor) -> Tensor,
+) {
+    fs::create_dir_all(to).unwrap();
+    fs::copy(from.join("config.json"), to.join("config.json")).unwrap();
+    let tensors = candle_core::safetensors::load(from.join("model.safetensors"), &Device::Cpu);
+    let tensors: HashMap<String, Tensor> = tensors
+        .unwrap()
+        .into_iter()
+        .filter(|(name, _)| keep(name))
+        .map(|(name, tensor)| (name, change(&tensor)))
+        .collect();
+    candle_core::safetensors::save(&tensors, to.join("model.safetensors")).unwrap();
+}
+
+#[test]
+fn an_adapter_is_compared_with_what_its_checkpoint_can_give_back() {
+    for case in ["bf16-residual-tied", "all-bf16"] {
+        let case = fixture(case);
+        let (base, trained) = (case.join("base"), case.join("trained"));
+        let folder = tempfile::tempdir().unwrap();
+        let adapter = folder.path().join("adapter");
+        run_extract(&[text(&trained), "--base", text(&base), "--out", text(&adapter)]).unwrap();
+        let run = |adapter: &Path, checkpoint: &Path, extra: &[&str]| {
+            let line = [text(&base), text(adapter), "--json", "--checkpoint", text(checkpoint)];
+            let run = verify::run(&parse(&[line.as_slice(), extra].concat()));
+            run.map_err(|error| format!("{error:#}"))
+        };
+        run(&adapter, &trained, &[]).unwrap();
+        // Nothing is given back better than the residual's rounding allows.
+        let error = run(&adapter, &trained, &["--max-error", "1e-5"]).unwrap_err();
+        assert!(error.contains("the limit is 1.0e-5"), "{error}");
+        // Trained a little further, it is another checkpoint.
+        let further = folder.path().join("further");
+        copy_checkpoint(
+            &trained,
+            &further,
+            |_| true,
+            |tensor| {
+                if tensor.rank() == 1 && tensor.elem_count() < 32 {
+                    (tensor * 1.1).unwrap()
+                } else {
+                    tensor.clone()
+                }
+            },
+        );
+        let error = run(&adapter, &further, &[]).unwrap_err();
+        assert!(error.contains("was it made of this checkpoint"), "{error}");
+        let another = folder.path().join("another");
+        run_extract(&[text(&further), "--base", text(&base), "--out", text(&another)]).unwrap();
+        run(&another, &further, &[]).unwrap();
+        let error = run(&another, &trained, &[]).unwrap_err();
+        assert!(error.contains("was it made of this checkpoint"), "{error}");
+    }
+}
+
+#[test]
+fn factors_without_the_initial_ones_are_told_what_is_missing_by_every_command() {
+    let case = fixture("bf16-residual-tied");
+    let (base, trained) = (case.join("base"), case.join("trained"));
+    let folder = tempfile::tempdir().unwrap();
+    let [factors, out] = ["factors", "out"].map(|name| folder.path().join(name));
+    copy_checkpoint(&trained, &factors, |name| name.contains("sorsa_"), Tensor::clone);
+    let named = format!("a={}", text(&factors));
+    let (base, factors, out) = (text(&base), text(&factors), text(&out));
+    let lines: [&[&str]; 7] = [
+        &["serve", base, "--adapter", &named, "--merge", "a"],
+        &["serve", factors, "--base", base],
+        &["extract", factors, "--base", base, "--out", out],
+        &["inspect", factors],
+        &["inspect", factors, "--base", base, "--json"],
+        &["merge", base, factors, "--out", out],
+        &["verify", base, factors],
+    ];
+    for line in lines {
+        let ran = std::process::Command::new(env!("CARGO_BIN_EXE_sorsa")).args(line).output();
+        let ran = ran.unwrap();
+        // A description says it too, and is no failure.
+        assert_eq!(ran.status.success(), line[0] == "inspect", "{line:?}");
+        let said = [ran.stdout, ran.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        assert!(said.contains(sorsa::adapter::WITHOUT_INITIAL), "{line:?}: {said}");
+        assert!(!said.contains("whole SORSA checkpoint"), "{line:?}: {said}");
+    }
+    // Those of the checkpoint saved before training are what was missing.
+    let factors = Path::new(factors);
+    let initial = folder.path().join("initial");
+    copy_checkpoint(&case.join("init"), &initial, |name| name.contains("sorsa_"), Tensor::clone);
+    fs::copy(initial.join("model.safetensors"), factors.join("init.safetensors")).unwrap();
+    let line = [base, text(factors), "--json", "--checkpoint", text(&trained)];
+    verify::run(&parse(&line)).unwrap();
 }
 
 /// The base of a case with one tensor changed that training leaves alone.

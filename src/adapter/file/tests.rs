@@ -440,16 +440,26 @@ fn a_whole_model_is_no_adapter() {
     let [mut trained, initial] = factor_pair();
     let files = |trained: &Tensors| {
         let files = [("config.json", REFERENCE_CONFIG), ("model.safetensors", &bytes(trained))];
-        let error = load_files(&files).unwrap_err();
-        assert!(matches!(error, AdapterError::WholeModel { .. }), "{error}");
+        let alone = load_files(&files).unwrap_err();
         let [config, model] = files;
         let error = load_files(&[config, model, ("init.safetensors", &bytes(&initial))]);
-        error.map(|_| ())
+        (alone, error.map(|_| ()))
     };
-    files(&trained).unwrap();
+    // Factors alone are not told to be one.
+    let (alone, both) = files(&trained);
+    assert!(matches!(alone, AdapterError::NoInitial), "{alone}");
+    both.unwrap();
     trained.insert("model.lm_head.weight".into(), tensor(&[5, 3], 0.0));
-    let error = files(&trained).unwrap_err();
+    let (alone, both) = files(&trained);
+    assert!(matches!(alone, AdapterError::WholeModel { .. }), "{alone}");
+    let error = both.unwrap_err();
     assert!(error.to_string().contains("model.lm_head.weight"), "{error}");
+    // What is told by its header is not read whole, and what has none is no adapter either.
+    for model in [&b""[..], b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", b"\x02\0\0\0\0\0\0\0{}"] {
+        let files = [("config.json", REFERENCE_CONFIG), ("model.safetensors", model)];
+        let error = load_files(&files).unwrap_err();
+        assert!(matches!(error, AdapterError::WholeModel { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -89,6 +89,9 @@ impl SorsaCheckpoint {
                 "its weights hold no factors: it is an ordinary model, or a merged one"
             }));
         }
+        if files.names().all(is_factor) && !is_there(&path.join("init.safetensors")) {
+            return Err(SorsaError::NoInitial { path: path.to_owned() });
+        }
         if files.names().all(is_factor) {
             return Err(not_sorsa(
                 "it holds factors without the weights they belong to: an adapter",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::adapter::AdapterError;
+use crate::adapter::{AdapterError, WITHOUT_INITIAL};
 use crate::model::error::ModelError;
 
 /// Why a directory is no un-merged SORSA checkpoint, or not one that can be used.
@@ -18,6 +18,12 @@ pub enum SorsaError {
         path: PathBuf,
         /// What it is instead, as far as its tensors tell.
         reason: &'static str,
+    },
+    /// Trained factors alone: without weights, and without the initial factors.
+    #[error("{} is no un-merged SORSA checkpoint: {}", path.display(), WITHOUT_INITIAL)]
+    NoInitial {
+        /// The path.
+        path: PathBuf,
     },
     /// Factors beside a configuration that says nothing of them: their scale is unknown.
     #[error(
