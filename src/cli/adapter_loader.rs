@@ -171,11 +171,13 @@ fn place(source: &Source) -> Option<PathBuf> {
 /// The error for callers: the adapter's directory has the name `shown` there, and no other path is.
 fn told(message: &str, place: Option<PathBuf>, shown: &str) -> LoadError {
     let canonical = place.as_deref().and_then(|place| Path::canonicalize(place).ok());
+    // A place that the system does not let us look at may have something in it.
+    let is_missing = place.as_deref().is_some_and(|place| matches!(place.try_exists(), Ok(false)));
     let mut message = message.to_owned();
     for path in [canonical, place].into_iter().flatten() {
         message = message.replace(&*path.to_string_lossy(), shown);
     }
-    LoadError::unusable(message)
+    if is_missing { LoadError::missing(message) } else { LoadError::unusable(message) }
 }
 
 /// Loads nothing: for a server of a merged model.
@@ -193,5 +195,24 @@ impl Loader for NoAdapters {
 
     fn stamp(&self, _: &Source) -> Option<u64> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_there_is_told_from_what_is_no_adapter() {
+        let directory = tempfile::tempdir().unwrap();
+        let of = |place: PathBuf| {
+            let error = told(&format!("{} is bad", place.display()), Some(place), "acme");
+            assert_eq!(error.to_string(), "acme is bad");
+            error.is_missing()
+        };
+        assert!(!of(directory.path().to_owned()));
+        assert!(of(directory.path().join("absent")));
+        assert!(of(directory.path().join("absent/1")));
+        assert!(!told("it is bad", None, "acme").is_missing());
     }
 }

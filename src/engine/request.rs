@@ -109,9 +109,9 @@ pub struct Request {
     pub n: usize,
     /// How to choose tokens. Choice `k` draws from random stream `k` of the seed.
     pub sampling: SamplingParams,
-    /// Top tokens to report beside each chosen one; `Some(0)` reports the chosen one alone.
-    pub logprobs: Option<usize>,
-    /// The same for the prompt's own tokens.
+    /// Which tokens to report beside each chosen one, where any are.
+    pub logprobs: Option<Reported>,
+    /// Top tokens to report beside each of the prompt's own; `Some(0)` reports those alone.
     pub prompt_logprobs: Option<usize>,
     /// The adapter version it is served with to its end; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
@@ -147,12 +147,25 @@ pub struct Logprob {
     pub logprob: f32,
 }
 
+/// Which tokens are reported beside a chosen one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reported {
+    /// This many of the most probable; 0 reports the chosen one alone.
+    Top(usize),
+    /// These, each below the vocabulary size and none twice.
+    These(Arc<[u32]>),
+}
+
 /// The log-probabilities reported for one position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprobs {
     /// The token at this position.
     pub chosen: Logprob,
-    /// The most probable tokens, best first; the chosen one has the same value here.
+    /// How many tokens of the vocabulary come before it, best first and of equals in order of id,
+    /// plus 1.
+    pub rank: usize,
+    /// The most probable tokens, best first; or the chosen one and then those that were asked for, in
+    /// their order. The chosen one has the same value here.
     pub top: Vec<Logprob>,
 }
 

@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::constraint::Constraint;
-use super::request::{Logprob, Request, SamplingParams, TokenLogprobs};
+use super::request::{Logprob, Reported, Request, SamplingParams, TokenLogprobs};
 use crate::grammar::MatchError;
 
 /// The model produced no usable distribution for one sequence.
@@ -45,7 +45,7 @@ pub struct Sampled {
 #[derive(Debug)]
 pub struct Sampler {
     params: SamplingParams,
-    num_logprobs: Option<usize>,
+    reported: Option<Reported>,
     rng: ChaCha8Rng,
     prompt_tokens: HashSet<u32>,
     output_counts: HashMap<u32, u32>,
@@ -68,7 +68,7 @@ impl Sampler {
             if penalised { request.prompt.iter().copied().collect() } else { HashSet::new() };
         Self {
             params,
-            num_logprobs: request.logprobs,
+            reported: request.logprobs.clone(),
             rng,
             prompt_tokens,
             output_counts: HashMap::new(),
@@ -114,9 +114,16 @@ impl Sampler {
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(token, &self.params.stop_token_ids)?;
         }
-        let logprobs = self
-            .num_logprobs
-            .map(|count| LogSoftmax::new(logits).describe(logits, token, top(logits, count)));
+        let logprobs = self.reported.as_ref().map(|reported| {
+            let beside = match reported {
+                Reported::Top(count) => top(logits, *count),
+                Reported::These(tokens) => {
+                    let others = tokens.iter().copied().filter(|other| *other != token);
+                    std::iter::once(token).chain(others).collect()
+                }
+            };
+            LogSoftmax::new(logits).describe(logits, token, beside)
+        });
         *self.output_counts.entry(token).or_default() += 1;
         self.num_generated += 1;
         Ok(Sampled { token, logprobs })
@@ -266,6 +273,7 @@ impl LogSoftmax {
     fn describe(&self, logits: &[f32], chosen: u32, top: Vec<u32>) -> TokenLogprobs {
         TokenLogprobs {
             chosen: self.logprob(logits, chosen),
+            rank: rank(logits, chosen),
             top: top.into_iter().map(|token| self.logprob(logits, token)).collect(),
         }
     }
@@ -283,6 +291,13 @@ fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
     let best = scan::largest(logits);
     let first = logits.iter().position(|logit| *logit == best && best > f32::NEG_INFINITY);
     first.map(|token| token as u32).ok_or(SamplingError::NothingAllowed)
+}
+
+/// The place of a token among all, best first; equals in order of id.
+fn rank(logits: &[f32], token: u32) -> usize {
+    let (index, own) = (token as usize, logits[token as usize]);
+    let better = logits.iter().filter(|logit| **logit > own).count();
+    1 + better + logits[..index].iter().filter(|logit| **logit == own).count()
 }
 
 /// The `count` largest, best first; equals in order of id.

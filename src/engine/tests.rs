@@ -346,6 +346,7 @@ fn any_request() -> impl Strategy<Value = Request> {
     (prompt(), sampling, rest, grammar).prop_map(|(prompt, sampling, rest, grammar)| {
         let (max_tokens, seed, penalty, min_tokens) = sampling;
         let (adapter, salt, num_speculative_tokens, logprobs, n) = rest;
+        let logprobs = logprobs.map(request::Reported::Top);
         let mut request = request(prompt, max_tokens);
         if seed.is_some() {
             request.sampling.temperature = 0.8;

@@ -389,6 +389,12 @@ impl ApiError {
         Self::new(Kind::AdapterNotFound, format!("there is no adapter {name:?}"))
     }
 
+    /// 404: nothing lies at the place that `param` names.
+    #[must_use]
+    pub fn nothing_there(param: &str, message: impl Into<String>) -> Self {
+        Self { param: Some(param.to_owned()), ..Self::new(Kind::AdapterNotFound, message) }
+    }
+
     /// 503: the adapter did not come into memory in time.
     #[must_use]
     pub fn adapter_loading(name: &str) -> Self {

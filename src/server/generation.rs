@@ -17,7 +17,7 @@ use super::tenancy::account::{Account, record};
 use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
-use crate::engine::request::{Event, Request, SamplingParams, TokenLogprobs};
+use crate::engine::request::{Event, Reported, Request, SamplingParams, TokenLogprobs};
 use crate::grammar::Grammar;
 use crate::text::answer::Place;
 use crate::text::detokenizer::Detokenizer;
@@ -59,6 +59,8 @@ pub struct Job {
     pub sampling: SamplingParams,
     /// Top tokens to report at each generated one.
     pub logprobs: Option<usize>,
+    /// Reports these instead.
+    pub logprob_token_ids: Option<Arc<[u32]>>,
     /// Top tokens to report at each of the prompt's.
     pub prompt_logprobs: Option<usize>,
     /// Strings that end a choice.
@@ -308,6 +310,12 @@ impl Job {
             .map_err(|error| ApiError::invalid("stop", format!("`stop` is wrong: {error}")))
     }
 
+    fn reported(&self) -> Option<Reported> {
+        let top = self.logprobs?;
+        let these = self.logprob_token_ids.as_ref().map(Arc::clone);
+        Some(these.map_or(Reported::Top(top), Reported::These))
+    }
+
     fn request(&self, state: &AppState, prompt: &Prompt, call: &Call) -> Request {
         Request {
             id: state.request_id(),
@@ -315,7 +323,7 @@ impl Job {
             prompt: prompt.tokens.clone(),
             n: self.n,
             sampling: SamplingParams { max_tokens: prompt.max_tokens, ..self.sampling.clone() },
-            logprobs: self.logprobs,
+            logprobs: self.reported(),
             prompt_logprobs: self.prompt_logprobs,
             adapter: self.adapter.clone(),
             tenant: call.caller.share(),

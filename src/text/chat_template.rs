@@ -74,6 +74,8 @@ pub struct RenderOptions<'a> {
     pub documents: Option<&'a serde_json::Value>,
     /// Whether a model with a thinking mode thinks; `None` leaves it undefined.
     pub enable_thinking: Option<bool>,
+    /// How much it thinks, in a word that the template knows; `None` leaves it undefined.
+    pub reasoning_effort: Option<&'a str>,
     /// What `strftime_now` takes for now, in UTC; `None` is the system's clock.
     pub now: Option<SystemTime>,
 }
@@ -178,6 +180,8 @@ impl ChatTemplate {
         let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name, token.as_ref()?)));
         context.extend(tokens.map(|(name, token)| (name, Value::from(token))));
         context.extend(options.enable_thinking.map(|on| ("enable_thinking", Value::from(on))));
+        let effort = options.reasoning_effort;
+        context.extend(effort.map(|effort| ("reasoning_effort", Value::from(effort))));
         context
     }
 }

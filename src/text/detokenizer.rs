@@ -30,6 +30,12 @@ impl Detokenizer {
         Self { tokenizer, skip_special_tokens, kept, pending: Vec::new(), start }
     }
 
+    /// Whether special tokens are left out of what follows.
+    #[must_use]
+    pub fn skipping(self, skip_special_tokens: bool) -> Self {
+        Self { skip_special_tokens, ..self }
+    }
+
     /// Leaves `tokens` in the text where other special tokens are skipped: marks of parts that
     /// someone behind looks for.
     #[must_use]

@@ -43,10 +43,20 @@ pub enum TokenizerError {
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
+/// How many tokens a tokenizer adds around a text, where it is asked to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Before its first token.
+    pub before: usize,
+    /// Behind its last one.
+    pub after: usize,
+}
+
 struct Inner {
     encoder: tokenizers::Tokenizer,
     pieces: PieceTable,
     guard: Guard,
+    added: Added,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -77,7 +87,8 @@ impl Tokenizer {
         tokens.extend(added.into_iter().map(|(id, token)| (id, (token.content, token.special))));
         let tokens = tokens.into_iter().map(|(id, (token, special))| (id, token, special));
         let pieces = PieceTable::new(decoding, tokens);
-        Ok(Self(Arc::new(Inner { encoder, pieces, guard: Guard::new() })))
+        let added = added_by(&encoder)?;
+        Ok(Self(Arc::new(Inner { encoder, pieces, guard: Guard::new(), added })))
     }
 
     /// The token ids of `text`. Added tokens written in the text (`<|im_end|>`) become their id;
@@ -91,6 +102,33 @@ impl Tokenizer {
             .encode_fast(text, add_special_tokens)
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|error| TokenizerError::Encode(error.to_string()))
+    }
+
+    /// What `add_special_tokens` adds.
+    #[must_use]
+    pub fn added(&self) -> Added {
+        self.0.added
+    }
+
+    /// Where each token of `text` begins in it, in characters: where the token before it ends. What
+    /// the tokenizer adds around a text has no characters of it.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`] with the tokenizer's reason.
+    pub fn text_offsets(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+    ) -> Result<Vec<usize>, TokenizerError> {
+        let encoding = self.0.encoder.encode_char_offsets(text, add_special_tokens);
+        let encoding = encoding.map_err(|error| TokenizerError::Encode(error.to_string()))?;
+        let mut end = 0;
+        let begins = encoding.get_offsets().iter().map(|(_, token_end)| {
+            let begin = end;
+            end = end.max(*token_end);
+            begin
+        });
+        Ok(begins.collect())
     }
 
     /// A client's string for a chat template, with every special token in it made harmless. What
@@ -171,6 +209,21 @@ impl Tokenizer {
     pub(super) fn pieces(&self) -> &PieceTable {
         &self.0.pieces
     }
+}
+
+/// Found out with a text that has a token in every vocabulary.
+fn added_by(encoder: &tokenizers::Tokenizer) -> Result<Added, TokenizerError> {
+    let encode = |add_special_tokens| {
+        let encoding = encoder.encode_fast("a", add_special_tokens);
+        encoding.map_err(|error| TokenizerError::Encode(error.to_string()))
+    };
+    let (plain, whole) = (encode(false)?, encode(true)?);
+    let (plain, whole) = (plain.get_ids(), whole.get_ids());
+    let before = match plain.len() {
+        0 => whole.len(),
+        len => whole.windows(len).position(|window| window == plain).unwrap_or(0),
+    };
+    Ok(Added { before, after: whole.len().saturating_sub(before + plain.len()) })
 }
 
 #[cfg(test)]

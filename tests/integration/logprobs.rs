@@ -84,6 +84,46 @@ async fn completions_score_prompts_and_answers_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn turns_that_are_written_out_are_echoed_ranked_and_told_token_by_token() {
+    let server = Server::start(&model::hugging_face(), &["--served-model-name=base"]);
+    let text = "<|im_start|>user\nHi";
+    let ids = server.post("/tokenize", &json!({"prompt": text})).await["tokens"].take();
+    for prompt in [json!(text), ids] {
+        let request = json!({
+            "model": "base", "prompt": prompt, "echo": true, "logprobs": 20, "max_tokens": 1,
+            "temperature": 0, "prompt_logprobs": 0,
+        });
+        let answer = server.post("/v1/completions", &request).await;
+        let choice = &answer["choices"][0];
+        assert!(choice["text"].as_str().unwrap().starts_with(text), "{choice}");
+        assert_eq!(choice["logprobs"]["text_offset"], json!([0, 12, 16, 17, 19]));
+        // Each rank is the place among the best, where the token is one of them.
+        for place in 1..4 {
+            let token = choice["logprobs"]["tokens"][place].as_str().unwrap();
+            let best = choice["logprobs"]["top_logprobs"][place].as_object().unwrap();
+            let index = best.keys().position(|name| name == token).unwrap();
+            let told = choice["prompt_logprobs"][place].as_object().unwrap();
+            let told = told.values().next().unwrap();
+            assert_eq!(told["logprob"], best[token]);
+            let rank = usize::try_from(told["rank"].as_u64().unwrap()).unwrap();
+            assert!(rank == index + 1 || (rank > 20 && index == 20), "{rank} {index}");
+        }
+        // The same numbers, of tokens that are named.
+        let named = json!({
+            "model": "base", "prompt": text, "logprobs": 0, "logprob_token_ids": [0, 2, 28],
+            "max_tokens": 1, "temperature": 0, "return_tokens_as_token_ids": true,
+        });
+        let named = server.post("/v1/completions", &named).await;
+        let named = named["choices"][0]["logprobs"]["top_logprobs"][0].as_object().unwrap();
+        for id in ["token_id:0", "token_id:2", "token_id:28"] {
+            assert!(named[id].as_f64().unwrap() < 0.0, "{id}");
+        }
+        let chosen = &choice["logprobs"]["token_logprobs"][4];
+        assert!(named.values().any(|logprob| logprob == chosen), "{named:?} {chosen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chats_report_each_token_of_what_is_said() {
     let server = Server::start(&model::hugging_face(), &["--served-model-name=base"]);
     let request = json!({

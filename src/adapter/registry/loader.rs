@@ -56,6 +56,7 @@ pub struct ReadAdapter {
 #[error("{message}")]
 pub struct LoadError {
     kind: LoadErrorKind,
+    is_missing: bool,
     message: Arc<str>,
 }
 
@@ -76,13 +77,25 @@ impl LoadError {
     /// An error of this kind.
     #[must_use]
     pub fn new(kind: LoadErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into().into() }
+        Self { kind, is_missing: false, message: message.into().into() }
     }
 
     /// What lies there is no adapter for this model.
     #[must_use]
     pub fn unusable(message: impl Into<String>) -> Self {
         Self::new(LoadErrorKind::Unusable, message)
+    }
+
+    /// Nothing lies there at all.
+    #[must_use]
+    pub fn missing(message: impl Into<String>) -> Self {
+        Self { is_missing: true, ..Self::unusable(message) }
+    }
+
+    /// Whether that is because nothing lies there at all.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.is_missing
     }
 
     /// Whose fault it is.

@@ -56,7 +56,10 @@ impl Loader for MadeUp {
         drop(held);
         self.reads.fetch_add(1, Ordering::SeqCst);
         let message = format!("{} holds no adapter", source.shown());
-        let content = self.content(source).ok_or_else(|| LoadError::unusable(message))?;
+        let content = self.content(source).ok_or_else(|| {
+            let is_placed = self.places.lock().unwrap().contains_key(&path(source));
+            if is_placed { LoadError::unusable(message) } else { LoadError::missing(message) }
+        })?;
         let id = AdapterId([content; 32]);
         let side = |shape: (usize, usize)| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
         let factors = LowRankFactors { down: side((1, 8)), up: side((8, 1)) };

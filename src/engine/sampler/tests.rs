@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::request::{RequestId, TenantShare};
 
-fn request(sampling: SamplingParams, logprobs: Option<usize>) -> Request {
+fn request(sampling: SamplingParams, logprobs: Option<Reported>) -> Request {
     Request {
         id: RequestId(1),
         arrived: Instant::now(),
@@ -164,7 +164,7 @@ proptest! {
             seed: Some(seed), temperature: 0.7, top_p: 0.9, logit_bias: vec![(0, 3.0)],
             ..SamplingParams::default()
         };
-        let sampled = Sampler::new(&request(params, Some(count)), 0)
+        let sampled = Sampler::new(&request(params, Some(Reported::Top(count))), 0)
             .sample(&logits)
             .unwrap();
         let reported = sampled.logprobs.unwrap();
@@ -182,11 +182,49 @@ proptest! {
                 prop_assert_eq!(entry.logprob.to_bits(), reported.chosen.logprob.to_bits());
             }
         }
+        if let Some(place) = reported.top.iter().position(|entry| entry.token == sampled.token) {
+            prop_assert_eq!(reported.rank, place + 1);
+        }
+        prop_assert!(reported.rank <= logits.len());
         let floor = reported.top.last().map_or(f32::INFINITY, |entry| entry.logprob);
         let better = (0..logits.len() as u32)
             .filter(|&token| expected(token) > f64::from(floor) + 1e-4)
             .count();
         prop_assert!(better <= count);
+    }
+
+    #[test]
+    fn every_token_has_the_rank_of_its_place_in_order(
+        logits in proptest::collection::vec(prop_oneof![-3.0_f32..3.0, Just(0.5), Just(f32::NEG_INFINITY)], 1..40),
+    ) {
+        prop_assume!(logits.iter().any(|logit| *logit > f32::NEG_INFINITY));
+        let order = score(&logits, 0, logits.len()).unwrap().top;
+        for (place, entry) in order.iter().enumerate() {
+            for count in [0, 3, logits.len()] {
+                let scored = score(&logits, entry.token, count).unwrap();
+                prop_assert_eq!((scored.rank, scored.chosen.logprob), (place + 1, entry.logprob));
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_that_were_asked_for_are_reported_whatever_is_chosen(
+        logits in proptest::collection::vec(-20.0_f32..20.0, 8..30),
+        asked in proptest::sample::subsequence((0_u32..8).collect::<Vec<_>>(), 1..8),
+        seed in any::<u64>(),
+    ) {
+        let reported = Some(Reported::These(asked.clone().into()));
+        let sampled = Sampler::new(&request(seeded(seed), reported), 0).sample(&logits).unwrap();
+        let reported = sampled.logprobs.unwrap();
+        let mut expected = vec![sampled.token];
+        expected.extend(asked.iter().filter(|token| **token != sampled.token));
+        let tokens: Vec<u32> = reported.top.iter().map(|entry| entry.token).collect();
+        prop_assert_eq!(tokens, expected);
+        let all = score(&logits, sampled.token, logits.len()).unwrap();
+        prop_assert_eq!((reported.chosen, reported.rank), (all.chosen, all.rank));
+        for entry in reported.top {
+            prop_assert!(all.top.contains(&entry));
+        }
     }
 
     /// The nucleus without its shortcut: sort everything, cut where the share is reached.
@@ -226,7 +264,7 @@ fn only_allowed_tokens_are_drawn_and_log_probabilities_are_the_models() {
     };
     let logits = logits_of(&[0.4, 0.1, 0.2, 0.3]);
     assert_close(&shares(allowed(seeded(11)), &logits), &[0.0, 0.25, 0.0, 0.75]);
-    let mut sampler = Sampler::new(&request(allowed(greedy()), Some(1)), 0);
+    let mut sampler = Sampler::new(&request(allowed(greedy()), Some(Reported::Top(1))), 0);
     let Sampled { token, logprobs } = sampler.sample(&logits).unwrap();
     let logprobs = logprobs.unwrap();
     assert_eq!((token, logprobs.top[0].token), (3, 0));

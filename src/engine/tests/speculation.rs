@@ -11,7 +11,7 @@ fn periodic(max_tokens: usize) -> Request {
     let prompt = [4, 5, 6].into_iter().cycle().take(15).collect();
     let mut request = request(prompt, max_tokens);
     request.sampling.stop_token_ids.clear();
-    Request { logprobs: Some(2), ..request }
+    Request { logprobs: Some(request::Reported::Top(2)), ..request }
 }
 
 fn steps(rig: &mut Rig, request: &Request) -> usize {

@@ -43,18 +43,37 @@ pub async fn load_lora_adapter(
     let loaded = change(&serving, move |registry| {
         let put = Put { name: &of, source, expect, pinned: None, activate: true };
         match registry.put(put) {
-            Err(ChangeError::Revision { .. }) => Ok(false),
-            done => done.map(|_| true),
+            Err(ChangeError::Revision { .. }) => Ok(Loaded::NameInUse),
+            Err(ChangeError::Load(error)) if error.is_missing() => {
+                Ok(Loaded::NothingThere(error.to_string()))
+            }
+            done => done.map(|_| Loaded::Added),
         }
     });
-    if loaded.await? {
-        return Ok(format!("Success: LoRA adapter '{name}' added successfully."));
+    match loaded.await.map_err(in_its_words)? {
+        Loaded::Added => Ok(format!("Success: LoRA adapter '{name}' added successfully.")),
+        Loaded::NameInUse => {
+            let message = format!(
+                "The lora adapter '{name}' has already been loaded. If you want to load the \
+                 adapter in place, set 'load_inplace' to True."
+            );
+            Err(ApiError::invalid("lora_name", message))
+        }
+        Loaded::NothingThere(message) => Err(ApiError::nothing_there("lora_path", message)),
     }
-    let message = format!(
-        "The lora adapter '{name}' has already been loaded. If you want to load the adapter in \
-         place, set 'load_inplace' to True."
-    );
-    Err(ApiError::invalid("lora_name", message))
+}
+
+/// What came of loading an adapter.
+enum Loaded {
+    Added,
+    NameInUse,
+    /// Nothing lies at its path.
+    NothingThere(String),
+}
+
+/// The error with this interface's names of the fields.
+fn in_its_words(error: ApiError) -> ApiError {
+    error.renamed("path", "lora_path").renamed("name", "lora_name")
 }
 
 /// Answers `POST /v1/unload_lora_adapter`: `lora_name`.
@@ -81,7 +100,8 @@ pub async fn unload_lora_adapter(
     fields.take("lora_int_id");
     fields.none_left()?;
     let of = name.clone();
-    change(&serving, move |registry| registry.remove(&of, Expect::Anything)).await?;
+    let removed = change(&serving, move |registry| registry.remove(&of, Expect::Anything));
+    removed.await.map_err(in_its_words)?;
     Ok(format!("Success: LoRA adapter '{name}' removed successfully."))
 }
 

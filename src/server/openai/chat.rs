@@ -21,6 +21,7 @@ use super::types::{
     ChatChoice, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatMessage, Envelope, ToolCall,
 };
 use super::validate::length::take_max_tokens;
+use super::validate::logprobs::take_logprob_token_ids;
 use super::validate::{Common, MAX_LOGPROBS};
 use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
@@ -43,6 +44,7 @@ struct ChatRequest {
     max_tokens: Option<(&'static str, usize)>,
     /// Top tokens, where log-probabilities were asked for.
     logprobs: Option<usize>,
+    logprob_token_ids: Option<Arc<[u32]>>,
     template: TemplateOptions,
     include_reasoning: bool,
 }
@@ -95,13 +97,16 @@ impl Endpoint for ChatRequest {
     ) -> Result<Self, ApiError> {
         let common = Common::take(fields, model, serving)?;
         convert::check_choices(config, 1, common.n)?;
+        let (logprobs, vocab_size) = (take_logprobs(fields)?, serving.vocab_size);
+        let (asked, how) = (logprobs.is_some(), "`logprobs`: true");
         Ok(Self {
             conversation: Conversation {
                 messages: take_messages(fields)?,
                 tools: AskedTools::take(fields, FunctionStyle::Nested)?.offered(),
             },
             max_tokens: take_max_tokens(fields, &["max_completion_tokens", "max_tokens"], 1)?,
-            logprobs: take_logprobs(fields)?,
+            logprobs,
+            logprob_token_ids: take_logprob_token_ids(fields, vocab_size, asked, how)?,
             template: TemplateOptions::take(fields)?,
             include_reasoning: fields.boolean("include_reasoning", true)?,
             common,
@@ -125,7 +130,7 @@ impl Endpoint for ChatRequest {
             echo: false,
             skip_special_tokens: common.skip_special_tokens,
             marks: &marks,
-            truncate: common.truncate_prompt,
+            truncation: common.truncation,
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
             default_max_tokens: (config.max_request_tokens / common.n).max(1),
@@ -134,7 +139,7 @@ impl Endpoint for ChatRequest {
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let job = convert::job(config, common, prompts, self.logprobs, common.prompt_logprobs)?;
         let answer = AnswerRules { hide_reasoning: !self.include_reasoning, ..answer };
-        Ok(Job { answer, form, ..job })
+        Ok(Job { answer, form, logprob_token_ids: self.logprob_token_ids, ..job })
     }
 }
 

@@ -15,6 +15,7 @@ use super::model::Model;
 use super::prompts::{PromptInput, take_prompts};
 use super::types::{CompletionChoice, Envelope};
 use super::validate::length::take_max_tokens;
+use super::validate::logprobs::take_logprob_token_ids;
 use super::validate::{self, Common, MAX_LOGPROBS};
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
@@ -35,6 +36,7 @@ struct CompletionRequest {
     prompts: Vec<PromptInput>,
     max_tokens: Option<usize>,
     logprobs: Option<usize>,
+    logprob_token_ids: Option<Arc<[u32]>>,
     echo: bool,
     add_special_tokens: bool,
 }
@@ -83,12 +85,16 @@ impl Endpoint for CompletionRequest {
         convert::check_choices(config, prompts.len(), common.n)?;
         convert::check_prompts(serving, prompts.len())?;
         validate::take_best_of(fields, common.n)?;
-        let max_tokens = take_max_tokens(fields, &["max_tokens"], 0)?;
+        let max_tokens = take_max_tokens(fields, &["max_tokens"], 0)?.map(|(_, asked)| asked);
+        let logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
+        let asked = logprobs.is_some() && max_tokens != Some(0);
+        let how = "`logprobs`, and where tokens are generated";
         Ok(Self {
             common,
             prompts,
-            max_tokens: max_tokens.map(|(_, asked)| asked),
-            logprobs: fields.count("logprobs", 0..=MAX_LOGPROBS)?,
+            max_tokens,
+            logprobs,
+            logprob_token_ids: take_logprob_token_ids(fields, serving.vocab_size, asked, how)?,
             echo: fields.boolean("echo", false)?,
             add_special_tokens: fields.boolean("add_special_tokens", true)?,
         })
@@ -108,7 +114,7 @@ impl Endpoint for CompletionRequest {
             echo: self.echo,
             skip_special_tokens: self.common.skip_special_tokens,
             marks: &[],
-            truncate: self.common.truncate_prompt,
+            truncation: self.common.truncation,
             max_tokens: self.max_tokens.map(|asked| ("max_tokens", asked)),
             default_max_tokens: DEFAULT_MAX_TOKENS,
             most_tokens: self.common.model.max_tokens,
@@ -117,7 +123,8 @@ impl Endpoint for CompletionRequest {
         // Both may ask for the prompt's: the larger number serves both.
         let echoed = self.logprobs.filter(|_| self.echo);
         let prompt_logprobs = self.common.prompt_logprobs.max(echoed);
-        convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)
+        let job = convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)?;
+        Ok(Job { logprob_token_ids: self.logprob_token_ids, ..job })
     }
 }
 

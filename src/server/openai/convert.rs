@@ -3,16 +3,18 @@
 
 use std::sync::Arc;
 
+use super::echo;
 use super::prompts::PromptInput;
 use super::validate::Common;
 use super::validate::length::fit_max_tokens;
+use super::validate::truncation::{Truncation, room};
 use crate::adapter::registry::Target;
 use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
-use crate::server::generation::{Echo, Job, Prompt};
+use crate::server::generation::{Job, Prompt};
 use crate::server::state::{ServerConfig, Serving};
 use crate::text::detokenizer::Detokenizer;
-use crate::text::tokenizer::TokenizerError;
+use crate::text::tokenizer::{Added, TokenizerError};
 
 /// What an endpoint asks of [`prompts`].
 #[derive(Debug, Clone, Copy)]
@@ -27,8 +29,8 @@ pub struct PromptRules<'a> {
     pub skip_special_tokens: bool,
     /// But for these.
     pub marks: &'a [u32],
-    /// Tokens of a prompt to read at most: its last ones.
-    pub truncate: Option<usize>,
+    /// Which part of a prompt is read, where not all is.
+    pub truncation: Option<Truncation>,
     /// Tokens to generate, with the field that asked for them.
     pub max_tokens: Option<(&'a str, usize)>,
     /// Tokens to generate where nobody asked.
@@ -54,11 +56,12 @@ fn prompt(
     input: PromptInput,
     rules: PromptRules<'_>,
 ) -> Result<Prompt, ApiError> {
-    let (mut tokens, mut text) = match input {
-        PromptInput::Tokens(tokens) => (tokens, None),
+    let (mut tokens, mut text, mut added) = match input {
+        PromptInput::Tokens(tokens) => (tokens, None, Added::default()),
         PromptInput::Text(text) => {
             let tokens = encode(serving, &text, rules.add_special_tokens, rules.param)?;
-            (tokens, Some(text))
+            let added = rules.add_special_tokens.then(|| serving.tokenizer.added());
+            (tokens, Some(text), added.unwrap_or_default())
         }
     };
     if tokens.is_empty() {
@@ -66,9 +69,11 @@ fn prompt(
         return Err(ApiError::invalid(rules.param, message));
     }
     check_asked(rules)?;
-    if let Some(left_out) = rules.truncate.and_then(|kept| tokens.len().checked_sub(kept)) {
-        tokens.drain(..left_out);
-        text = text.filter(|_| left_out == 0);
+    if let Some(truncation) = rules.truncation {
+        let asked = rules.max_tokens.map(|(_, asked)| asked);
+        if truncation.apply(&mut tokens, &mut added, room(asked, serving.max_model_len)) {
+            text = None;
+        }
     }
     let max_tokens = fit_max_tokens(
         (rules.param, tokens.len()),
@@ -77,15 +82,17 @@ fn prompt(
         serving.max_model_len,
     )?;
     // Read once for all choices: their text continues the prompt's.
-    let detokenizer = Detokenizer::new(serving.tokenizer.clone(), rules.skip_special_tokens);
-    let mut detokenizer = detokenizer.keeping(rules.marks);
-    let decoded = decode(&mut detokenizer, &tokens);
-    let echo = match text {
-        // Given back as it came, whatever the tokenizer added or changed.
-        Some(text) if rules.skip_special_tokens => Echo { text, ..decoded },
-        _ => decoded,
+    let detokenizer = |detokenizer: Detokenizer| {
+        detokenizer.skipping(rules.skip_special_tokens).keeping(rules.marks)
     };
-    let echo = rules.echo.then_some(echo);
+    let (detokenizer, echo) = if rules.echo {
+        let (continued, echo) = echo::shown(&serving.tokenizer, &tokens, text, added);
+        (detokenizer(continued), Some(echo))
+    } else {
+        let mut detokenizer = detokenizer(Detokenizer::new(serving.tokenizer.clone(), false));
+        echo::read(&mut detokenizer, &tokens);
+        (detokenizer, None)
+    };
     Ok(Prompt { tokens, max_tokens, detokenizer, echo })
 }
 
@@ -98,21 +105,6 @@ fn check_asked(rules: PromptRules<'_>) -> Result<(), ApiError> {
         )),
         _ => Ok(()),
     }
-}
-
-/// The text of `tokens`, without an end that is no whole character.
-fn decode(detokenizer: &mut Detokenizer, tokens: &[u32]) -> Echo {
-    let mut text = String::new();
-    let mut chars = 0;
-    let mut text_offsets = Vec::with_capacity(tokens.len());
-    for token in tokens {
-        text_offsets.push(chars);
-        // A model may know ids that its tokenizer does not (padding): they have no text.
-        let piece = detokenizer.push(*token).unwrap_or_default();
-        chars += piece.chars().count();
-        text.push_str(&piece);
-    }
-    Echo { text, text_offsets }
 }
 
 /// Tokenises `text`.
@@ -170,6 +162,7 @@ pub fn job(
         n: common.n,
         sampling: common.sampling.clone(),
         logprobs,
+        logprob_token_ids: None,
         prompt_logprobs,
         stop: common.stop.clone(),
         include_stop: common.include_stop,

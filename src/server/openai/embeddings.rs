@@ -16,6 +16,7 @@ use super::fields::Fields;
 use super::model::{Model, take_model};
 use super::prompts::{PromptInput, take_prompts};
 use super::validate::accepted::take_accepted;
+use super::validate::truncation::Truncation;
 use super::validate::{refused, take_cache_salt};
 use crate::adapter::registry::Target;
 use crate::engine::request::Pooling;
@@ -24,19 +25,20 @@ use crate::server::extract::Admitted;
 use crate::server::openapi::{errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::vectors::{PoolJob, pool};
+use crate::text::tokenizer::Added;
 
 /// As many as OpenAI takes.
 const MAX_INPUTS: usize = 2048;
 
 /// Fields that ask for other vectors than these, or for other ways to write them.
-const REFUSED: [&str; 5] =
-    ["dimensions", "embed_dtype", "endianness", "messages", "truncate_prompt_tokens"];
+const REFUSED: [&str; 5] = ["dimensions", "embed_dtype", "endianness", "messages", "padding"];
 
 /// A checked request.
 #[derive(Debug)]
 struct EmbeddingRequest {
     inputs: Vec<PromptInput>,
     add_special_tokens: bool,
+    truncation: Option<Truncation>,
     pooling: Pooling,
     cache_salt: String,
     writing: Writing,
@@ -137,11 +139,12 @@ impl EmbeddingRequest {
         Ok(Self {
             inputs: take_prompts(fields, "input", serving.vocab_size, MAX_INPUTS)?,
             add_special_tokens: fields.boolean("add_special_tokens", true)?,
+            truncation: Truncation::take(fields, serving.max_model_len)?,
             pooling: take_pooling(fields)?.unwrap_or(config.pooling),
             cache_salt: take_cache_salt(fields)?,
             writing: Writing {
                 encoding: take_encoding(fields)?,
-                normalize: fields.boolean("normalize", true)?,
+                normalize: take_normalize(fields)?,
             },
         })
     }
@@ -149,12 +152,17 @@ impl EmbeddingRequest {
     /// Slow for long texts: not for async threads.
     fn into_job(self, serving: &Serving, target: Target) -> Result<PoolJob, ApiError> {
         let tokens = |input| -> Result<Vec<u32>, ApiError> {
-            let tokens = match input {
-                PromptInput::Tokens(tokens) => tokens,
+            let (mut tokens, mut added) = match input {
+                PromptInput::Tokens(tokens) => (tokens, Added::default()),
                 PromptInput::Text(text) => {
-                    convert::encode(serving, &text, self.add_special_tokens, "input")?
+                    let tokens = convert::encode(serving, &text, self.add_special_tokens, "input")?;
+                    let added = self.add_special_tokens.then(|| serving.tokenizer.added());
+                    (tokens, added.unwrap_or_default())
                 }
             };
+            if let Some(truncation) = self.truncation {
+                truncation.apply(&mut tokens, &mut added, serving.max_model_len);
+            }
             check_len(tokens.len(), serving.max_model_len)?;
             Ok(tokens)
         };
@@ -192,6 +200,13 @@ fn take_pooling(fields: &mut Fields) -> Result<Option<Pooling>, ApiError> {
         Some("last") => Ok(Some(Pooling::Last)),
         Some(_) => Err(ApiError::invalid("pooling", "`pooling` must be `mean` or `last`")),
     }
+}
+
+/// Takes `normalize`, or `use_activation`, which is vLLM's name of it.
+fn take_normalize(fields: &mut Fields) -> Result<bool, ApiError> {
+    let normalize = fields.boolean("normalize", true)?;
+    let asked = fields.has("use_activation");
+    Ok(fields.boolean("use_activation", true)? && (normalize || asked))
 }
 
 fn take_encoding(fields: &mut Fields) -> Result<Encoding, ApiError> {

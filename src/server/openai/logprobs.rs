@@ -105,14 +105,14 @@ pub fn prompt(
     top: usize,
 ) -> Vec<Option<PromptLogprobEntry>> {
     let write = |at: &TokenLogprobs| {
-        let entry = |found: &Logprob, rank: Option<usize>| {
+        let entry = |found: &Logprob, rank: usize| {
             let decoded_token = names.of(found.token);
             (found.token, PromptLogprob { logprob: finite(found.logprob), rank, decoded_token })
         };
-        let best = at.top.iter().enumerate().map(|(place, found)| entry(found, Some(place + 1)));
+        let best = at.top.iter().enumerate().map(|(place, found)| entry(found, place + 1));
         let mut entries: Vec<_> = best.take(top).collect();
         if !entries.iter().any(|(token, _)| *token == at.chosen.token) {
-            entries.push(entry(&at.chosen, None));
+            entries.push(entry(&at.chosen, at.rank));
         }
         InOrder(entries)
     };

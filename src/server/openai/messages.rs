@@ -44,9 +44,12 @@ fn message(param: &str, value: Value) -> Result<Value, ApiError> {
     let mut message = Map::new();
     message.insert("role".to_owned(), role.into());
     message.insert("content".to_owned(), content.into());
-    for name in ["name", "reasoning_content"] {
-        if let Some(text) = fields.string(name)? {
-            message.insert(name.to_owned(), text.into());
+    let (name, thoughts) = (fields.string("name")?, fields.string("reasoning_content")?);
+    // Its newer name, which templates do not know.
+    let thoughts = thoughts.or(fields.string("reasoning")?);
+    for (key, text) in [("name", name), ("reasoning_content", thoughts)] {
+        if let Some(text) = text {
+            message.insert(key.to_owned(), text.into());
         }
     }
     match fields.string("tool_call_id")? {
@@ -146,11 +149,15 @@ mod tests {
             {"role": "assistant", "content": null, "tool_calls": [call], "refusal": null, "audio": null},
             {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "1"}]},
             {"role": "assistant", "refusal": "no"},
+            {"role": "assistant", "content": "a", "reasoning": "hm"},
+            {"role": "assistant", "content": "a", "reasoning": "hm", "reasoning_content": "so"},
         ]);
         let expected = json!([
             {"role": "assistant", "content": "", "tool_calls": [call]},
             {"role": "tool", "content": "1", "tool_call_id": "c1"},
             {"role": "assistant", "content": "no"},
+            {"role": "assistant", "content": "a", "reasoning_content": "hm"},
+            {"role": "assistant", "content": "a", "reasoning_content": "so"},
         ]);
         assert_eq!(take(messages), Ok(expected));
     }

@@ -10,6 +10,7 @@ pub mod completions;
 pub mod conversation;
 pub mod convert;
 pub mod demand;
+pub mod echo;
 pub mod embeddings;
 pub mod endpoint;
 pub mod fields;

@@ -9,6 +9,7 @@ use super::convert;
 use super::demand;
 use super::fields::Fields;
 use super::tools::{ToolChoice, Tools};
+use super::validate::effort::take_effort;
 use crate::server::chat_format::ChatFormat;
 use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
@@ -24,6 +25,7 @@ use crate::text::tool_format::ToolFormat;
 pub struct TemplateOptions {
     opening: Opening,
     enable_thinking: Option<bool>,
+    reasoning_effort: Option<&'static str>,
     /// Lets the tokenizer add its own tokens; templates write them themselves.
     add_special_tokens: bool,
 }
@@ -40,8 +42,8 @@ enum Opening {
 }
 
 impl TemplateOptions {
-    /// Takes `add_generation_prompt`, `continue_final_message`, `add_special_tokens`, and
-    /// `enable_thinking` from `chat_template_kwargs`.
+    /// Takes `add_generation_prompt`, `continue_final_message`, `add_special_tokens`,
+    /// `reasoning_effort`, and `enable_thinking` from `chat_template_kwargs`.
     ///
     /// # Errors
     /// Where one is no boolean, and for any other variable.
@@ -69,7 +71,19 @@ impl TemplateOptions {
             }
         }
         let add_special_tokens = fields.boolean("add_special_tokens", false)?;
-        Ok(Self { opening, enable_thinking, add_special_tokens })
+        let reasoning_effort = take_effort(fields, "reasoning_effort")?;
+        Ok(Self { opening, enable_thinking, reasoning_effort, add_special_tokens })
+    }
+
+    /// With an effort that stands elsewhere in the request, where there is one.
+    #[must_use]
+    pub fn with_effort(self, effort: Option<&'static str>) -> Self {
+        Self { reasoning_effort: effort.or(self.reasoning_effort), ..self }
+    }
+
+    /// Whether a model that can think first does. An effort says so too, as with vLLM.
+    fn thinks(self) -> Option<bool> {
+        self.enable_thinking.or(self.reasoning_effort.map(|effort| effort != "none"))
     }
 }
 
@@ -175,7 +189,8 @@ fn text(
     }
     let variables = RenderOptions {
         tools: input.tools.as_ref(),
-        enable_thinking: options.enable_thinking,
+        enable_thinking: options.thinks(),
+        reasoning_effort: options.reasoning_effort,
         ..RenderOptions::default()
     };
     let mut text = template

@@ -292,9 +292,8 @@ pub type PromptLogprobEntry = InOrder<u32, PromptLogprob>;
 pub struct PromptLogprob {
     /// Natural logarithm.
     pub logprob: f32,
-    /// 1 is the best; `null` for a token that is not among the best.
-    #[schema(required = true)]
-    pub rank: Option<usize>,
+    /// 1 is the best of the vocabulary.
+    pub rank: usize,
     /// Its text.
     pub decoded_token: String,
 }

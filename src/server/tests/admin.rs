@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::harness::{Server, model, say};
+use crate::adapter::registry::Source;
 use crate::adapter::registry::made_up::{MadeUp, registry};
 use crate::server::router::router;
 use crate::server::state::ServerConfig;
@@ -238,7 +239,7 @@ async fn an_adapter_may_lie_where_the_operator_said() {
 
 #[tokio::test]
 async fn tools_made_for_vllm_find_its_words() {
-    let (server, _) = managed().await;
+    let (server, loader) = managed().await;
     let load = |path: &str, in_place: bool| json!({"lora_name": "sql", "lora_path": format!("/adapters/{path}"), "load_inplace": in_place});
     let (status, _, text) = call(&server, "POST", "/v1/load_lora_adapter", load("1", false)).await;
     assert_eq!((status, text), (200, json!("Success: LoRA adapter 'sql' added successfully.")));
@@ -252,6 +253,17 @@ async fn tools_made_for_vllm_find_its_words() {
     let card = &models["data"][2];
     assert_eq!((&card["id"], &card["parent"]), (&json!("sql"), &json!("base")));
     assert_eq!(card["root"], format!("blake3:{}", "02".repeat(32)));
+    // Nothing lies there; what lies there is no adapter; what is no name.
+    let nothing = call(&server, "POST", "/v1/load_lora_adapter", load("nothing", true)).await;
+    assert_eq!(code(&nothing), (404, "adapter_not_found"));
+    assert_eq!(nothing.2["error"]["param"], "lora_path");
+    loader.place(&Source::Beneath { root: "/adapters".into(), path: "9".into() }, None);
+    let broken = call(&server, "POST", "/v1/load_lora_adapter", load("9", true)).await;
+    assert_eq!((broken.0, &broken.2["error"]["param"]), (400, &json!("lora_path")));
+    let unnamed = json!({"lora_name": "a/b", "lora_path": "1"});
+    let unnamed = call(&server, "POST", "/v1/load_lora_adapter", unnamed).await;
+    assert_eq!((unnamed.0, &unnamed.2["error"]["param"]), (400, &json!("lora_name")));
+    assert_eq!(said(&server, "sql").await, "2");
     let unload = json!({"lora_name": "sql", "lora_int_id": 1});
     let (status, _, text) = call(&server, "POST", "/v1/unload_lora_adapter", unload).await;
     assert_eq!((status, text), (200, json!("Success: LoRA adapter 'sql' removed successfully.")));
@@ -285,10 +297,7 @@ async fn requests_wait_for_an_adapter_but_not_for_ever() {
     });
     assert_eq!(waiting.status(), 200);
     // Broken from now on: said at once, and again, without another look.
-    loader.place(
-        &crate::adapter::registry::Source::Beneath { root: "/adapters".into(), path: "5".into() },
-        None,
-    );
+    loader.place(&Source::Beneath { root: "/adapters".into(), path: "5".into() }, None);
     call(&server, "POST", &format!("{path}/unload"), Value::Null).await;
     for _ in 0..2 {
         let answer = call(&server, "POST", "/v1/completions", request.clone()).await;

@@ -77,6 +77,45 @@ async fn a_request_reaches_the_engine_as_it_was_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_long_input_is_cut_where_that_is_asked_for() {
+    let (server, mut engine) = Server::start().await;
+    let long: Vec<u32> = (0..100).collect();
+    for (extra, expected) in [
+        (json!({"truncate_prompt_tokens": 5}), &long[95..]),
+        (json!({"truncate_prompt_tokens": 5, "truncation_side": "right"}), &long[..5]),
+        (json!({"truncate_prompt_tokens": -1}), &long[100 - MAX_MODEL_LEN..]),
+    ] {
+        let mut body = json!({"model": "base", "input": [long]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let request = server.client.post(format!("{}{PATH}", server.url)).json(&body);
+        let asking = tokio::spawn(request.send());
+        assert_eq!(engine.receive().await.request.prompt, expected, "{extra}");
+        asking.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_length_of_a_vector_has_two_names() {
+    let (server, engine) = Server::start().await;
+    engine.script(embed);
+    for (extra, unit) in [
+        (json!({}), true),
+        (json!({"normalize": false}), false),
+        (json!({"use_activation": false}), false),
+        (json!({"use_activation": true, "normalize": false}), true),
+        (json!({"use_activation": null, "normalize": false}), false),
+    ] {
+        let mut body = json!({"model": "base", "input": "hi"});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let answer = server.answer(PATH, &body).await;
+        let vector: Vec<f64> =
+            serde_json::from_value(answer["data"][0]["embedding"].clone()).unwrap();
+        let length = vector.iter().map(|value| value * value).sum::<f64>().sqrt();
+        assert_eq!((length - 1.0).abs() < 1e-5, unit, "{extra}: {length}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn more_inputs_than_may_wait_are_taken_a_window_at_a_time() {
     let (server, mut engine) = Server::with_config(ServerConfig::default(), 8).await;
     let inputs: Vec<_> = (0..100).map(|n| json!([n, 1, 1])).collect();
@@ -137,7 +176,11 @@ async fn what_is_wrong_is_refused_by_its_name() {
         ("normalize", json!("yes")),
         ("cache_salt", json!("")),
         ("messages", json!([{"role": "user", "content": "a"}])),
-        ("truncate_prompt_tokens", json!(7)),
+        ("truncate_prompt_tokens", json!(0)),
+        ("truncate_prompt_tokens", json!("7")),
+        ("truncation_side", json!("middle")),
+        ("padding", json!("max_length")),
+        ("use_activation", json!(1)),
     ];
     for (field, value) in cases {
         let mut body = json!({"model": "base", "input": "hi"});

@@ -12,7 +12,7 @@ use super::openapi::assert_described;
 use crate::adapter::registry::Source;
 use crate::adapter::registry::made_up::{MadeUp, registry};
 use crate::engine::handle::{self, Received, Submission};
-use crate::engine::request::{Event, FinishReason, Logprob, Request, TokenLogprobs};
+use crate::engine::request::{Event, FinishReason, Logprob, Reported, Request, TokenLogprobs};
 use crate::grammar::GrammarCompiler;
 use crate::metrics::Metrics;
 use crate::server::chat_format::ChatFormat;
@@ -62,7 +62,10 @@ pub fn play(request: &Request, choice: usize, tokens: impl IntoIterator<Item = u
     }
     let mut reason = FinishReason::Length;
     for token in tokens.into_iter().take(request.sampling.max_tokens) {
-        let logprobs = request.logprobs.map(|top| logprobs(token, top));
+        let logprobs = request.logprobs.as_ref().map(|reported| match reported {
+            Reported::Top(top) => logprobs(token, *top),
+            Reported::These(tokens) => logprobs_of(token, tokens),
+        });
         events.push(Event::Token { token, logprobs });
         if request.sampling.stop_token_ids.contains(&token) {
             reason = FinishReason::Stop(token);
@@ -82,7 +85,16 @@ fn logprobs(token: u32, top: usize) -> TokenLogprobs {
         others.zip((0..).filter(|n| *n != 1)).map(|(t, n)| at(n, t)).collect();
     all.insert(1, chosen);
     all.truncate(top);
-    TokenLogprobs { chosen, top: all }
+    TokenLogprobs { chosen, rank: 2, top: all }
+}
+
+/// The token itself as before; of the others, each less likely than the one before it.
+fn logprobs_of(token: u32, others: &[u32]) -> TokenLogprobs {
+    let TokenLogprobs { chosen, rank, .. } = logprobs(token, 0);
+    let others = others.iter().copied().filter(|other| *other != token);
+    let others = (10_u16..).zip(others);
+    let others = others.map(|(n, token)| Logprob { token, logprob: -0.5 - f32::from(n) });
+    TokenLogprobs { chosen, rank, top: std::iter::once(chosen).chain(others).collect() }
 }
 
 /// The engine's end, in the hands of a test.

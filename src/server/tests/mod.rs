@@ -9,6 +9,8 @@ mod errors;
 mod harness;
 mod lifecycle;
 mod openapi;
+mod prompt_parts;
 mod responses;
 mod tenants;
 mod tools;
+mod vllm_fields;

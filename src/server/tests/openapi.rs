@@ -17,7 +17,7 @@ use crate::server::router::routes;
 use crate::text::tool_format::ToolFormat;
 
 /// A server that says hello, or makes a vector of ones.
-async fn server() -> Server {
+pub(super) async fn server() -> Server {
     let template = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}\
         {% if add_generation_prompt %}<s>assistant\n{% endif %}";
     let (server, engine) = Server::chatting(format_of(template, ToolFormat::Hermes, false)).await;
@@ -222,14 +222,14 @@ fn words() -> BTreeSet<String> {
 }
 
 /// A request that is answered, to be changed field by field.
-struct Case {
-    path: &'static str,
+pub(super) struct Case {
+    pub path: &'static str,
     /// Among several ways to ask, which one.
     way: usize,
-    body: Value,
+    pub body: Value,
 }
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     let messages = json!([{"role": "user", "content": "hi"}]);
     let case = |path, way, body| Case { path, way, body };
     vec![
@@ -245,7 +245,7 @@ fn cases() -> Vec<Case> {
 
 impl Case {
     /// The fields described, each with its schema.
-    fn fields(&self) -> Map<String, Value> {
+    pub fn fields(&self) -> Map<String, Value> {
         let content = &DOCUMENT["paths"][self.path]["post"]["requestBody"]["content"];
         let mut schema = whole(&content["application/json"]["schema"], Others::AsDescribed, 0);
         if schema["oneOf"].is_array() {
@@ -311,8 +311,11 @@ impl Case {
             ("/v1/responses", "tool_choice", value) if !value.is_null() => {
                 vec![("tools", json!([{"type": "function", "name": "f"}]))]
             }
-            ("/v1/chat/completions", "top_logprobs", _) => vec![("logprobs", json!(true))],
-            ("/v1/responses", "top_logprobs", _) => {
+            ("/v1/completions", "logprob_token_ids", _) => vec![("logprobs", json!(0))],
+            ("/v1/chat/completions", "top_logprobs" | "logprob_token_ids", _) => {
+                vec![("logprobs", json!(true))]
+            }
+            ("/v1/responses", "top_logprobs" | "logprob_token_ids", _) => {
                 vec![("include", json!(["message.output_text.logprobs"]))]
             }
             (_, "best_of", Value::Number(number)) => match number.as_i64() {
@@ -401,7 +404,7 @@ fn values() -> Vec<Value> {
     let mut values: Vec<Value> = numbers.into_iter().map(number).collect();
     let plain = r#"[
         null, true, false, 5.0, "", "x", "text", "auto", "none", "required", "float", "base64", "mean",
-        "last", [], ["x"], [""], ["x", "y", "z", "w"], ["x", "y", "z", "w", "v"], ["text"], ["audio"],
+        "last", "left", "right", "Left", [], ["x"], [""], ["x", "y", "z", "w"], ["x", "y", "z", "w", "v"], ["text"], ["audio"],
         [1], [1.5], [-1], [true], [[1]], [[]], [[1], [2]], ["x", [1]], [null], [{}]
     ]"#;
     let objects = json!([

@@ -96,7 +96,7 @@ async fn a_whole_response() {
     let server = saying("hello").await;
     let body = asking(json!({
         "instructions": "be brief", "metadata": {"a": "b"}, "store": true, "temperature": 0.7,
-        "reasoning": {"effort": "low"}, "include": ["reasoning.encrypted_content"],
+        "reasoning": {"effort": "none"}, "include": ["reasoning.encrypted_content"],
     }));
     insta::assert_json_snapshot!(whole(&server, &body).await);
 }

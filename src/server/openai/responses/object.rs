@@ -44,7 +44,7 @@ pub struct Settings {
     pub truncation: &'static str,
 }
 
-/// `reasoning`, which changes nothing here.
+/// `reasoning`.
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 #[schema(as = ResponseReasoning)]
 pub struct Reasoning {

@@ -14,8 +14,10 @@ use super::super::prompts::PromptInput;
 use super::super::render::{self, Rendered, TemplateOptions};
 use super::super::tools::{AskedTools, FunctionStyle};
 use super::super::validate::accepted::take_metadata;
+use super::super::validate::effort::take_effort;
 use super::super::validate::form::only;
 use super::super::validate::length::take_max_tokens;
+use super::super::validate::logprobs::take_logprob_token_ids;
 use super::super::validate::{Common, MAX_LOGPROBS, refused};
 use super::input::take_input;
 use super::object::{Reasoning, Settings};
@@ -27,15 +29,18 @@ use crate::server::generation::Job;
 use crate::server::state::{ServerConfig, Serving};
 
 /// What needs a memory, another endpoint's fields, and what this server does not do.
-const REFUSED: [&str; 13] = [
+const REFUSED: [&str; 16] = [
     "background",
     "context_management",
     "conversation",
+    "enable_response_messages",
     "logprobs",
     "max_completion_tokens",
     "max_tokens",
     "messages",
     "n",
+    "previous_input_messages",
+    "previous_response",
     "previous_response_id",
     "prompt",
     "prompt_logprobs",
@@ -56,6 +61,7 @@ pub struct ResponseRequest {
     max_tokens: Option<(&'static str, usize)>,
     /// Top tokens, where log-probabilities were asked for.
     logprobs: Option<usize>,
+    logprob_token_ids: Option<Arc<[u32]>>,
     template: TemplateOptions,
     settings: Settings,
 }
@@ -71,6 +77,8 @@ impl Endpoint for ResponseRequest {
     ) -> Result<Self, ApiError> {
         refused::refuse(fields, &REFUSED)?;
         let logprobs = take_logprobs(fields)?;
+        let (asked, how) = (logprobs.is_some(), format!("`include`: [\"{LOGPROBS}\"]"));
+        let logprob_token_ids = take_logprob_token_ids(fields, serving.vocab_size, asked, &how)?;
         let mut common = Common::take(fields, model, serving)?;
         let Text { settings: text, form } = take_text(fields)?;
         common.form = only([form, common.form.take()])?;
@@ -78,13 +86,14 @@ impl Endpoint for ResponseRequest {
         let messages = take_input(fields, instructions.as_deref())?;
         let asked = AskedTools::take(fields, FunctionStyle::Flat)?;
         let max_tokens = take_max_tokens(fields, &["max_output_tokens"], 1)?;
+        let (reasoning, effort) = take_reasoning(fields)?;
         let settings = Settings {
             instructions,
             max_output_tokens: max_tokens.map(|(_, count)| count),
             max_tool_calls: fields.count("max_tool_calls", 1..=i64::MAX)?,
             metadata: take_metadata(fields)?,
             parallel_tool_calls: asked.parallel,
-            reasoning: take_reasoning(fields)?,
+            reasoning,
             temperature: common.sampling.temperature,
             top_logprobs: logprobs.unwrap_or(0),
             top_p: common.sampling.top_p,
@@ -98,7 +107,8 @@ impl Endpoint for ResponseRequest {
             conversation: Conversation { messages, tools: asked.offered() },
             max_tokens,
             logprobs,
-            template: TemplateOptions::take(fields)?,
+            logprob_token_ids,
+            template: TemplateOptions::take(fields)?.with_effort(effort),
             settings,
         })
     }
@@ -122,7 +132,7 @@ impl Endpoint for ResponseRequest {
             echo: false,
             skip_special_tokens: common.skip_special_tokens,
             marks: &marks,
-            truncate: common.truncate_prompt,
+            truncation: common.truncation,
             max_tokens: self.max_tokens,
             default_max_tokens: config.max_request_tokens,
             most_tokens: common.model.max_tokens,
@@ -130,7 +140,7 @@ impl Endpoint for ResponseRequest {
         let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
         let job = convert::job(config, common, prompts, self.logprobs, None)
             .map_err(|error| error.renamed("max_tokens", "max_output_tokens"))?;
-        Ok(Job { answer, form, ..job })
+        Ok(Job { answer, form, logprob_token_ids: self.logprob_token_ids, ..job })
     }
 }
 
@@ -153,9 +163,14 @@ fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     }
 }
 
-fn take_reasoning(fields: &mut Fields) -> Result<Reasoning, ApiError> {
-    let Some(mut reasoning) = fields.object("reasoning")? else { return Ok(Reasoning::default()) };
-    Ok(Reasoning { effort: reasoning.string("effort")?, summary: reasoning.string("summary")? })
+/// Takes `reasoning`, and from it the effort that the template is told.
+fn take_reasoning(fields: &mut Fields) -> Result<(Reasoning, Option<&'static str>), ApiError> {
+    let Some(mut reasoning) = fields.object("reasoning")? else {
+        return Ok((Reasoning::default(), None));
+    };
+    let effort = take_effort(&mut reasoning, "effort")?;
+    let summary = reasoning.string("summary")?;
+    Ok((Reasoning { effort: effort.map(str::to_owned), summary }, effort))
 }
 
 fn take_truncation(fields: &mut Fields) -> Result<&'static str, ApiError> {

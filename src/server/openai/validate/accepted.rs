@@ -4,12 +4,12 @@
 use serde_json::{Map, Value};
 
 use super::super::fields::Fields;
+use super::effort::take_effort;
 use crate::server::error::ApiError;
 
-const STRINGS: [&str; 7] = [
+const STRINGS: [&str; 6] = [
     "prompt_cache_key",
     "prompt_cache_retention",
-    "reasoning_effort",
     "safety_identifier",
     "service_tier",
     "user",
@@ -28,6 +28,8 @@ pub fn take_accepted(fields: &mut Fields) -> Result<(), ApiError> {
     for name in STRINGS {
         fields.string(name)?;
     }
+    // Where a conversation is rendered, the template has been told.
+    take_effort(fields, "reasoning_effort")?;
     for name in BOOLEANS {
         fields.boolean(name, false)?;
     }

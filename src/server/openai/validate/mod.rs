@@ -2,17 +2,21 @@
 //! and the loaded model. Each kind of field has a file of its own.
 
 pub mod accepted;
+pub mod effort;
 pub mod form;
 pub mod length;
+pub mod logprobs;
 pub mod refused;
 pub mod sampling;
 pub mod stop;
 pub mod stream;
+pub mod truncation;
 
 use self::form::take_form;
 use self::sampling::take_sampling;
 use self::stop::take_stop;
 use self::stream::{StreamOptions, take_stream};
+use self::truncation::Truncation;
 use super::fields::Fields;
 use super::model::Model;
 use crate::engine::request::SamplingParams;
@@ -46,8 +50,8 @@ pub struct Common {
     pub stop: Vec<String>,
     /// Whether what ends a choice's text is part of it.
     pub include_stop: bool,
-    /// Tokens of a prompt to read at most.
-    pub truncate_prompt: Option<usize>,
+    /// Which part of a prompt is read, where not all is.
+    pub truncation: Option<Truncation>,
     /// Which ids the answer repeats.
     pub token_ids: TokenIds,
     /// `None` asks for one whole answer.
@@ -83,7 +87,7 @@ impl Common {
             n: fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1),
             stop: take_stop(fields)?,
             include_stop: fields.boolean("include_stop_str_in_output", false)?,
-            truncate_prompt: take_truncate_prompt(fields, serving)?,
+            truncation: Truncation::take(fields, serving.max_model_len)?,
             token_ids: TokenIds {
                 returned: fields.boolean("return_token_ids", false)?,
                 as_tokens: fields.boolean("return_tokens_as_token_ids", false)?,
@@ -111,22 +115,6 @@ pub fn take_cache_salt(fields: &mut Fields) -> Result<String, ApiError> {
             Err(ApiError::invalid("cache_salt", "`cache_salt` must not be empty"))
         }
         salt => Ok(salt.unwrap_or_default()),
-    }
-}
-
-/// Takes vLLM's `truncate_prompt_tokens`; −1 stands for what the context holds.
-fn take_truncate_prompt(fields: &mut Fields, serving: &Serving) -> Result<Option<usize>, ApiError> {
-    let max_len = serving.max_model_len;
-    let limit = i64::try_from(max_len).unwrap_or(i64::MAX);
-    match fields.integer("truncate_prompt_tokens", -1..=limit)? {
-        None => Ok(None),
-        Some(-1) => Ok(Some(max_len)),
-        Some(count @ 1..) => Ok(usize::try_from(count).ok()),
-        Some(_) => {
-            let message =
-                format!("`truncate_prompt_tokens` must be -1 or an integer from 1 to {limit}");
-            Err(ApiError::invalid("truncate_prompt_tokens", message))
-        }
     }
 }
 

@@ -9,22 +9,29 @@ use super::accepted::take_accepted;
 use crate::server::error::ApiError;
 
 /// Fields that change nothing here: accepted, checked by nobody.
-pub const IGNORED: [&str; 7] = [
+pub const IGNORED: [&str; 13] = [
     "moderation",
+    "media_io_kwargs",
     "mm_processor_kwargs",
     "priority",
     "prompt_cache_options",
     "request_id",
+    "return_mm_kwargs",
+    "return_token_offsets",
+    "routed_experts_prompt_start",
+    "session_id",
     "spaces_between_special_tokens",
+    "stream_interval",
     "length_penalty",
 ];
 
 /// Fields that ask for what this server does not do. Refused, unless they ask for nothing.
-const REFUSED: [&str; 19] = [
+const REFUSED: [&str; 23] = [
     "audio",
     "bad_words",
     "chat_template",
     "documents",
+    "ec_transfer_params",
     "function_call",
     "functions",
     "guided_decoding_backend",
@@ -32,12 +39,15 @@ const REFUSED: [&str; 19] = [
     "kv_transfer_params",
     "logits_processors",
     "prompt_embeds",
+    "repetition_detection",
+    "return_prompt_text",
     "suffix",
     "thinking_token_budget",
     "tool_choice",
     "tools",
     "use_beam_search",
     "vllm_xargs",
+    "watermarking",
     "web_search_options",
     "echo",
 ];
@@ -76,14 +86,23 @@ pub fn count_unknown(fields: &Fields) -> usize {
     fields.rest().filter(|name| !IGNORED.contains(name)).count()
 }
 
-/// False for values that ask for nothing: `false`, `""`, `[]`, `{}`, and a choice of no tool.
+/// Values that ask for what is done anyway.
+const AS_IT_IS: [(&str, &[&str]); 5] = [
+    ("tool_choice", &["none", "auto"]),
+    ("function_call", &["none", "auto"]),
+    ("embed_dtype", &["float32"]),
+    ("endianness", &["native", "little"]),
+    ("padding", &["do_not_pad"]),
+];
+
+/// False for values that ask for nothing: `false`, `""`, `[]`, `{}`, and those of [`AS_IT_IS`].
 fn asks_for_something(name: &str, value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,
-        Value::String(text) if matches!(name, "tool_choice" | "function_call") => {
-            text != "none" && text != "auto"
+        Value::String(text) => {
+            let mut as_it_is = AS_IT_IS.iter().filter(|(field, _)| *field == name);
+            !text.is_empty() && !as_it_is.any(|(_, values)| values.contains(&text.as_str()))
         }
-        Value::String(text) => !text.is_empty(),
         Value::Array(values) => !values.is_empty(),
         Value::Object(map) => !map.is_empty(),
         Value::Bool(true) | Value::Number(_) => true,

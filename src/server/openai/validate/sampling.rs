@@ -8,6 +8,9 @@ use crate::engine::request::SamplingParams;
 use crate::server::error::ApiError;
 use crate::server::state::Serving;
 
+/// Of a wrong key, as much as an error repeats.
+const MAX_SHOWN_KEY_CHARS: usize = 40;
+
 /// Takes every field of [`SamplingParams`] but `max_tokens`, which depends on the prompt.
 ///
 /// # Errors
@@ -81,14 +84,28 @@ fn take_logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Vec<(u32, f
                 .ok()
                 .and_then(|token| to_token(&Value::from(token), vocab_size))
                 .ok_or_else(|| {
-                    wrong(format!("the keys of `logit_bias` must be {}", token_ids(vocab_size)))
+                    let expected = token_ids(vocab_size);
+                    let key = shown(&key);
+                    wrong(format!("the keys of `logit_bias` must be {expected}: {key} is none"))
                 })?;
             let bias = Fields::new([("logit_bias".to_owned(), bias)].into_iter().collect())
                 .number("logit_bias", -100.0..=100.0)
                 .map_err(|_| {
-                    wrong("the values of `logit_bias` must be numbers from -100 to 100".to_owned())
+                    let key = shown(&key);
+                    wrong(format!(
+                        "the values of `logit_bias` must be numbers from -100 to 100: that of \
+                         {key} is none"
+                    ))
                 })?;
             Ok((token, bias.unwrap_or(0.0)))
         })
         .collect()
+}
+
+/// A key of a request, quoted and no longer than an error should be.
+fn shown(key: &str) -> String {
+    match key.char_indices().nth(MAX_SHOWN_KEY_CHARS) {
+        Some((end, _)) => format!("{:?}…", &key[..end]),
+        None => format!("{key:?}"),
+    }
 }

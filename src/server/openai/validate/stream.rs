@@ -8,7 +8,7 @@ use crate::server::error::ApiError;
 pub struct StreamOptions {
     /// One more chunk, with the usage and no choices.
     pub include_usage: bool,
-    /// The usage so far on every chunk.
+    /// The usage so far on every chunk; only where `include_usage` is set too, as vLLM has it.
     pub continuous_usage_stats: bool,
 }
 
@@ -29,8 +29,10 @@ pub fn take_stream(fields: &mut Fields) -> Result<Option<StreamOptions>, ApiErro
         };
     }
     let mut options = options.unwrap_or_else(|| Fields::new(serde_json::Map::new()));
+    let include_usage = options.boolean("include_usage", false)?;
+    let continuous_usage_stats = options.boolean("continuous_usage_stats", false)?;
     Ok(Some(StreamOptions {
-        include_usage: options.boolean("include_usage", false)?,
-        continuous_usage_stats: options.boolean("continuous_usage_stats", false)?,
+        include_usage,
+        continuous_usage_stats: include_usage && continuous_usage_stats,
     }))
 }

@@ -156,6 +156,8 @@ pub struct AssistantMessage {
     pub refusal: Option<String>,
     /// What it thought.
     pub reasoning_content: Option<String>,
+    /// The same by its newer name, where the former is not there.
+    pub reasoning: Option<String>,
     /// What it called.
     pub tool_calls: Option<Vec<PastCall>>,
     /// A name of the speaker, for templates that know it.

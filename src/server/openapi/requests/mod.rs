@@ -94,11 +94,19 @@ pub struct GeneratingFields {
     /// Keeps what ends the text in it.
     #[schema(default = false)]
     pub include_stop_str_in_output: Option<bool>,
-    /// Reads only the end of a prompt: so many tokens, or with -1 what the context holds.
+    /// Reads only a part of a longer prompt: so many tokens, or with -1 what the context holds beside
+    /// the answer.
     pub truncate_prompt_tokens: Option<TruncatePrompt>,
+    /// Where `truncate_prompt_tokens` leaves tokens out.
+    #[schema(default = "left")]
+    pub truncation_side: Option<TruncationSide>,
     /// Only these tokens are generated.
     #[schema(min_items = 1)]
     pub allowed_token_ids: Option<Vec<TokenId>>,
+    /// Log-probabilities of these tokens at each generated one, instead of the best ones'. Only with
+    /// log-probabilities of the answer.
+    #[schema(min_items = 1, max_items = 128)]
+    pub logprob_token_ids: Option<Vec<TokenId>>,
     /// Writes `token_id:` and the id in place of tokens' texts in log-probabilities.
     #[schema(default = false)]
     pub return_tokens_as_token_ids: Option<bool>,
@@ -126,6 +134,16 @@ pub enum TruncatePrompt {
     Context(WholeContext),
     /// Tokens.
     Tokens(PromptLength),
+}
+
+/// An end of a prompt.
+#[derive(Debug, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TruncationSide {
+    /// Its beginning: the last tokens are read.
+    Left,
+    /// Its end: the first tokens are read.
+    Right,
 }
 
 /// Stands for what the context holds.
@@ -163,8 +181,9 @@ pub struct AcceptedFields {
     pub prompt_cache_key: Option<String>,
     /// Changes nothing.
     pub prompt_cache_retention: Option<String>,
-    /// Changes nothing.
-    pub reasoning_effort: Option<String>,
+    /// What the chat template is told, where it knows of it; `none` tells it not to think. Where there
+    /// is no conversation it changes nothing.
+    pub reasoning_effort: Option<ReasoningEffort>,
     /// Changes nothing.
     pub safety_identifier: Option<String>,
     /// Changes nothing.
@@ -175,6 +194,26 @@ pub struct AcceptedFields {
     pub user: Option<String>,
     /// Changes nothing.
     pub verbosity: Option<String>,
+}
+
+/// How much a model is to think.
+#[derive(Debug, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReasoningEffort {
+    /// Not at all.
+    None,
+    /// Hardly.
+    Minimal,
+    /// Little.
+    Low,
+    /// As usual.
+    Medium,
+    /// Much.
+    High,
+    /// More.
+    XHigh,
+    /// As much as it can.
+    Max,
 }
 
 /// A value of `metadata`.
@@ -218,7 +257,7 @@ pub struct StreamOptions {
     /// One more chunk at the end, with the usage and without choices.
     #[schema(default = false)]
     pub include_usage: Option<bool>,
-    /// The usage so far on every chunk.
+    /// The usage so far on every chunk; only with `include_usage`.
     #[schema(default = false)]
     pub continuous_usage_stats: Option<bool>,
 }
@@ -334,6 +373,14 @@ pub struct EmbeddingRequest {
     /// Scales each vector to length 1.
     #[schema(default = true)]
     pub normalize: Option<bool>,
+    /// vLLM's name of `normalize`, which wins.
+    #[schema(default = true)]
+    pub use_activation: Option<bool>,
+    /// Reads only a part of a longer text: so many tokens, or with -1 what the context holds.
+    pub truncate_prompt_tokens: Option<TruncatePrompt>,
+    /// Where `truncate_prompt_tokens` leaves tokens out.
+    #[schema(default = "left")]
+    pub truncation_side: Option<TruncationSide>,
     /// Lets the tokenizer add its own tokens, such as a first one.
     #[schema(default = true)]
     pub add_special_tokens: Option<bool>,

@@ -3,9 +3,9 @@
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::GeneratingFields;
 use super::conversation::{PromptFields, ToolChoiceMode, ToolType};
 use super::form::{GuidedFields, JsonSchema};
+use super::{GeneratingFields, ReasoningEffort};
 
 /// Body of `POST /v1/responses`.
 #[derive(Debug, ToSchema)]
@@ -220,11 +220,11 @@ pub enum Include {
     ReasoningEncryptedContent,
 }
 
-/// How much is thought, which changes nothing.
+/// How much is thought.
 #[derive(Debug, ToSchema)]
 pub struct ReasoningFields {
-    /// Changes nothing.
-    pub effort: Option<String>,
+    /// What the chat template is told, where it knows of it; `none` tells it not to think.
+    pub effort: Option<ReasoningEffort>,
     /// Changes nothing.
     pub summary: Option<String>,
 }
