@@ -148,6 +148,12 @@ pub enum AdapterError {
     /// Trained SORSA factors and nothing else.
     #[error("{}", WITHOUT_INITIAL)]
     NoInitial,
+    /// The file's name for Git, instead of what it holds.
+    #[error(
+        "the file of weights is a pointer of Git LFS and not the file itself: `git lfs pull` fetches \
+         it"
+    )]
+    LfsPointer,
 
     /// The safetensors header is longer than allowed.
     #[error("the safetensors header has {bytes} bytes, the limit is {limit}")]

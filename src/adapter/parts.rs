@@ -8,6 +8,8 @@ use super::file::{
 };
 use super::lora::Initialisation;
 
+pub use super::tensors::LFS_POINTER;
+
 /// The configurations that an adapter may have; the first that is there is its own.
 pub const CONFIGS: [&str; 2] = [CONFIG_FILE, PAIR_FILES[0]];
 /// Longest configuration, in bytes.

@@ -11,6 +11,10 @@ use super::outline::Outline;
 /// Length of the header's own length field.
 const LENGTH_BYTES: usize = 8;
 
+/// What stands in a Git repository for a large file begins with this, where the file itself was not
+/// fetched.
+pub const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// What a file may ask of the parser.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Caps {
@@ -73,6 +77,9 @@ fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(truncated);
     };
+    if file.starts_with(LFS_POINTER) {
+        return Err(AdapterError::LfsPointer);
+    }
     let bytes = u64::from_le_bytes(*length);
     if bytes > caps.max_header_bytes {
         return Err(AdapterError::HeaderTooLarge { bytes, limit: caps.max_header_bytes });
@@ -153,6 +160,13 @@ mod tests {
         assert_eq!(tensors[1].values, [half::f16::from_f32(0.333).to_f32()]);
         assert_eq!(tensors[1].shape, [1, 1]);
         assert_eq!(tensors[2].values, [half::bf16::from_f32(3e38).to_f32()]);
+    }
+
+    #[test]
+    fn a_pointer_of_git_lfs_is_told_from_a_broken_file() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+        assert!(matches!(refused(pointer), AdapterError::LfsPointer));
+        assert!(matches!(refused(b"version of 1"), AdapterError::HeaderTooLarge { .. }));
     }
 
     #[test]
