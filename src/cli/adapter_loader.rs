@@ -10,11 +10,13 @@ use candle_core::{DType, Device};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::model_source::{AdapterReader, ServedAdapter};
-use super::sources::{OnDisk, on_disk};
+use super::sources;
 use crate::adapter::compact::{Tolerance, compact, compacted_id};
 use crate::adapter::compacted_cache::CompactedCache;
 use crate::adapter::delta::{FactorDType, LowRankDelta, ModuleSpec};
-use crate::adapter::registry::{LoadError, LoadErrorKind, Loader, ReadAdapter, Source, Wanted};
+use crate::adapter::registry::{
+    Delivery, Fetched, LoadError, LoadErrorKind, Loader, Order, ReadAdapter, Source,
+};
 use crate::config::user_cache;
 use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
@@ -116,7 +118,15 @@ impl ModelAdapters {
 }
 
 impl Loader for ModelAdapters {
-    fn read(&self, source: &Source, wanted: Wanted) -> Result<ReadAdapter, LoadError> {
+    fn fetch(&self, order: Order, delivery: Delivery) {
+        sources::fetch(self.remote.as_ref(), order, delivery);
+    }
+
+    fn read(
+        &self,
+        source: &Source,
+        fetched: Option<&dyn Fetched>,
+    ) -> Result<ReadAdapter, LoadError> {
         if let Source::Beneath { root, .. } = source
             && !self.roots.contains(root)
         {
@@ -124,13 +134,18 @@ impl Loader for ModelAdapters {
             return Err(LoadError::unusable(message));
         }
         let shown = source.shown();
-        let found = on_disk(self.remote.as_ref(), source, wanted);
-        let OnDisk { source, kept } =
-            found.map_err(|error| LoadError::new(error.kind(), format!("{shown}: {error}")))?;
+        let source = match (source, fetched) {
+            (_, Some(fetched)) => Source::Directory { path: fetched.dir().to_owned() },
+            (Source::Remote { .. }, None) => {
+                let message = format!("{shown}: it left the memory, and is to be fetched again");
+                return Err(LoadError::new(LoadErrorKind::NoRoom, message));
+            }
+            _ => source.clone(),
+        };
         let read = self.read_delta(&source);
         let read = read.map_err(|error| told(&format!("{error:#}"), place(&source), &shown))?;
-        if let Some(kept) = kept {
-            kept.holds(read.content);
+        if let Some(fetched) = fetched {
+            fetched.holds(read.content);
         }
         Ok(read)
     }
@@ -185,7 +200,9 @@ fn told(message: &str, place: Option<PathBuf>, shown: &str) -> LoadError {
 pub struct NoAdapters;
 
 impl Loader for NoAdapters {
-    fn read(&self, _: &Source, _: Wanted) -> Result<ReadAdapter, LoadError> {
+    fn fetch(&self, _: Order, _: Delivery) {}
+
+    fn read(&self, _: &Source, _: Option<&dyn Fetched>) -> Result<ReadAdapter, LoadError> {
         Err(LoadError::unusable("this server serves a merged model and nothing beside it"))
     }
 

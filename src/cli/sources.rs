@@ -1,10 +1,14 @@
 //! From arguments to what fetches adapters; and adapters of any source on this machine's disk.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 
-use crate::adapter::registry::{LocationPrefix, Source, Wanted};
+use crate::adapter::registry::{
+    Delivery, Fetched, LoadError, LocationPrefix, Order, Source, Wanted,
+};
 use crate::config::{ServeArgs, SourcesArgs, hub, store_variables, user_cache};
-use crate::remote::{Kept, Remote, RemoteError, Settings};
+use crate::remote::{Kept, Pace, Remote, RemoteError, Settings};
 
 /// Below the user's cache directory.
 const CACHE_DIR: &str = "fetched";
@@ -15,7 +19,7 @@ pub struct OnDisk {
     /// Where to read it.
     pub source: Source,
     /// Where it was fetched; it stays for as long as this lives.
-    pub kept: Option<Kept>,
+    _kept: Option<Kept>,
 }
 
 /// Places that adapters may be fetched from: those that the arguments say, and those of the command
@@ -49,10 +53,25 @@ pub fn remote(args: &ServeArgs) -> anyhow::Result<Option<Remote>> {
         cache_bytes: adapter_cache_size.0 as u64,
         max_bytes: max_adapter_size.0 as u64,
         timeout: std::time::Duration::from_secs(args.adapters.sources.adapter_fetch_timeout),
+        slowest: Pace::default(),
         stores: store_variables(),
         hub: hub(),
     };
     Ok(Some(Remote::open(settings).context("adapters cannot be fetched")?))
+}
+
+/// Begins to fetch an adapter, for the registry.
+pub fn fetch(remote: Option<&Remote>, order: Order, delivery: Delivery) {
+    let shown = order.location.to_string();
+    let tell = move |fetched: Result<Kept, RemoteError>| {
+        let fetched = fetched.map(|kept| Arc::new(kept) as Arc<dyn Fetched>);
+        let error = |error: RemoteError| LoadError::new(error.kind(), format!("{shown}: {error}"));
+        delivery.finish(fetched.map_err(error));
+    };
+    match remote {
+        Some(remote) => remote.begin(order, tell),
+        None => tell(Err(RemoteError::NotAllowed)),
+    }
 }
 
 /// The adapter at `source`, fetched where it lies on another machine.
@@ -65,10 +84,10 @@ pub fn on_disk(
     wanted: Wanted,
 ) -> Result<OnDisk, RemoteError> {
     let Source::Remote { location, digest } = source else {
-        return Ok(OnDisk { source: source.clone(), kept: None });
+        return Ok(OnDisk { source: source.clone(), _kept: None });
     };
     let remote = remote.ok_or(RemoteError::NotAllowed)?;
     let kept = remote.fetch(location, *digest, wanted)?;
     let source = Source::Directory { path: kept.dir().to_owned() };
-    Ok(OnDisk { source, kept: Some(kept) })
+    Ok(OnDisk { source, _kept: Some(kept) })
 }

@@ -11,8 +11,8 @@ use crate::adapter::registry::LocationPrefix;
 #[derive(Debug, Clone, Args)]
 pub struct SourcesArgs {
     /// From where adapters may be fetched: a place such as s3://BUCKET/PREFIX, https://HOST/PATH or
-    /// hf://ORG/NAME, or what many begin with; may be repeated. Redirects are followed to the hosts
-    /// among them. Places of --adapter are allowed by themselves
+    /// hf://ORG/NAME, or what many begin with; may be repeated. Redirects are followed to places
+    /// beneath them. Places of --adapter are allowed by themselves
     #[arg(long, env = "SORSA_ADAPTER_SOURCE", value_delimiter = ',', value_name = "PLACE")]
     pub adapter_source: Vec<LocationPrefix>,
     /// Where fetched adapters are kept; one server's alone [default: in the user's cache directory]

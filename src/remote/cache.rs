@@ -11,11 +11,12 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::entry::{Entry, Manifest};
 use super::error::RemoteError;
 use crate::adapter::delta::AdapterId;
-use crate::adapter::registry::Location;
+use crate::adapter::registry::{Fetched, Location};
 
 /// The directory.
 #[derive(Debug)]
@@ -24,10 +25,10 @@ pub(super) struct Cache {
     limit: u64,
     table: Mutex<Table>,
     /// Given back by the system when the process ends, however it does.
-    _lock: File,
+    lock: Mutex<File>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     entries: Vec<Arc<Entry>>,
     /// Bytes of those.
@@ -36,6 +37,10 @@ struct Table {
     reserved: u64,
     /// What was given up and may go on, the oldest first, with its bytes.
     left: Vec<(PathBuf, u64)>,
+    /// Of the fetch that ended last.
+    order: u64,
+    /// When an entry was used last. Later than ever before, whatever the clock says.
+    clock: SystemTime,
 }
 
 /// A fetched adapter, which stays on the disk while this lives.
@@ -51,16 +56,16 @@ pub(super) struct Reservation {
     bytes: u64,
 }
 
-impl Kept {
-    /// The directory with the adapter's files.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
+impl Fetched for Kept {
+    fn dir(&self) -> &Path {
         &self.0.dir
     }
 
-    /// Notes what its files hold, by which it is found again whatever else has come from the same
-    /// place.
-    pub fn holds(&self, content: AdapterId) {
+    fn content(&self) -> Option<AdapterId> {
+        self.0.content()
+    }
+
+    fn holds(&self, content: AdapterId) {
         if self.0.holds(content) {
             return;
         }
@@ -77,18 +82,42 @@ impl Cache {
     /// # Errors
     /// Where it cannot be used, or another process uses it.
     pub fn open(dir: &Path, limit: u64) -> Result<Arc<Self>, RemoteError> {
-        fs::create_dir_all(dir.join("adapters"))?;
-        let lock = File::create(dir.join("lock"))?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => RemoteError::Shared,
-            TryLockError::Error(error) => error.into(),
-        })?;
+        let lock = Mutex::new(lock(dir)?);
         remove(&dir.join("partial"))?;
         let table = Table::read(&dir.join("adapters"))?;
-        let cache = Self { dir: dir.to_owned(), limit, table: Mutex::new(table), _lock: lock };
+        let cache = Self { dir: dir.to_owned(), limit, table: Mutex::new(table), lock };
         // It may have been larger before.
         cache.table().make_room(0, limit);
         Ok(Arc::new(cache))
+    }
+
+    /// Makes the directory anew where somebody removed it. What was in it is forgotten, and fetched
+    /// again when it is asked for.
+    ///
+    /// # Errors
+    /// Where it cannot be made, or belongs to another process by now.
+    pub fn revive(&self) -> Result<(), RemoteError> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_at(&held, &self.dir.join("lock")) && self.dir.join("adapters").is_dir() {
+            return Ok(());
+        }
+        if !is_at(&held, &self.dir.join("lock")) {
+            *held = lock(&self.dir)?;
+        }
+        fs::create_dir_all(self.dir.join("adapters"))?;
+        tracing::warn!("the directory for fetched adapters was removed, and is made anew");
+        let mut table = self.table();
+        let gone = |entry: &&Arc<Entry>| !entry.dir.is_dir();
+        let gone: Vec<_> = table.entries.iter().filter(gone).cloned().collect();
+        gone.iter().for_each(|entry| table.remove(entry));
+        Ok(())
+    }
+
+    /// The order of a fetch that ends now.
+    pub fn next_order(&self) -> u64 {
+        let mut table = self.table();
+        table.order = table.order.saturating_add(1);
+        table.order
     }
 
     /// What was last known to be the newest of a place.
@@ -96,21 +125,28 @@ impl Cache {
         self.find(|entry| entry.is_from(location))
     }
 
+    /// Whether [`Cache::holding`] would find something, for all that is known without looking.
+    pub fn has(&self, location: &Location, content: AdapterId) -> bool {
+        let table = self.table();
+        table.entries.iter().any(|entry| entry.is_from(location) && entry.holds(content))
+    }
+
     /// What came from a place and holds `content`.
     pub fn holding(&self, location: &Location, content: AdapterId) -> Option<Kept> {
         self.find(|entry| entry.is_from(location) && entry.holds(content))
     }
 
-    /// The one that fits and was confirmed last. One that is damaged is removed.
+    /// The one that fits and was fetched last. One that is damaged is removed.
     fn find(&self, fits: impl Fn(&Entry) -> bool) -> Option<Kept> {
         loop {
             let found = {
                 let table = self.table();
                 let fitting = table.entries.iter().filter(|entry| fits(entry));
-                Kept(Arc::clone(fitting.max_by_key(|entry| entry.confirmed())?))
+                Kept(Arc::clone(fitting.max_by_key(|entry| entry.order())?))
             };
             if found.0.is_whole() {
-                found.0.touch();
+                let now = self.table().later();
+                found.0.touch(now);
                 return Some(found);
             }
             tracing::warn!("a fetched adapter was damaged on disk and is removed");
@@ -147,7 +183,7 @@ impl Cache {
         let present = table.entries.iter().find(|entry| entry.dir == target).cloned();
         let entry = if let Some(entry) = present {
             entry.note(|noted| {
-                noted.confirmed = manifest.confirmed;
+                noted.order = manifest.order;
                 noted.files.clone_from(&manifest.files);
             })?;
             remove(dir)?;
@@ -160,6 +196,7 @@ impl Cache {
             table.entries.push(Arc::clone(&entry));
             entry
         };
+        entry.touch(table.later());
         Ok(Kept(entry))
     }
 
@@ -171,12 +208,16 @@ impl Cache {
 impl Table {
     /// What lies in the directory; what is no fetched adapter is removed.
     fn read(dir: &Path) -> io::Result<Self> {
-        let mut table = Self::default();
+        let (entries, left) = (Vec::new(), Vec::new());
+        let (used, reserved, order, clock) = (0, 0, 0, UNIX_EPOCH);
+        let mut table = Self { entries, used, reserved, left, order, clock };
         for found in fs::read_dir(dir)? {
             let path = found?.path();
             match Entry::open(path.clone()) {
                 Ok(entry) => {
-                    table.used += entry.bytes;
+                    table.used = table.used.saturating_add(entry.bytes);
+                    table.order = table.order.max(entry.order());
+                    table.clock = table.clock.max(entry.used());
                     table.entries.push(Arc::new(entry));
                 }
                 Err(_) => remove(&path)?,
@@ -193,17 +234,33 @@ impl Table {
             if whole <= limit {
                 return true;
             }
-            if !self.left.is_empty() {
-                let (dir, bytes) = self.left.remove(0);
-                self.reserved -= bytes;
-                told(remove(&dir));
-                continue;
+            if !self.free_some() {
+                return false;
             }
-            // The table's own is the only holder: nobody reads it.
-            let idle = self.entries.iter().filter(|entry| Arc::strong_count(entry) == 1);
-            let Some(oldest) = idle.min_by_key(|entry| entry.used()).cloned() else { return false };
-            self.remove(&oldest);
         }
+    }
+
+    /// Removes what was given up first, or the least recently used; false where all is in use.
+    fn free_some(&mut self) -> bool {
+        if !self.left.is_empty() {
+            let (dir, bytes) = self.left.remove(0);
+            self.reserved -= bytes;
+            told(remove(&dir));
+            return true;
+        }
+        // The table's own is the only holder: nobody reads it.
+        let idle = self.entries.iter().filter(|entry| Arc::strong_count(entry) == 1);
+        let oldest = idle.min_by_key(|entry| entry.used()).cloned();
+        if let Some(oldest) = &oldest {
+            self.remove(oldest);
+        }
+        oldest.is_some()
+    }
+
+    /// Now, and later than any time before.
+    fn later(&mut self) -> SystemTime {
+        self.clock = SystemTime::now().max(self.clock + Duration::from_millis(1));
+        self.clock
     }
 
     fn remove(&mut self, entry: &Arc<Entry>) {
@@ -240,6 +297,17 @@ impl Reservation {
     }
 }
 
+impl Reservation {
+    /// Removes something that nobody reads, as the disk itself is full; false where there is nothing.
+    pub fn free_some(&self) -> bool {
+        let freed = self.cache.table().free_some();
+        if freed {
+            tracing::warn!("the disk is full: a fetched adapter leaves it for another");
+        }
+        freed
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut table = self.cache.table();
@@ -258,8 +326,33 @@ fn told(removed: io::Result<()>) {
     }
 }
 
+/// Makes the directory, and takes it for this process.
+fn lock(dir: &Path) -> Result<File, RemoteError> {
+    fs::create_dir_all(dir.join("adapters"))?;
+    let lock = File::create(dir.join("lock"))?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => RemoteError::Shared,
+        TryLockError::Error(error) => error.into(),
+    })?;
+    Ok(lock)
+}
+
+/// Whether an open file is the one that has this path now.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |seen: fs::Metadata| (seen.dev(), seen.ino());
+    file.metadata().ok().map(identity) == path.metadata().ok().map(identity)
+}
+
+/// Whether an open file is the one that has this path now, as far as can be told.
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
+}
+
 /// Removes a directory, or whatever it is, where it is there.
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

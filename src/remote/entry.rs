@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,10 @@ pub(super) struct Manifest {
     pub files: BTreeMap<String, FileInfo>,
     /// What an adapter reader found in it, in hexadecimal digits.
     pub content: Option<String>,
-    /// When it was last known to be the newest there, in milliseconds since 1970.
-    pub confirmed: u64,
+    /// Grows with every fetch, whatever the clock says: of several contents of one place, the one
+    /// with the highest was the newest there last. (It was a time once, under another name.)
+    #[serde(alias = "confirmed")]
+    pub order: u64,
 }
 
 /// What is known of a file.
@@ -93,6 +95,9 @@ impl Entry {
     /// What lies in `dir`; its files are looked at when it is asked for.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         let path = dir.join(MANIFEST);
+        if !dir.symlink_metadata()?.is_dir() || !path.symlink_metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let manifest: Manifest = serde_json::from_slice(&fs::read(&path)?)?;
         let used = path.metadata()?.modified()?;
         Ok(Self { bytes: manifest.bytes(), dir, state: Mutex::new(State { manifest, used }) })
@@ -110,8 +115,14 @@ impl Entry {
         self.state().manifest.content.as_deref() == Some(&content.to_string())
     }
 
-    pub fn confirmed(&self) -> u64 {
-        self.state().manifest.confirmed
+    pub fn order(&self) -> u64 {
+        self.state().manifest.order
+    }
+
+    /// What was found in it, where it was read.
+    pub fn content(&self) -> Option<AdapterId> {
+        let digits = self.state().manifest.content.clone()?;
+        blake3::Hash::from_hex(digits).ok().map(|hash| AdapterId(*hash.as_bytes()))
     }
 
     pub fn used(&self) -> SystemTime {
@@ -122,21 +133,18 @@ impl Entry {
     pub fn is_whole(&self) -> bool {
         let manifest = self.manifest();
         manifest.files.iter().all(|(name, info)| {
-            let found = FileInfo::of(&self.dir.join(name), info.tag.clone());
-            found.is_ok_and(|found| found == *info)
+            let path = self.dir.join(name);
+            // A link leads to a file of somebody else's, and a pipe nowhere.
+            let is_file = path.symlink_metadata().is_ok_and(|seen| seen.is_file());
+            is_file && FileInfo::of(&path, info.tag.clone()).is_ok_and(|found| found == *info)
         })
     }
 
-    /// Notes that it is in use now. Where that is not written down, it counts until the end of the
+    /// Notes that it was used at `now`. Where that is not written down, it counts until the end of the
     /// process.
-    pub fn touch(&self) {
-        let now = SystemTime::now();
+    pub fn touch(&self, now: SystemTime) {
         self.state().used = now;
-        let noted = File::options()
-            .write(true)
-            .open(self.dir.join(MANIFEST))
-            .and_then(|file| file.set_modified(now));
-        if let Err(error) = noted {
+        if let Err(error) = self.write_use(now) {
             tracing::warn!("the use of a fetched adapter is not noted: {}", error.kind());
         }
     }
@@ -145,19 +153,17 @@ impl Entry {
     pub fn note(&self, change: impl FnOnce(&mut Manifest)) -> io::Result<()> {
         let mut state = self.state();
         change(&mut state.manifest);
-        state.used = SystemTime::now();
-        state.manifest.write(&self.dir)
+        state.manifest.write(&self.dir)?;
+        self.write_use(state.used)
+    }
+
+    fn write_use(&self, time: SystemTime) -> io::Result<()> {
+        File::options().write(true).open(self.dir.join(MANIFEST))?.set_modified(time)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now() -> u64 {
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn digest(file: File) -> io::Result<String> {

@@ -2,20 +2,25 @@
 //!
 //! Files are fetched in rounds: in the first, those that are not here as they are there; then all are
 //! asked for again, until none has changed. So the files of an adapter belong together although they
-//! come one after the other.
+//! come one after the other. A file is another one where it holds something else: its tag may be new for
+//! the same bytes, and a server that sends tags need not compare them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::cache::{Cache, Kept, Reservation};
-use super::entry::{FileInfo, Manifest, now};
+use tokio::time::Instant;
+
+use super::cache::{Cache, Kept, Reservation, remove};
+use super::entry::{FileInfo, Manifest};
 use super::error::RemoteError;
 use super::place::Place;
+use super::settings::Pace;
 use super::transfer::{Bounds, Got, transfer};
-use crate::adapter::parts::{CONFIGS, MAX_CONFIG, parts};
-use crate::adapter::registry::{FileDigest, Location};
+use crate::adapter::parts::{CONFIGS, LFS_POINTER, MAX_CONFIG, parts};
+use crate::adapter::registry::{Fetched as _, FileDigest, Location};
 
 /// Rounds until files that change all the time are given up.
 const MAX_ROUNDS: usize = 4;
@@ -29,21 +34,31 @@ pub(super) struct Fetch<'a> {
     previous: Option<(Kept, Manifest)>,
     /// Where files lie that are on their way, and their room.
     room: Reservation,
-    limit: u64,
+    bounds: FetchBounds,
     files: BTreeMap<&'static str, Held>,
+}
+
+/// What a fetch may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FetchBounds {
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Until when.
+    pub deadline: Instant,
+    /// The fewest bytes that have to come.
+    pub slowest: Pace,
 }
 
 /// A file that is here.
 #[derive(Debug, Clone)]
 struct Held {
     path: PathBuf,
-    bytes: u64,
-    tag: Option<String>,
+    info: FileInfo,
     is_new: bool,
 }
 
 impl<'a> Fetch<'a> {
-    /// A fetch of at most `limit` bytes.
+    /// A fetch within `bounds`.
     ///
     /// # Errors
     /// Where the disk refuses.
@@ -51,11 +66,11 @@ impl<'a> Fetch<'a> {
         place: &'a Place,
         location: &'a Location,
         cache: &'a Arc<Cache>,
-        limit: u64,
+        bounds: FetchBounds,
     ) -> Result<Self, RemoteError> {
         let previous = cache.newest(location).map(|kept| (kept.clone(), kept.0.manifest()));
         let room = cache.partial(location)?;
-        Ok(Self { place, location, cache, previous, room, limit, files: BTreeMap::new() })
+        Ok(Self { place, location, cache, previous, room, bounds, files: BTreeMap::new() })
     }
 
     /// Fetches what lies there now; its weights must have `digest`.
@@ -67,10 +82,12 @@ impl<'a> Fetch<'a> {
         if let Err(error) = &done
             && !error.leaves_something()
         {
-            fs::remove_dir_all(self.room.dir())?;
+            remove(self.room.dir())?;
         }
         done?;
-        self.keep()
+        let dir = self.room.dir().to_owned();
+        // What was moved to its place is of no use to another try.
+        self.keep().inspect_err(|_| drop(remove(&dir)))
     }
 
     async fn rounds(&mut self, digest: Option<FileDigest>) -> Result<(), RemoteError> {
@@ -95,7 +112,7 @@ impl<'a> Fetch<'a> {
             let bytes = fs::read(&self.files[config].path)?;
             let mut trained = config;
             for part in parts(config, &bytes)? {
-                let found = self.get(part.name, self.limit, &before, &mut changed).await?;
+                let found = self.get(part.name, self.bounds.bytes, &before, &mut changed).await?;
                 if part.needed && !found {
                     return Err(RemoteError::Missing { file: part.name });
                 }
@@ -118,20 +135,24 @@ impl<'a> Fetch<'a> {
     ) -> Result<bool, RemoteError> {
         let held = before.get(name).cloned().or_else(|| self.held_before(name));
         if let Some(held) = &held {
-            // Nobody can say of a file without a tag whether it changed: it is asked for once.
-            let asked = held.is_new && held.tag.is_none();
-            if asked || (held.tag.is_some() && held.tag.as_deref() == self.place.version()) {
+            // Nobody can say of a file without a tag whether it changed, but by fetching it. That is
+            // done for what is small; the rest is fetched again where that did change.
+            let untagged = held.is_new && held.info.tag.is_none();
+            let asked = untagged && !CONFIGS.contains(&name) && !*changed;
+            let version = self.place.version();
+            if asked || (version.is_some() && held.info.tag.as_deref() == version) {
                 self.files.insert(name, held.clone());
                 return Ok(true);
             }
         }
         // A version of all files is no tag that a server would know.
         let tagged = held.as_ref().filter(|_| self.place.version().is_none());
-        let known = tagged.and_then(|held| held.tag.as_deref());
-        let sum = self.files.values().fold(0, |sum: u64, held| sum.saturating_add(held.bytes));
-        let limit = limit.saturating_add(sum).min(self.limit);
+        let known = tagged.and_then(|held| held.info.tag.as_deref());
+        let sum = self.files.values().fold(0, |sum: u64, held| sum.saturating_add(held.info.bytes));
+        let FetchBounds { bytes, deadline, slowest } = self.bounds;
+        let limit = limit.saturating_add(sum).min(bytes);
         let dir = self.room.dir().to_owned();
-        let bounds = Bounds { before: sum, limit, room: &mut self.room };
+        let bounds = Bounds { before: sum, limit, room: &mut self.room, deadline, slowest };
         match transfer(self.place, name, &dir, known, bounds).await? {
             Got::Missing => Ok(false),
             Got::Unchanged => {
@@ -140,10 +161,17 @@ impl<'a> Fetch<'a> {
             }
             Got::Fetched(tag) => {
                 let path = dir.join(name);
+                refuse_pointer(name, &path)?;
                 let tag = self.place.version().map(str::to_owned).or(tag);
-                let bytes = path.metadata()?.len();
-                self.files.insert(name, Held { path, bytes, tag, is_new: true });
-                *changed = true;
+                let info = FileInfo::of(&path, tag)?;
+                let same = held.filter(|held| held.info.digest == info.digest);
+                *changed |= same.is_none();
+                let held = match same {
+                    // The same file under another tag.
+                    Some(held) => Held { info, ..held },
+                    None => Held { path, info, is_new: true },
+                };
+                self.files.insert(name, held);
                 Ok(true)
             }
         }
@@ -152,9 +180,8 @@ impl<'a> Fetch<'a> {
     /// The file as it was fetched an earlier time.
     fn held_before(&self, name: &str) -> Option<Held> {
         let (kept, manifest) = self.previous.as_ref()?;
-        let info = manifest.files.get(name)?;
-        let path = kept.dir().join(name);
-        Some(Held { path, bytes: info.bytes, tag: info.tag.clone(), is_new: false })
+        let info = manifest.files.get(name)?.clone();
+        Some(Held { path: kept.dir().join(name), info, is_new: false })
     }
 
     fn check(&self, file: &'static str, expected: FileDigest) -> Result<(), RemoteError> {
@@ -172,24 +199,45 @@ impl<'a> Fetch<'a> {
             && same
             && manifest.files.len() == self.files.len()
         {
-            fs::remove_dir_all(self.room.dir())?;
-            kept.0.note(|manifest| manifest.confirmed = now())?;
+            remove(self.room.dir())?;
+            let (order, files) = (self.cache.next_order(), self.infos());
+            kept.0.note(|manifest| (manifest.order, manifest.files) = (order, files))?;
             return Ok(kept.clone());
         }
         // Into a directory of their own: in the other may be more, of an earlier try.
         let whole = self.room.dir().join("whole");
-        let mut files = BTreeMap::new();
         for (name, held) in &self.files {
-            let path = whole.join(name);
-            place(held, &path)?;
-            files.insert((*name).to_owned(), FileInfo::of(&path, held.tag.clone())?);
+            place(held, &whole.join(name))?;
         }
-        let location = self.location.clone();
-        let manifest = Manifest { location, files, content: None, confirmed: now() };
+        let (location, files) = (self.location.clone(), self.infos());
+        let order = self.cache.next_order();
+        let manifest = Manifest { location, files, content: None, order };
         let kept = self.cache.take(&whole, &manifest)?;
-        fs::remove_dir_all(self.room.dir())?;
+        remove(self.room.dir())?;
         Ok(kept)
     }
+
+    fn infos(&self) -> BTreeMap<String, FileInfo> {
+        self.files.iter().map(|(name, held)| ((*name).to_owned(), held.info.clone())).collect()
+    }
+}
+
+/// Whether the trained weights of a fetched adapter have this digest.
+pub(super) fn has_digest(kept: &Kept, digest: FileDigest) -> bool {
+    let trained = CONFIGS.iter().find_map(|config| {
+        let bytes = fs::read(kept.dir().join(config)).ok()?;
+        let parts = parts(config, &bytes).ok()?;
+        parts.iter().find(|part| part.trained).map(|part| part.name)
+    });
+    let file = trained.and_then(|trained| File::open(kept.dir().join(trained)).ok());
+    file.and_then(|file| digest.of_same_kind(file).ok()) == Some(digest)
+}
+
+/// Refuses what stands for a file in a Git repository and is not that file.
+fn refuse_pointer(name: &'static str, path: &Path) -> Result<(), RemoteError> {
+    let mut start = Vec::with_capacity(LFS_POINTER.len());
+    File::open(path)?.take(LFS_POINTER.len() as u64).read_to_end(&mut start)?;
+    if start == LFS_POINTER { Err(RemoteError::LfsPointer { file: name }) } else { Ok(()) }
 }
 
 /// Gives a file its place: one that is kept stays where it is too.

@@ -3,13 +3,14 @@
 //! A client of our own over the HTTP client that object stores need anyhow: hf-hub 1.0 brings two
 //! hundred crates for uploads, chunked storage and a cache of its own.
 
-use reqwest::header::AUTHORIZATION;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Method, Response, StatusCode, Url};
 
 use super::error::RemoteError;
 use super::place::Failure;
+use super::redirects::{Allowed, Ticket};
 use super::settings::Hub;
-use super::web::{Web, bearer, failure, refusal};
+use super::web::{Web, refusal};
 use crate::adapter::registry::Location;
 
 /// Says which commit a revision is.
@@ -27,46 +28,53 @@ pub(super) fn endpoint(hub: &Hub) -> Result<Url, RemoteError> {
     url.filter(fits).ok_or_else(|| RemoteError::Settings("HF_ENDPOINT is no address".into()))
 }
 
-/// The files of a revision, as the commit that it is now. `asking` follows no redirects; `fetching`
-/// follows them to the hub's hosts.
+/// The files of a revision, as the commit that it is now. A repository that was renamed is found by its
+/// old name, as the hub leads from there to the new one.
 ///
 /// # Errors
 /// Where the hub does not know it, or does not answer.
 pub(super) async fn open(
     location: &Location,
     hub: &Hub,
-    asking: &Client,
-    fetching: &Client,
+    client: &Client,
+    allowed: &Allowed,
 ) -> Result<Web, Failure> {
     let commit = match location.revision() {
         revision if is_commit(revision) => revision.to_owned(),
-        revision => commit(location, revision, hub, asking).await?,
+        revision => commit(location, revision, hub, client, allowed).await?,
     };
-    let base = files(location, &commit, hub)?;
-    let token = hub.token.clone();
-    Ok(Web { client: fetching.clone(), base, token, version: Some(commit) })
+    let (base, token) = (files(location, &commit, hub)?, hub.token.clone());
+    let (client, allowed) = (client.clone(), allowed.clone());
+    Ok(Web { client, allowed, base, token, version: Some(commit) })
 }
 
 async fn commit(
     location: &Location,
     revision: &str,
     hub: &Hub,
-    asking: &Client,
+    client: &Client,
+    allowed: &Allowed,
 ) -> Result<String, Failure> {
     let url = files(location, revision, hub)?;
-    let url = url.join(ANY_FILE).map_err(|_| Failure::Passing("bug: that is no address"))?;
-    let mut request = asking.head(url);
-    if let Some(bearer) = hub.token.as_ref().and_then(bearer) {
-        request = request.header(AUTHORIZATION, bearer);
+    let url = url.join(ANY_FILE).map_err(|_| Failure::passing("bug: that is no address"))?;
+    let (token, headers) = (hub.token.as_ref(), HeaderMap::new());
+    let ticket = Ticket { client, allowed, token, method: Method::HEAD, headers };
+    let response = ticket.send(url, |response| commit_of(response).is_some()).await?;
+    match (commit_of(&response), response.status()) {
+        (Some(commit), _) => Ok(commit),
+        (None, status) if status.is_success() => Err(Failure::passing("the hub names no commit")),
+        (None, status) => Err(match refusal(status, response.headers()) {
+            Failure::Lasting(RemoteError::Refused { .. }) if status == StatusCode::NOT_FOUND => {
+                Failure::Lasting(RemoteError::NoRevision)
+            }
+            failure => failure,
+        }),
     }
-    let response = request.send().await.map_err(|error| failure(&error))?;
-    let commit = response.headers().get(COMMIT).and_then(|commit| commit.to_str().ok());
-    match (commit.filter(|commit| is_commit(commit)), response.status()) {
-        (Some(commit), _) => Ok(commit.to_owned()),
-        (None, StatusCode::NOT_FOUND) => Err(Failure::Lasting(RemoteError::NoRevision)),
-        (None, status) if !status.is_success() => Err(refusal(status)),
-        (None, _) => Err(Failure::Passing("the hub names no commit")),
-    }
+}
+
+fn commit_of(response: &Response) -> Option<String> {
+    let commit = response.headers().get(COMMIT)?.to_str().ok()?;
+    is_commit(commit).then(|| commit.to_owned())
 }
 
 /// The address of a revision's files; a slash in its name is no border between parts.
@@ -74,7 +82,7 @@ fn files(location: &Location, revision: &str, hub: &Hub) -> Result<Url, Failure>
     let mut url = endpoint(hub).map_err(Failure::Lasting)?;
     let parts = [location.root(), location.path(), "resolve", revision, ""];
     url.path_segments_mut()
-        .map_err(|()| Failure::Passing("bug: that is no address"))?
+        .map_err(|()| Failure::passing("bug: that is no address"))?
         .pop_if_empty()
         .extend(parts);
     Ok(url)

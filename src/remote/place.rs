@@ -1,6 +1,8 @@
 //! The one thing that the rest asks of another machine: a file, whole, or from somewhere on, or only
 //! if it is another one than before.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
@@ -55,8 +57,27 @@ pub(super) struct Body {
 pub(super) enum Failure {
     /// It would fail again.
     Lasting(RemoteError),
-    /// It may succeed next time; in a few words.
-    Passing(&'static str),
+    /// It may succeed next time.
+    Passing {
+        /// What happened, in a few words.
+        what: &'static str,
+        /// How long the other side wants to be left alone.
+        after: Option<Duration>,
+    },
+}
+
+impl Body {
+    /// Whether it is what is here already, whatever was asked.
+    pub fn is_still(&self, ask: Ask<'_>) -> bool {
+        matches!(ask, Ask::Unless(tag) if self.from == 0 && self.tag.as_deref() == Some(tag))
+    }
+}
+
+impl Failure {
+    /// One that may succeed next time.
+    pub fn passing(what: &'static str) -> Self {
+        Self::Passing { what, after: None }
+    }
 }
 
 impl Place {

@@ -19,10 +19,29 @@ pub struct Settings {
     pub max_bytes: u64,
     /// Time to fetch one adapter.
     pub timeout: Duration,
+    /// The fewest bytes that have to come.
+    pub slowest: Pace,
     /// Variables of the stores, such as `AWS_ENDPOINT_URL`.
     pub stores: Variables,
     /// The Hugging Face hub.
     pub hub: Hub,
+}
+
+/// So many bytes in so much time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// So many.
+    pub bytes: u64,
+    /// In this time.
+    pub window: Duration,
+}
+
+impl Default for Pace {
+    /// What even a poor line does. An adapter of some size would not come in time at this pace: who is
+    /// slower is sick, or wants to be.
+    fn default() -> Self {
+        Self { bytes: 64 << 10, window: Duration::from_secs(10) }
+    }
 }
 
 /// Variables of the environment by their names. Some are secret: none is printed.

@@ -6,33 +6,35 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
-use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
-use object_store::{
-    ClientOptions, Error, GetOptions, GetRange, GetResult, ObjectStore, RetryConfig,
-};
+use object_store::{Error, GetOptions, GetRange, GetResult, ObjectStore, RetryConfig};
+
+use reqwest::StatusCode;
 
 use super::error::RemoteError;
 use super::place::{Answer, Ask, Body, Failure};
 use super::settings::Variables;
+use super::web::refusal;
+use super::wire::{Heard, Wire};
 use crate::adapter::registry::{Location, Scheme};
+
+/// Variables with credentials.
+const S3_CREDENTIALS: &str = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_SKIP_SIGNATURE=true \
+                              for a public bucket)";
+const GS_CREDENTIALS: &str = "GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS (or \
+                              GOOGLE_SKIP_SIGNATURE=true for a public bucket)";
+const AZ_CREDENTIALS: &str = "AZURE_STORAGE_ACCOUNT_KEY (or AZURE_SKIP_SIGNATURE=true for a public \
+                              container)";
 
 /// Files beneath a prefix of a bucket.
 #[derive(Debug)]
 pub(super) struct Store {
     store: Arc<dyn ObjectStore>,
     prefix: String,
-}
-
-/// Gives every store the one client, which follows no redirects.
-#[derive(Debug, Clone)]
-struct Connector(reqwest::Client);
-
-impl HttpConnector for Connector {
-    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(self.0.clone()))
-    }
+    heard: Arc<Heard>,
+    /// Where its credentials are looked for.
+    variables: &'static str,
 }
 
 impl Store {
@@ -42,17 +44,19 @@ impl Store {
         variables: &Variables,
         client: &reqwest::Client,
     ) -> Result<Self, RemoteError> {
-        let store = match location.scheme() {
-            Scheme::S3 => s3(location.root(), variables, client),
-            Scheme::Gs => gs(location.root(), variables, client),
-            _ => az(location.root(), variables, client),
+        let heard = Arc::new(Heard::default());
+        let wire = Wire::new(client.clone(), Arc::clone(&heard));
+        let (store, names) = match location.scheme() {
+            Scheme::S3 => (s3(location.root(), variables, wire), S3_CREDENTIALS),
+            Scheme::Gs => (gs(location.root(), variables, wire), GS_CREDENTIALS),
+            _ => (az(location.root(), variables, wire), AZ_CREDENTIALS),
         };
         // Its words may repeat what a variable holds.
         let store = store.map_err(|_| {
             let scheme = location.scheme().name();
             RemoteError::Settings(format!("the variables for {scheme}:// do not make a store"))
         })?;
-        Ok(Self { store, prefix: location.path().to_owned() })
+        Ok(Self { store, prefix: location.path().to_owned(), heard, variables: names })
     }
 
     /// Asks for a file.
@@ -62,7 +66,7 @@ impl Store {
         } else {
             format!("{}/{file}", self.prefix)
         };
-        let key = Path::parse(key).map_err(|_| Failure::Passing("bug: that is no key"))?;
+        let key = Path::parse(key).map_err(|_| Failure::passing("bug: that is no key"))?;
         let options = match ask {
             Ask::Whole => GetOptions::default(),
             Ask::Unless(tag) => {
@@ -74,27 +78,61 @@ impl Store {
                 ..GetOptions::default()
             },
         };
+        self.heard.clear();
         match self.store.get_opts(&key, options).await {
             Ok(result) => Ok(Answer::Body(body(result))),
-            Err(Error::NotFound { .. }) => Ok(Answer::Missing),
-            Err(Error::NotModified { .. }) => Ok(Answer::Unchanged),
-            Err(Error::Precondition { .. }) => Ok(Answer::Changed),
-            Err(Error::PermissionDenied { .. }) => {
-                Err(Failure::Lasting(RemoteError::Refused { status: 403 }))
-            }
-            Err(Error::Unauthenticated { .. }) => {
-                Err(Failure::Lasting(RemoteError::Refused { status: 401 }))
-            }
-            Err(_) => Err(Failure::Passing("the store did not answer as it should")),
+            Err(error) => self.without_body(&error, ask),
         }
     }
+
+    /// What an answer without a file means.
+    fn without_body(&self, error: &Error, ask: Ask<'_>) -> Result<Answer, Failure> {
+        let heard = self.heard.last();
+        match error {
+            Error::NotFound { .. } if names_no_bucket(error) => {
+                Err(Failure::Lasting(RemoteError::NoBucket))
+            }
+            Error::NotFound { .. } => Ok(Answer::Missing),
+            Error::NotModified { .. } if matches!(ask, Ask::Unless(_)) => Ok(Answer::Unchanged),
+            Error::Precondition { .. } => Ok(Answer::Changed),
+            _ if heard.is_encoded => Err(Failure::Lasting(RemoteError::Encoded)),
+            _ => match heard.status {
+                // Nobody was asked for the file: it has to be signed first, and by whom?
+                _ if !heard.was_asked => {
+                    let variables = self.variables;
+                    Err(Failure::Lasting(RemoteError::NoCredentials { variables }))
+                }
+                // A part that is not the one that was asked for, or all.
+                Some(status) if status.is_success() && matches!(ask, Ask::Rest { .. }) => {
+                    Ok(Answer::Changed)
+                }
+                Some(StatusCode::RANGE_NOT_SATISFIABLE) => Ok(Answer::Changed),
+                Some(status) if status.is_client_error() || status.is_server_error() => {
+                    Err(refusal(status, &heard.headers))
+                }
+                Some(status) if status.is_redirection() => {
+                    Err(Failure::Lasting(RemoteError::Redirect))
+                }
+                _ => Err(Failure::passing("the store did not answer as it should")),
+            },
+        }
+    }
+}
+
+/// Whether the store says that there is nothing in which the file could be. Its words are looked at,
+/// and not passed on.
+fn names_no_bucket(error: &Error) -> bool {
+    let words = error.to_string();
+    ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"]
+        .iter()
+        .any(|code| words.contains(code))
 }
 
 fn body(result: GetResult) -> Body {
     let (from, size, tag) = (result.range.start, result.meta.size, result.meta.e_tag.clone());
     let chunks = result
         .into_stream()
-        .map(|chunk| chunk.map_err(|_| Failure::Passing("the connection broke")));
+        .map(|chunk| chunk.map_err(|_| Failure::passing("the connection broke")));
     let tag = tag.filter(|tag| !tag.starts_with("W/"));
     Body { from, size: Some(size), tag, chunks: chunks.boxed() }
 }
@@ -107,7 +145,7 @@ fn no_retries() -> RetryConfig {
 fn s3(
     bucket: &str,
     variables: &Variables,
-    client: &reqwest::Client,
+    wire: Wire,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = AmazonS3Builder::new();
     for (name, value) in of(variables, "AWS_") {
@@ -116,13 +154,13 @@ fn s3(
         }
     }
     let builder = builder.with_bucket_name(bucket).with_retry(no_retries());
-    Ok(Arc::new(builder.with_http_connector(Connector(client.clone())).build()?))
+    Ok(Arc::new(builder.with_http_connector(wire).build()?))
 }
 
 fn gs(
     bucket: &str,
     variables: &Variables,
-    client: &reqwest::Client,
+    wire: Wire,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = GoogleCloudStorageBuilder::new();
     for (name, value) in of(variables, "GOOGLE_") {
@@ -131,13 +169,13 @@ fn gs(
         }
     }
     let builder = builder.with_bucket_name(bucket).with_retry(no_retries());
-    Ok(Arc::new(builder.with_http_connector(Connector(client.clone())).build()?))
+    Ok(Arc::new(builder.with_http_connector(wire).build()?))
 }
 
 fn az(
     container: &str,
     variables: &Variables,
-    client: &reqwest::Client,
+    wire: Wire,
 ) -> object_store::Result<Arc<dyn ObjectStore>> {
     let mut builder = MicrosoftAzureBuilder::new();
     for (name, value) in of(variables, "AZURE_") {
@@ -146,7 +184,7 @@ fn az(
         }
     }
     let builder = builder.with_container_name(container).with_retry(no_retries());
-    Ok(Arc::new(builder.with_http_connector(Connector(client.clone())).build()?))
+    Ok(Arc::new(builder.with_http_connector(wire).build()?))
 }
 
 /// Names, as the stores read them, and values.

@@ -1,7 +1,10 @@
 //! Fetching over loopback, from a server that breaks off, fails and changes.
 
+mod answers;
+mod keeping;
 #[path = "../../tests/support/object_server.rs"]
 mod object_server;
+mod places;
 
 use std::fs;
 use std::path::Path;
@@ -12,6 +15,7 @@ use tempfile::TempDir;
 use self::object_server::{Object, ObjectServer, Seen, object};
 use super::*;
 use crate::adapter::delta::AdapterId;
+use crate::adapter::registry::Fetched as _;
 
 const CONFIG: &str = r#"{"peft_type": "LORA"}"#;
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -43,6 +47,7 @@ impl Scene {
             cache_bytes: 1 << 20,
             max_bytes: 100_000,
             timeout: Duration::from_secs(60),
+            slowest: Pace::default(),
             stores: Variables::default(),
             hub: Hub { endpoint: format!("http://{}", self.server.host()), ..Hub::default() },
         }
@@ -411,7 +416,7 @@ fn what_was_given_up_makes_room_first() {
     scene.place("/a", 2);
     scene.place("/b", 3);
     scene.server.script().cuts = vec![100, 5_000, 0, 0, 0, 0, 0];
-    let remote = Remote::open(Settings { cache_bytes: 50_000, ..scene.settings() }).unwrap();
+    let remote = Remote::open(Settings { cache_bytes: 45_000, ..scene.settings() }).unwrap();
     scene.fetch(&remote, Wanted::Now).unwrap_err();
     scene.server.script().cuts.clear();
     let partial = || fs::read_dir(scene.dir.path().join("cache/partial")).unwrap().count();

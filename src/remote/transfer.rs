@@ -6,13 +6,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use tokio::time::{Instant, timeout_at};
 
 use super::cache::Reservation;
 use super::error::RemoteError;
 use super::place::{Answer, Ask, Body, Failure, Place};
+use super::settings::Pace;
 
 /// Tries that bring nothing new, one after the other.
 const MAX_TRIES: u32 = 5;
@@ -37,6 +40,17 @@ pub(super) struct Bounds<'a> {
     pub limit: u64,
     /// Room on the disk, for what is here and what comes.
     pub room: &'a mut Reservation,
+    /// Until when it may take.
+    pub deadline: Instant,
+    /// The fewest bytes that have to come.
+    pub slowest: Pace,
+}
+
+/// Bytes in the present window of time.
+struct Meter {
+    slowest: Pace,
+    ends: Instant,
+    bytes: u64,
 }
 
 /// A file on its way.
@@ -46,6 +60,8 @@ struct Part {
     file: File,
     bytes: u64,
     tag: Option<String>,
+    /// Of the whole file of this tag, where that was said.
+    size: Option<u64>,
 }
 
 /// Fetches `name` into `dir`, unless it still has the tag `known`.
@@ -64,64 +80,108 @@ pub(super) async fn transfer(
         fs::create_dir_all(parent)?;
     }
     let mut part = Part::open(&target)?;
-    let mut tries = Tries::default();
+    let mut tries = Tries::until(bounds.deadline);
     loop {
         let ask = match (&part.tag, known) {
             (Some(tag), _) if part.bytes > 0 => Ask::Rest { from: part.bytes, tag },
             (_, Some(tag)) => Ask::Unless(tag),
             _ => Ask::Whole,
         };
-        let what = match place.open(name, ask).await {
+        let (what, after) = match place.open(name, ask).await {
             Ok(Answer::Missing) => return part.discard().map(|()| Got::Missing),
             Ok(Answer::Unchanged) => return part.discard().map(|()| Got::Unchanged),
             Ok(Answer::Changed) => {
                 part.restart(None)?;
-                "it changes while it is fetched"
+                ("it changes while it is fetched", None)
+            }
+            // Not every server minds the condition.
+            Ok(Answer::Body(body)) if body.is_still(ask) => {
+                return part.discard().map(|()| Got::Unchanged);
             }
             Ok(Answer::Body(body)) => {
                 let before = part.bytes;
                 match part.take(body, name, &mut bounds).await {
                     Ok(()) => return part.finish(&target).map(Got::Fetched),
                     Err(Failure::Lasting(error)) => return Err(error),
-                    Err(Failure::Passing(what)) => {
-                        tries.progress(part.bytes > before);
-                        what
+                    Err(Failure::Passing { what, after }) => {
+                        tries.progress(part.bytes.saturating_sub(before), bounds.slowest);
+                        (what, after)
                     }
                 }
             }
             Err(Failure::Lasting(error)) => return Err(error),
-            Err(Failure::Passing(what)) => what,
+            Err(Failure::Passing { what, after }) => (what, after),
         };
-        tries.pause(what).await?;
+        tries.pause(what, after).await?;
     }
 }
 
 /// Counts tries in vain, and waits longer after each.
-#[derive(Debug, Default)]
-pub(super) struct Tries(u32);
+#[derive(Debug)]
+pub(super) struct Tries {
+    vain: u32,
+    deadline: Instant,
+}
 
 impl Tries {
-    /// One that brought something begins the count anew.
-    fn progress(&mut self, made: bool) {
-        if made {
-            self.0 = 0;
+    /// None yet; the last may begin at `deadline`.
+    pub fn until(deadline: Instant) -> Self {
+        Self { vain: 0, deadline }
+    }
+
+    /// One that brought something worth the while begins the count anew.
+    fn progress(&mut self, bytes: u64, slowest: Pace) {
+        if bytes >= slowest.bytes {
+            self.vain = 0;
         }
     }
 
-    /// Waits before the next try.
+    /// Waits before the next try, and no shorter than the other side asked for.
     ///
     /// # Errors
-    /// Where there were enough.
-    pub async fn pause(&mut self, what: &'static str) -> Result<(), RemoteError> {
-        self.0 += 1;
-        if self.0 >= MAX_TRIES {
+    /// Where there were enough, or the next would come too late.
+    pub async fn pause(
+        &mut self,
+        what: &'static str,
+        after: Option<Duration>,
+    ) -> Result<(), RemoteError> {
+        self.vain += 1;
+        if self.vain >= MAX_TRIES {
             return Err(RemoteError::Unreachable { what });
         }
         // Half of it by chance: those that failed together do not come back together.
-        let half = FIRST_PAUSE * (1 << (self.0 - 1)) / 2;
+        let half = FIRST_PAUSE * (1 << (self.vain - 1)) / 2;
         let chance = OsRng.try_next_u32().unwrap_or_default();
-        tokio::time::sleep(half + half.mul_f64(f64::from(chance) / f64::from(u32::MAX))).await;
+        let own = half + half.mul_f64(f64::from(chance) / f64::from(u32::MAX));
+        let asked = after.unwrap_or_default();
+        if Instant::now().checked_add(asked).is_none_or(|next| next > self.deadline) {
+            return Err(RemoteError::Later { what, seconds: asked.as_secs() });
+        }
+        tokio::time::sleep(asked + own).await;
         Ok(())
+    }
+}
+
+impl Meter {
+    fn start(slowest: Pace) -> Self {
+        Self { slowest, ends: Instant::now() + slowest.window, bytes: 0 }
+    }
+
+    /// The next chunk, where it comes in time.
+    async fn next(&mut self, body: &mut Body) -> Result<Option<Bytes>, Failure> {
+        loop {
+            if let Ok(chunk) = timeout_at(self.ends, body.chunks.next()).await {
+                let chunk = chunk.transpose()?;
+                self.bytes += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                return Ok(chunk);
+            }
+            let Pace { bytes, window } = self.slowest;
+            if self.bytes < bytes {
+                let error = RemoteError::TooSlow { bytes, seconds: window.as_secs() };
+                return Err(Failure::Lasting(error));
+            }
+            *self = Self::start(self.slowest);
+        }
     }
 }
 
@@ -136,20 +196,22 @@ impl Part {
         let (path, tag_path) = (beside(".part"), beside(".tag"));
         let file = OpenOptions::new().append(true).create(true).open(&path)?;
         let tag = fs::read_to_string(&tag_path).ok();
-        let mut part = Self { path, tag_path, bytes: file.metadata()?.len(), file, tag };
+        let bytes = file.metadata()?.len();
+        let mut part = Self { path, tag_path, bytes, file, tag, size: None };
         if part.tag.is_none() {
             part.restart(None)?;
         }
         Ok(part)
     }
 
-    /// Begins anew, with a file of this tag.
+    /// Begins anew, with a file of this tag. A crash on the way leaves bytes without a tag, which
+    /// nothing goes on with.
     fn restart(&mut self, tag: Option<String>) -> io::Result<()> {
+        remove(&self.tag_path)?;
         self.file.set_len(0)?;
-        self.bytes = 0;
-        match &tag {
-            Some(tag) => fs::write(&self.tag_path, tag)?,
-            None => remove(&self.tag_path)?,
+        (self.bytes, self.size) = (0, None);
+        if let Some(tag) = &tag {
+            fs::write(&self.tag_path, tag)?;
         }
         self.tag = tag;
         Ok(())
@@ -163,29 +225,50 @@ impl Part {
         bounds: &mut Bounds<'_>,
     ) -> Result<(), Failure> {
         let io = |error: io::Error| Failure::Lasting(error.into());
-        if body.from != self.bytes {
-            self.restart(body.tag).map_err(io)?;
-            if body.from != 0 {
-                return Err(Failure::Passing("an answer of another range"));
-            }
-        } else if body.from == 0 {
-            self.restart(body.tag).map_err(io)?;
+        if body.from == 0 {
+            self.restart(body.tag.take()).map_err(io)?;
+        } else if !self.goes_on_with(&body) {
+            self.restart(None).map_err(io)?;
+            return Err(Failure::passing("a part of another version came"));
         }
-        bounds.check(name, body.size.unwrap_or(self.bytes))?;
-        while let Some(chunk) = body.chunks.next().await {
-            let chunk = chunk?;
+        self.size = body.size;
+        bounds.check_size(name, body.size.unwrap_or(self.bytes))?;
+        let mut meter = Meter::start(bounds.slowest);
+        while let Some(chunk) = meter.next(&mut body).await? {
             let bytes = self.bytes + chunk.len() as u64;
             if body.size.is_some_and(|size| bytes > size) {
-                return Err(Failure::Passing("more bytes than were announced"));
+                self.restart(None).map_err(io)?;
+                return Err(Failure::passing("more bytes than were announced"));
             }
-            bounds.check(name, bytes)?;
-            self.file.write_all(&chunk).map_err(io)?;
+            bounds.check_size(name, bytes)?;
+            bounds.make_room(bytes)?;
+            self.write(&chunk, bounds.room).map_err(io)?;
             self.bytes = bytes;
         }
         if body.size.is_some_and(|size| self.bytes < size) {
-            return Err(Failure::Passing("the connection broke"));
+            return Err(Failure::passing("the connection broke"));
         }
         Ok(())
+    }
+
+    /// Writes to the file's end. A full disk has room once what is kept on it and nobody reads has left.
+    fn write(&mut self, chunk: &[u8], room: &Reservation) -> io::Result<()> {
+        loop {
+            match self.file.write_all(chunk) {
+                Err(error) if is_full(&error) && room.free_some() => {
+                    self.file.set_len(self.bytes)?;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Whether a part of a file is the rest of this one: it begins where this ends, and says that it is
+    /// of the same version.
+    fn goes_on_with(&self, body: &Body) -> bool {
+        let same_tag = self.tag.is_some() && body.tag == self.tag;
+        let same_size = self.size.is_none() || self.size == body.size;
+        body.from == self.bytes && same_tag && same_size
     }
 
     /// Gives the whole file its name; its tag.
@@ -202,15 +285,25 @@ impl Part {
 }
 
 impl Bounds<'_> {
-    /// Checks that a file of so many bytes is not too much, and makes room for it.
-    fn check(&mut self, name: &'static str, bytes: u64) -> Result<(), Failure> {
-        let whole = self.before.saturating_add(bytes);
-        if whole > self.limit {
+    /// Checks that a file of so many bytes is not too much.
+    fn check_size(&self, name: &'static str, bytes: u64) -> Result<(), Failure> {
+        if self.before.saturating_add(bytes) > self.limit {
             let error = RemoteError::TooLarge { file: name, limit: self.limit };
             return Err(Failure::Lasting(error));
         }
-        self.room.grow_to(whole).map_err(Failure::Lasting)
+        Ok(())
     }
+
+    /// Makes room for what has come of a file, and not for what was announced: nothing leaves the disk
+    /// for bytes that never come.
+    fn make_room(&mut self, bytes: u64) -> Result<(), Failure> {
+        self.room.grow_to(self.before.saturating_add(bytes)).map_err(Failure::Lasting)
+    }
+}
+
+/// Whether it is for want of room that something was not written.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

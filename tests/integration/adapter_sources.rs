@@ -244,3 +244,42 @@ async fn a_file_declares_adapters_of_the_hub() {
     assert_eq!(ask(&server, "acme").await, answer);
     assert_eq!(scene.objects.take_seen(""), []);
 }
+
+/// More slow places than threads that load, and more adapters at one of them than are fetched at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_places_hold_up_neither_a_local_adapter_nor_another_place() {
+    let (scene, slow) = (Scene::new(), [ObjectServer::start(), ObjectServer::start()]);
+    scene.put("a0", "/adapters/acme");
+    let hosts = slow.each_ref().map(|place| format!("http://{}", place.host()));
+    let mut text = format!(
+        "[[adapter]]\nname = 'local'\npath = '{}'\n[[adapter]]\nname = 'healthy'\npath = \
+         'http://{}/adapters/acme'\n",
+        scene.path("a0"),
+        scene.objects.host()
+    );
+    for index in 0..24 {
+        let (place, host) = (&slow[index % 2], &hosts[index % 2]);
+        let config = Object { drips: Some(1), ..object(&vec![b' '; 100_000]) };
+        place.script().objects.insert(format!("/{index}/{}", FILES[0]), config);
+        text += &format!("[[adapter]]\nname = 'slow{index}'\npath = '{host}/{index}'\n");
+    }
+    let file = scene.path("adapters.toml");
+    fs::write(&file, text).unwrap();
+    let healthy = format!("http://{}", scene.objects.host());
+    let sources = [&hosts[0], &hosts[1], &healthy].map(String::as_str).join(",");
+    let args = ["--adapters", &file, "--adapter-source", &sources, "--adapter-loaders=1"];
+    let server = scene.serve(&args, &[]);
+    let asked: Vec<_> = (0..24)
+        .map(|index| {
+            let url = server.url("/v1/completions");
+            let body = json!({"model": format!("slow{index}"), "prompt": "Hello"});
+            tokio::spawn(reqwest::Client::new().post(url).json(&body).send())
+        })
+        .collect();
+    while slow.iter().any(|place| place.script().seen.len() < 12) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(&server, "local").await, ask(&server, "healthy").await);
+    // And nothing has come of the others yet.
+    assert!(asked.iter().all(|request| !request.is_finished()));
+}

@@ -1,13 +1,18 @@
 //! A web server of objects on loopback, which does to its clients what networks do: it breaks
 //! connections, answers with errors, and changes objects meanwhile. It writes down what it is asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::ErrorKind::{TimedOut, WouldBlock};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between drops.
+const DROP: Duration = Duration::from_millis(5);
 
 /// Something that lies at a path.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +29,10 @@ pub struct Object {
     pub headers: Vec<(String, String)>,
     /// The answer does not say how much will come.
     pub endless: bool,
+    /// Its tag is said, and conditions are not looked at.
+    pub unconditional: bool,
+    /// So many bytes come at a time, with a pause after each: for as long as somebody listens.
+    pub drips: Option<usize>,
 }
 
 /// A request.
@@ -52,6 +61,12 @@ pub struct Script {
     pub cuts: Vec<usize>,
     /// So many requests are answered with 503 first.
     pub failures: usize,
+    /// What such an answer says beside that.
+    pub failure_headers: String,
+    /// The next answers of a path: all that is sent, from the first line on.
+    pub answers: BTreeMap<String, VecDeque<Vec<u8>>>,
+    /// The same, once the path was asked for and answered as it should be.
+    pub later: BTreeMap<String, VecDeque<Vec<u8>>>,
     /// When the path is asked for, another object changes: path, other path, what it becomes.
     pub change: Option<(String, String, Object)>,
     pub seen: Vec<Seen>,
@@ -137,8 +152,19 @@ fn answer(stream: &TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
     }
     let mut seen =
         Seen { method: method.to_owned(), path: decoded(path), headers, status: 0, sent: 0 };
-    let (reply, body) = {
+    let (reply, body, drips) = {
         let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = script.answers.get_mut(&seen.path).and_then(VecDeque::pop_front) {
+            script.seen.push(seen);
+            drop(script);
+            let mut stream = stream;
+            stream.write_all(&answer)?;
+            return stream.shutdown(Shutdown::Write);
+        }
+        if let Some(answers) = script.later.get_mut(&seen.path).map(std::mem::take) {
+            script.answers.insert(seen.path.clone(), answers);
+        }
+        let drips = script.objects.get(&seen.path).and_then(|object| object.drips);
         let (status, headers, mut body) = respond(&mut script, &seen);
         if method == "HEAD" {
             body.clear();
@@ -148,12 +174,29 @@ fn answer(stream: &TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
         }
         (seen.status, seen.sent) = (status, body.len());
         script.seen.push(seen);
-        (format!("HTTP/1.1 {status} X\r\nconnection: close\r\n{headers}\r\n"), body)
+        (format!("HTTP/1.1 {status} X\r\nconnection: close\r\n{headers}\r\n"), body, drips)
     };
     let mut stream = stream;
     stream.write_all(reply.as_bytes())?;
-    stream.write_all(&body)?;
+    match drips {
+        Some(size) => drip(stream, &body, size)?,
+        None => stream.write_all(&body)?,
+    }
     stream.shutdown(Shutdown::Write)
+}
+
+/// Sends a body slowly. Reading waits for as long as nothing comes, and ends where the client goes.
+fn drip(mut stream: &TcpStream, body: &[u8], size: usize) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(DROP))?;
+    for chunk in body.chunks(size) {
+        stream.write_all(chunk)?;
+        match stream.read(&mut [0]) {
+            Ok(0) => break,
+            Err(error) if !matches!(error.kind(), WouldBlock | TimedOut) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Without escapes.
@@ -172,7 +215,8 @@ fn decoded(path: &str) -> String {
 fn respond(script: &mut Script, seen: &Seen) -> (u16, String, Vec<u8>) {
     if script.failures > 0 {
         script.failures -= 1;
-        return (503, "content-length: 0\r\n".to_owned(), Vec::new());
+        let headers = format!("content-length: 0\r\n{}", script.failure_headers);
+        return (503, headers, Vec::new());
     }
     let found = script.objects.get(&seen.path).cloned();
     if script.change.as_ref().is_some_and(|(path, ..)| *path == seen.path) {
@@ -197,10 +241,11 @@ fn respond(script: &mut Script, seen: &Seen) -> (u16, String, Vec<u8>) {
     }
     if let Some(tag) = &object.tag {
         write!(headers, "etag: {tag}\r\nlast-modified: Thu, 26 Nov 2026 00:00:00 GMT\r\n").unwrap();
-        if seen.header("if-none-match") == Some(tag) {
+        let is_asked = |name| if object.unconditional { None } else { seen.header(name) };
+        if is_asked("if-none-match") == Some(tag) {
             return (304, headers, Vec::new());
         }
-        if seen.header("if-match").is_some_and(|wanted| wanted != tag) {
+        if is_asked("if-match").is_some_and(|wanted| wanted != tag) {
             return empty(412, headers);
         }
     }

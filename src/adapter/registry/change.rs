@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::book::{Adapter, Book, Entry};
+use super::delivery::Asker;
 use super::error::ChangeError;
 use super::loader::LoadError;
 use super::slot::{Facts, Slot};
@@ -252,7 +253,7 @@ impl Registry {
     /// Gets a version into memory, and waits for it.
     pub(super) fn load(&self, slot: &Arc<Slot>) -> Result<Arc<AdapterVersion>, LoadError> {
         slot.touch(self.now());
-        match self.workers.get(slot) {
+        match self.workers.get(slot, Asker::OPERATOR) {
             Begun::Resident(version) => Ok(version),
             Begun::Loading(load) => load.wait(),
             Begun::Failed(error) => Err(error),

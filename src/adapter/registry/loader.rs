@@ -3,16 +3,26 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::delivery::{Delivery, Fetched, Order};
 use super::source::Source;
 use crate::adapter::delta::{AdapterId, LowRankDelta};
 
 /// Reads adapters and prepares them for the model that is served.
 pub trait Loader: fmt::Debug + Send + Sync + 'static {
-    /// Reads, checks and compacts what lies at `source`. Slow; runs on the registry's own threads.
+    /// Begins to bring the files of an adapter of another machine to this machine's disk, and returns
+    /// at once: whatever the other machine does, no thread that loads waits for it.
+    fn fetch(&self, order: Order, delivery: Delivery);
+
+    /// Reads, checks and compacts what lies at `source`, or in the directory to which it was fetched.
+    /// Slow; runs on the registry's own threads.
     ///
     /// # Errors
     /// Where it cannot be used with the model that is served.
-    fn read(&self, source: &Source, wanted: Wanted) -> Result<ReadAdapter, LoadError>;
+    fn read(
+        &self,
+        source: &Source,
+        fetched: Option<&dyn Fetched>,
+    ) -> Result<ReadAdapter, LoadError>;
 
     /// The adapter in the form in which the model's batches take it.
     ///

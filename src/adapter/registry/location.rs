@@ -175,10 +175,10 @@ impl LocationPrefix {
             && (prefix.revision.is_empty() || prefix.revision == location.revision)
     }
 
-    /// Host and port, of a prefix of the web.
+    /// The place itself.
     #[must_use]
-    pub fn host(&self) -> Option<(Scheme, &str)> {
-        self.0.scheme.is_web().then_some((self.0.scheme, self.0.root.as_str()))
+    pub fn location(&self) -> &Location {
+        &self.0
     }
 }
 
@@ -358,10 +358,6 @@ mod tests {
         ] {
             assert!(!holds(prefix, text), "{prefix} {text}");
         }
-        assert_eq!(
-            "https://h:1/a".parse::<LocationPrefix>().unwrap().host(),
-            Some((Scheme::Https, "h:1"))
-        );
     }
 
     proptest! {

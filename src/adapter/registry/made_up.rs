@@ -2,14 +2,17 @@
 //! content; what else a load does is in the hands of the test.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Budget, LoadError, Loader, Options, ReadAdapter, Registry, Source, Wanted};
+use super::{
+    Budget, Delivery, Fetched, LoadError, LoadErrorKind, Loader, Options, Order, ReadAdapter,
+    Registry, Source,
+};
 use crate::adapter::delta::{AdapterId, LowRankDelta, LowRankFactors};
 use crate::metrics::Metrics;
 
@@ -23,6 +26,8 @@ pub(crate) struct MadeUp {
     pub reads: AtomicUsize,
     /// What lies in a place instead of what its name says; `None` is nothing usable.
     pub places: Mutex<BTreeMap<PathBuf, Option<u8>>>,
+    /// What was ordered from other machines and did not come yet.
+    pub ordered: Mutex<Vec<(Order, Delivery)>>,
     /// Loads wait while this holds.
     held: Mutex<bool>,
     released: Condvar,
@@ -33,6 +38,21 @@ impl MadeUp {
     pub fn hold(&self, hold: bool) {
         *self.held.lock().unwrap() = hold;
         self.released.notify_all();
+    }
+
+    /// Lets the order of a place come, or fail.
+    pub fn deliver(&self, path: &str, comes: bool) {
+        let mut ordered = self.ordered.lock().unwrap();
+        let index = ordered.iter().position(|(order, _)| order.location.path() == path).unwrap();
+        let (order, delivery) = ordered.remove(index);
+        drop(ordered);
+        let error = || LoadError::new(LoadErrorKind::Unreachable, "nobody answers");
+        let source = Source::Remote { location: order.location.clone(), digest: None };
+        let content = self.content(&source).map(|content| AdapterId([content; 32]));
+        let here = || {
+            Arc::new(MadeUpFiles { dir: order.location.path().into(), content }) as Arc<dyn Fetched>
+        };
+        delivery.finish(comes.then(here).ok_or_else(error));
     }
 
     /// Puts something else where an adapter lies.
@@ -47,8 +67,36 @@ impl MadeUp {
     }
 }
 
+/// Files that were fetched, and are nowhere.
+#[derive(Debug)]
+struct MadeUpFiles {
+    dir: PathBuf,
+    content: Option<AdapterId>,
+}
+
+impl Fetched for MadeUpFiles {
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn content(&self) -> Option<AdapterId> {
+        self.content
+    }
+
+    fn holds(&self, _: AdapterId) {}
+}
+
 impl Loader for MadeUp {
-    fn read(&self, source: &Source, _: Wanted) -> Result<ReadAdapter, LoadError> {
+    fn fetch(&self, order: Order, delivery: Delivery) {
+        self.ordered.lock().unwrap().push((order, delivery));
+    }
+
+    fn read(
+        &self,
+        source: &Source,
+        fetched: Option<&dyn Fetched>,
+    ) -> Result<ReadAdapter, LoadError> {
+        assert_eq!(fetched.is_some(), matches!(source, Source::Remote { .. }), "{source:?}");
         let mut held = self.held.lock().unwrap();
         while *held {
             held = self.released.wait(held).unwrap();
@@ -72,7 +120,10 @@ impl Loader for MadeUp {
     }
 
     fn stamp(&self, source: &Source) -> Option<u64> {
-        self.content(source).map(u64::from)
+        match source {
+            Source::Remote { .. } => None,
+            _ => self.content(source).map(u64::from),
+        }
     }
 }
 

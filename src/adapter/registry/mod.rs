@@ -12,6 +12,7 @@
 
 mod book;
 mod change;
+mod delivery;
 mod error;
 mod file_digest;
 mod ledger;
@@ -44,6 +45,7 @@ use super::delta::LowRankDelta;
 use crate::metrics::Metrics;
 
 pub use self::change::{Changed, Expect, Put};
+pub use self::delivery::{Asker, Delivery, FetchOutcome, Fetched, Order};
 pub use self::error::ChangeError;
 pub use self::file_digest::{FileDigest, NoDigest};
 pub use self::listing::{AdapterInfo, NameInfo, VersionInfo};
@@ -138,10 +140,16 @@ impl Registry {
         })
     }
 
-    /// What `name` stands for. Where several versions answer for it, `hash`, of the request, says
-    /// which one answers this one.
+    /// What `name` stands for, for nobody in particular.
     #[must_use]
     pub fn find(&self, name: &str, hash: impl FnOnce() -> u64) -> Found {
+        self.find_for(Asker::OPERATOR, name, hash)
+    }
+
+    /// What `name` stands for. Where several versions answer for it, `hash`, of the request, says
+    /// which one answers this one. What has to be fetched is fetched in the turn of `asker`.
+    #[must_use]
+    pub fn find_for(&self, asker: Asker, name: &str, hash: impl FnOnce() -> u64) -> Found {
         if self.base_names.iter().any(|base| base == name) {
             return Found::Ready(self.own.clone().map_or(Target::Base, Target::Adapter));
         }
@@ -153,7 +161,7 @@ impl Registry {
         if let Some(version) = slot.resident() {
             return Found::Ready(Target::Adapter(version));
         }
-        match self.workers.get(slot) {
+        match self.workers.get(slot, asker) {
             Begun::Resident(version) => Found::Ready(Target::Adapter(version)),
             Begun::Loading(load) => Found::Loading(load),
             Begun::Failed(error) => Found::Failed(error),
@@ -211,6 +219,8 @@ impl Registry {
     }
 }
 
+#[cfg(test)]
+mod fetch_tests;
 #[cfg(test)]
 pub(crate) mod made_up;
 #[cfg(test)]

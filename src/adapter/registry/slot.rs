@@ -30,6 +30,8 @@ pub(super) struct Slot {
     pub source: Source,
     /// Whether other files there are the adapter from then on; else they are an error.
     pub follows_files: bool,
+    /// Whether what its place had last will do before it was ever read, where the place cannot be asked.
+    settles: AtomicBool,
     resident: ArcSwapOption<AdapterVersion>,
     pinned: AtomicBool,
     last_used: AtomicU64,
@@ -127,6 +129,7 @@ impl Slot {
             name: name.to_owned(),
             source,
             follows_files: follows,
+            settles: AtomicBool::new(follows),
             resident: ArcSwapOption::empty(),
             pinned: AtomicBool::new(false),
             last_used: AtomicU64::new(0),
@@ -169,6 +172,11 @@ impl Slot {
     /// Makes it stay in memory once it is there, or not.
     pub fn pin(&self, pinned: bool) {
         self.pinned.store(pinned, Ordering::Relaxed);
+    }
+
+    /// Lets what its place had last do for a beginning.
+    pub fn settle(&self) {
+        self.settles.store(true, Ordering::Relaxed);
     }
 
     /// Bytes of the version that is ready to answer; 0 without one.
@@ -223,6 +231,7 @@ impl Slot {
         match self.content() {
             _ if self.follows_files => Wanted::Newest,
             Some(content) => Wanted::Same(content),
+            None if self.settles.load(Ordering::Relaxed) => Wanted::Newest,
             None => Wanted::Now,
         }
     }

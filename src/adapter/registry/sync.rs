@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::Registry;
 use super::book::{Adapter, Book, Entry};
+use super::delivery::Asker;
 use super::error::ChangeError;
 use super::slot::Slot;
 use super::source::{Origin, Source, is_adapter_name};
@@ -40,6 +41,7 @@ impl Registry {
     /// The first that cannot be loaded, or whose name is taken.
     pub fn declare(&self, name: &str, source: Source) -> Result<(), ChangeError> {
         let slot = Slot::new(name, source, false, None);
+        slot.settle();
         if self.base_names.iter().any(|base| base == name) {
             let by = "the base model's";
             return Err(ChangeError::Taken { name: name.to_owned(), by });
@@ -105,7 +107,7 @@ impl Registry {
         let pinned: Vec<Arc<Slot>> =
             self.book().slots_answering().filter(|slot| slot.is_pinned()).map(Arc::clone).collect();
         // Whoever asks for one that fails is told; so is the log.
-        pinned.iter().for_each(|slot| drop(self.workers.get(slot)));
+        pinned.iter().for_each(|slot| drop(self.workers.get(slot, Asker::OPERATOR)));
     }
 
     /// Registers the adapters that lie in the directory `root` by the names of their own

@@ -1,14 +1,19 @@
 //! The threads that load. Requests wait for them, the engine never does.
+//!
+//! They read files of this machine and wait for no other: what lies elsewhere is fetched first, by
+//! somebody else, and comes to them once it is here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::loader::{LoadError, LoadErrorKind, Loader};
+use super::delivery::{Asker, Delivery, FetchOutcome, Fetched, Order};
+use super::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter};
 use super::memory::Memory;
 use super::pending::{Load, Outcome, Pending};
 use super::slot::{Slot, Start};
+use super::source::Source;
 use super::version::AdapterVersion;
 use crate::kernels::heap;
 use crate::metrics::Metrics;
@@ -23,6 +28,11 @@ const IDLE: Duration = Duration::from_secs(1);
 struct Job {
     slot: Arc<Slot>,
     pending: Arc<Pending>,
+    asker: Asker,
+    /// When it began to be fetched, where it has to be.
+    since: Option<Instant>,
+    /// What came.
+    fetched: Option<Arc<dyn Fetched>>,
 }
 
 /// What the threads share.
@@ -32,12 +42,14 @@ struct Shared {
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
     patience: Duration,
+    /// Gone with the [`Workers`], so that the threads end.
+    queue: Weak<SyncSender<Job>>,
 }
 
 /// The threads. They end when this is dropped and the loads that were asked for are done.
 #[derive(Debug)]
 pub(super) struct Workers {
-    queue: SyncSender<Job>,
+    _queue: Arc<SyncSender<Job>>,
     shared: Arc<Shared>,
 }
 
@@ -64,8 +76,9 @@ impl Workers {
         patience: Duration,
     ) -> std::io::Result<Self> {
         let (queue, jobs) = sync_channel(MAX_QUEUED);
-        let jobs = Arc::new(Mutex::new(jobs));
-        let shared = Arc::new(Shared { loader, memory, metrics, patience });
+        let (queue, jobs) = (Arc::new(queue), Arc::new(Mutex::new(jobs)));
+        let to_queue = Arc::downgrade(&queue);
+        let shared = Arc::new(Shared { loader, memory, metrics, patience, queue: to_queue });
         let start = |index| {
             let (shared, jobs) = (Arc::clone(&shared), Arc::clone(&jobs));
             let builder = std::thread::Builder::new().name(format!("adapters-{index}"));
@@ -74,16 +87,16 @@ impl Workers {
         let handles = (0..threads.max(1)).map(start).collect::<std::io::Result<Vec<_>>>()?;
         let threads = handles.iter().map(|handle| handle.thread().clone()).collect();
         shared.memory.ledger.set_loaders(threads);
-        Ok(Self { queue, shared })
+        Ok(Self { _queue: queue, shared })
     }
 
     /// Gets a version, from memory or by loading it once for all who ask.
-    pub fn get(&self, slot: &Arc<Slot>) -> Begun {
+    pub fn get(&self, slot: &Arc<Slot>, asker: Asker) -> Begun {
         match slot.start() {
             Start::Resident(version) => Begun::Resident(version),
             Start::Joined(load) => Begun::Loading(load),
             Start::Failed(error) => Begun::Failed(error),
-            Start::New(pending) => self.enqueue(slot, pending),
+            Start::New(pending) => self.shared.begin(slot, pending, asker),
         }
     }
 
@@ -96,30 +109,97 @@ impl Workers {
     /// is replaced. Somebody who reads them already is left to it.
     pub fn refresh(&self, slot: &Arc<Slot>) {
         if let Some(pending) = slot.restart() {
-            self.enqueue(slot, pending);
-        }
-    }
-
-    fn enqueue(&self, slot: &Arc<Slot>, pending: Arc<Pending>) -> Begun {
-        let job = Job { slot: Arc::clone(slot), pending: Arc::clone(&pending) };
-        match self.queue.try_send(job) {
-            Ok(()) => Begun::Loading(Load(pending)),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                let message = "too many adapters are being loaded";
-                let error = LoadError::new(LoadErrorKind::NoRoom, message);
-                slot.fail(error.clone(), None);
-                pending.finish(Err(error.clone()));
-                Begun::Failed(error)
-            }
+            self.shared.begin(slot, pending, Asker::OPERATOR);
         }
     }
 }
 
+impl Job {
+    /// What has to be fetched first: all that lies on another machine, but for a content that is in
+    /// memory as it was read and may be no other.
+    fn order(&self) -> Option<Order> {
+        let Source::Remote { location, digest } = &self.slot.source else { return None };
+        let here = !self.slot.follows_files && self.slot.parsed().is_some();
+        if here || self.fetched.is_some() {
+            return None;
+        }
+        let (location, wanted) = (location.clone(), self.slot.wanted());
+        Some(Order { location, digest: *digest, wanted, asker: self.asker })
+    }
+
+    /// Goes on to the threads with what came.
+    fn fetched(mut self, outcome: FetchOutcome, shared: &Weak<Shared>) {
+        let shared = shared.upgrade();
+        match (outcome, shared) {
+            (Ok(fetched), Some(shared)) => {
+                self.fetched = Some(fetched);
+                // Whoever waits is told of an error.
+                let _ = shared.send(self);
+            }
+            (Err(error), shared) => {
+                self.slot.fail(error.clone(), None);
+                match shared {
+                    Some(shared) => shared.finish(&self, Err(error)),
+                    None => self.pending.finish(Err(error)),
+                }
+            }
+            (Ok(_), None) => self.pending.finish(Err(going_down())),
+        }
+    }
+}
+
+fn going_down() -> LoadError {
+    LoadError::new(LoadErrorKind::Unreachable, "the server is going down")
+}
+
 impl Shared {
-    fn run(&self, jobs: &Mutex<Receiver<Job>>) {
+    /// Begins a load.
+    fn begin(self: &Arc<Self>, slot: &Arc<Slot>, pending: Arc<Pending>, asker: Asker) -> Begun {
+        let (slot, load) = (Arc::clone(slot), Load(Arc::clone(&pending)));
+        match self.send(Job { slot, pending, asker, since: None, fetched: None }) {
+            Ok(()) => Begun::Loading(load),
+            Err(error) => Begun::Failed(error),
+        }
+    }
+
+    /// Lets a job be fetched, or puts it into the threads' queue.
+    fn send(self: &Arc<Self>, mut job: Job) -> Result<(), LoadError> {
+        if let Some(order) = job.order() {
+            job.since.get_or_insert_with(Instant::now);
+            self.memory.loading(&job.slot.name, true);
+            let shared = Arc::downgrade(self);
+            let delivery = Delivery::new(move |outcome| job.fetched(outcome, &shared));
+            self.loader.fetch(order, delivery);
+            return Ok(());
+        }
+        let Some(queue) = self.queue.upgrade() else { return Err(self.refuse(&job, going_down())) };
+        queue.try_send(job).map_err(|error| match error {
+            TrySendError::Full(job) => {
+                let message = "too many adapters are being loaded";
+                self.refuse(&job, LoadError::new(LoadErrorKind::NoRoom, message))
+            }
+            TrySendError::Disconnected(job) => self.refuse(&job, going_down()),
+        })
+    }
+
+    fn refuse(&self, job: &Job, error: LoadError) -> LoadError {
+        job.slot.fail(error.clone(), None);
+        self.finish(job, Err(error.clone()));
+        error
+    }
+
+    /// Tells those who wait.
+    fn finish(&self, job: &Job, outcome: Outcome) {
+        let took = job.since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.record(&job.slot, &outcome, took);
+        self.memory.loading(&job.slot.name, false);
+        job.pending.finish(outcome);
+    }
+
+    fn run(self: &Arc<Self>, jobs: &Mutex<Receiver<Job>>) {
         loop {
             let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(IDLE);
-            let Job { slot, pending } = match job {
+            let mut job = match job {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
@@ -127,18 +207,21 @@ impl Shared {
                     continue;
                 }
             };
-            self.memory.loading(&slot.name, true);
-            let started = Instant::now();
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.load(&slot)));
+            if job.order().is_some() {
+                // What was in memory when it was asked for has left it.
+                let _ = self.send(job);
+                continue;
+            }
+            self.memory.loading(&job.slot.name, true);
+            job.since.get_or_insert_with(Instant::now);
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.load(&job)));
             let outcome = outcome.unwrap_or_else(|_| {
-                tracing::error!(adapter = slot.name, "bug: loading an adapter panicked");
+                tracing::error!(adapter = job.slot.name, "bug: loading an adapter panicked");
                 let error = LoadError::new(LoadErrorKind::Bug, "loading it failed of a bug");
-                slot.fail(error.clone(), None);
+                job.slot.fail(error.clone(), None);
                 Err(error)
             });
-            self.record(&slot, &outcome, started.elapsed());
-            self.memory.loading(&slot.name, false);
-            pending.finish(outcome);
+            self.finish(&job, outcome);
         }
     }
 
@@ -163,16 +246,25 @@ impl Shared {
         }
     }
 
-    fn load(&self, slot: &Arc<Slot>) -> Outcome {
+    fn load(&self, job: &Job) -> Outcome {
+        let (slot, fetched) = (&job.slot, job.fetched.as_deref());
         let stamp = self.loader.stamp(&slot.source);
-        self.read_and_install(slot, stamp).inspect_err(|error| slot.fail(error.clone(), stamp))
+        let done = self.read_and_install(slot, fetched, stamp);
+        done.inspect_err(|error| slot.fail(error.clone(), stamp))
     }
 
-    fn read_and_install(&self, slot: &Arc<Slot>, stamp: Option<u64>) -> Outcome {
-        let read = match slot.parsed() {
+    fn read_and_install(
+        &self,
+        slot: &Arc<Slot>,
+        fetched: Option<&dyn Fetched>,
+        stamp: Option<u64>,
+    ) -> Outcome {
+        // What was fetched is what is in memory only where both hold the same.
+        let same = |read: &ReadAdapter| fetched.is_none_or(|f| f.content() == Some(read.content));
+        let read = match slot.parsed().filter(same) {
             Some(parsed) => parsed,
             None => {
-                let read = self.loader.read(&slot.source, slot.wanted())?;
+                let read = self.loader.read(&slot.source, fetched)?;
                 // Half of one adapter and half of the next would be neither.
                 if self.loader.stamp(&slot.source) != stamp {
                     let message = "its files changed while they were read";

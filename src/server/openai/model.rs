@@ -3,7 +3,7 @@
 use tokio::time::timeout;
 
 use super::fields::Fields;
-use crate::adapter::registry::{Found, Target};
+use crate::adapter::registry::{Asker, Found, Target};
 use crate::server::call::Call;
 use crate::server::error::ApiError;
 use crate::server::state::Serving;
@@ -77,7 +77,8 @@ async fn resolve(
     if !call.caller.may_use(&serving.registry, &name) {
         return Err(ApiError::model_not_found(&name));
     }
-    let target = match serving.registry.find(&name, hash) {
+    let asker = Asker(call.caller.share().id);
+    let target = match serving.registry.find_for(asker, &name, hash) {
         Found::Ready(target) => target,
         Found::Unknown => return Err(ApiError::model_not_found(&name)),
         Found::Failed(error) => return Err(ApiError::adapter(&name, &error)),

@@ -1,0 +1,153 @@
+//! What is kept on the disk: which of it is the newest, and what becomes of it there.
+
+use super::*;
+
+fn manifests(scene: &Scene) -> Vec<std::path::PathBuf> {
+    let dirs = fs::read_dir(scene.dir.path().join("cache/adapters")).unwrap();
+    dirs.map(|dir| dir.unwrap().path().join(entry::MANIFEST)).collect()
+}
+
+/// Nobody answers from now on, and wants to be asked again but after the test.
+fn away(scene: &Scene) {
+    let mut script = scene.server.script();
+    (script.failures, script.failure_headers) = (1_000_000, "retry-after: 3600\r\n".into());
+}
+
+/// What an earlier release wrote down: times instead of an order, from a clock that was ahead.
+#[test]
+fn a_clock_that_was_ahead_brings_no_earlier_version_back() {
+    let scene = Scene::new();
+    assert_eq!(scene.fetch(&scene.open(), Wanted::Now).unwrap(), weights(1));
+    let path = manifests(&scene).remove(0);
+    let text = fs::read_to_string(&path).unwrap();
+    let ahead = text.replace("\"order\":1", "\"confirmed\":4102444800000");
+    assert_ne!(text, ahead);
+    fs::write(&path, ahead).unwrap();
+    scene.place("/acme", 2);
+    let remote = scene.open();
+    assert_eq!(scene.fetch(&remote, Wanted::Now).unwrap(), weights(2));
+    away(&scene);
+    assert_eq!(scene.fetch(&remote, Wanted::Newest).unwrap(), weights(2));
+    drop(remote);
+    let remote = scene.open();
+    assert_eq!(scene.fetch(&remote, Wanted::Newest).unwrap(), weights(2));
+    // The place has the first one again: that is the newest then.
+    scene.server.script().failures = 0;
+    scene.place("/acme", 1);
+    assert_eq!(scene.fetch(&remote, Wanted::Newest).unwrap(), weights(1));
+    away(&scene);
+    drop(remote);
+    assert_eq!(scene.fetch(&scene.open(), Wanted::Newest).unwrap(), weights(1));
+}
+
+/// Times of use that a clock ahead wrote do not keep an entry for ever, nor cost another its place.
+#[test]
+fn a_clock_that_was_ahead_keeps_nothing_on_the_disk() {
+    let scene = Scene::new();
+    let small = || Settings { cache_bytes: 50_000, ..scene.settings() };
+    for (name, seed) in ["/a", "/b", "/c"].iter().zip(10..) {
+        scene.place(name, seed);
+    }
+    let fetch = |remote: &Remote, name: &str| {
+        drop(remote.fetch(&scene.location(name), None, Wanted::Now).unwrap());
+    };
+    fetch(&Remote::open(small()).unwrap(), "/a");
+    let ahead = std::time::SystemTime::now() + Duration::from_secs(1 << 32);
+    let manifest = fs::File::options().write(true).open(&manifests(&scene)[0]).unwrap();
+    manifest.set_modified(ahead).unwrap();
+    let remote = Remote::open(small()).unwrap();
+    fetch(&remote, "/b");
+    fetch(&remote, "/c");
+    away(&scene);
+    let last = |name: &str| remote.fetch(&scene.location(name), None, Wanted::Newest);
+    assert!(last("/a").is_err() && last("/b").is_ok() && last("/c").is_ok());
+}
+
+#[test]
+fn a_directory_that_goes_away_is_made_anew() {
+    let scene = Scene::new();
+    let remote = scene.open();
+    let kept = remote.fetch(&scene.location("/acme"), None, Wanted::Now).unwrap();
+    kept.holds(AdapterId([1; 32]));
+    let cache = scene.dir.path().join("cache");
+    let gone: [&dyn Fn(); 4] = [
+        &|| fs::remove_dir_all(&cache).unwrap(),
+        &|| fs::remove_dir_all(cache.join("adapters")).unwrap(),
+        &|| fs::remove_file(cache.join("lock")).unwrap(),
+        &|| {
+            fs::remove_dir_all(&cache).unwrap();
+            fs::create_dir(&cache).unwrap();
+        },
+    ];
+    for go in gone {
+        go();
+        assert_eq!(scene.fetch(&remote, Wanted::Same(AdapterId([1; 32]))).unwrap(), weights(1));
+        // It is this server's as before.
+        let error = Remote::open(scene.settings()).unwrap_err();
+        assert!(matches!(error, RemoteError::Shared), "{error}");
+        assert_eq!(entries(scene.dir.path()), 1);
+    }
+    // Another server's by now.
+    fs::remove_dir_all(&cache).unwrap();
+    let other = scene.open();
+    let error = scene.fetch(&remote, Wanted::Now).unwrap_err();
+    assert!(matches!(error, RemoteError::Shared), "{error}");
+    drop(other);
+    assert_eq!(scene.fetch(&remote, Wanted::Now).unwrap(), weights(1));
+}
+
+/// Bytes that never come cost nobody a place on the disk.
+#[test]
+fn nothing_leaves_the_disk_for_what_is_only_announced() {
+    let scene = Scene::new();
+    scene.place("/a", 2);
+    let remote = Remote::open(Settings { cache_bytes: 50_000, ..scene.settings() }).unwrap();
+    drop(remote.fetch(&scene.location("/a"), None, Wanted::Now).unwrap());
+    let liar = b"HTTP/1.1 200 X\r\nconnection: close\r\ncontent-length: 49000\r\n\r\nfew".to_vec();
+    scene.server.script().answers.insert(format!("/acme/{WEIGHTS}"), vec![liar; 5].into());
+    let error = scene.fetch(&remote, Wanted::Now).unwrap_err();
+    assert!(matches!(error, RemoteError::Unreachable { .. }), "{error}");
+    assert_eq!(entries(scene.dir.path()), 1);
+}
+
+/// A link or a pipe in an entry is no file that was fetched.
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_on_the_disk_is_fetched_again() {
+    let scene = Scene::new();
+    let remote = scene.open();
+    let elsewhere = scene.dir.path().join("elsewhere");
+    fs::write(&elsewhere, weights(1)).unwrap();
+    for with_link in [true, false] {
+        let kept = remote.fetch(&scene.location("/acme"), None, Wanted::Now).unwrap();
+        kept.holds(AdapterId([1; 32]));
+        let path = kept.dir().join(WEIGHTS);
+        drop(kept);
+        fs::remove_file(&path).unwrap();
+        if with_link {
+            std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        } else {
+            let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+            assert!(made.success());
+        }
+        scene.server.take_seen("");
+        let kept =
+            remote.fetch(&scene.location("/acme"), None, Wanted::Same(AdapterId([1; 32]))).unwrap();
+        assert_eq!(scene.server.take_seen(WEIGHTS).len(), 2);
+        assert!(kept.dir().join(WEIGHTS).symlink_metadata().unwrap().is_file());
+    }
+}
+
+/// Who wants the newest, and cannot be told what that is, gets what was asked for or nothing.
+#[test]
+fn what_is_kept_is_used_only_where_its_digest_fits() {
+    let scene = Scene::new();
+    let remote = scene.open();
+    let digest = |seed| FileDigest::Sha256([0; 32]).of_same_kind(&weights(seed)[..]).ok();
+    let fetch = |digest| remote.fetch(&scene.location("/acme"), digest, Wanted::Newest);
+    drop(fetch(digest(1)).unwrap());
+    away(&scene);
+    assert_eq!(weights_in(&fetch(digest(1)).unwrap()), weights(1));
+    let error = fetch(digest(2)).unwrap_err();
+    assert!(matches!(error, RemoteError::Later { .. }), "{error}");
+}
