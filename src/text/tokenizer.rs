@@ -87,7 +87,7 @@ impl Tokenizer {
         tokens.extend(added.into_iter().map(|(id, token)| (id, (token.content, token.special))));
         let tokens = tokens.into_iter().map(|(id, (token, special))| (id, token, special));
         let pieces = PieceTable::new(decoding, tokens);
-        let added = added_by(&encoder)?;
+        let added = added_by(&encoder).unwrap_or_default();
         Ok(Self(Arc::new(Inner { encoder, pieces, guard: Guard::new(), added })))
     }
 
@@ -211,19 +211,16 @@ impl Tokenizer {
     }
 }
 
-/// Found out with a text that has a token in every vocabulary.
-fn added_by(encoder: &tokenizers::Tokenizer) -> Result<Added, TokenizerError> {
-    let encode = |add_special_tokens| {
-        let encoding = encoder.encode_fast("a", add_special_tokens);
-        encoding.map_err(|error| TokenizerError::Encode(error.to_string()))
-    };
+/// Found out with a text that has a token in any vocabulary of use; `None` where it has none.
+fn added_by(encoder: &tokenizers::Tokenizer) -> Option<Added> {
+    let encode = |add_special_tokens| encoder.encode_fast("a", add_special_tokens).ok();
     let (plain, whole) = (encode(false)?, encode(true)?);
     let (plain, whole) = (plain.get_ids(), whole.get_ids());
     let before = match plain.len() {
         0 => whole.len(),
         len => whole.windows(len).position(|window| window == plain).unwrap_or(0),
     };
-    Ok(Added { before, after: whole.len().saturating_sub(before + plain.len()) })
+    Some(Added { before, after: whole.len().saturating_sub(before + plain.len()) })
 }
 
 #[cfg(test)]
