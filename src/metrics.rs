@@ -136,6 +136,8 @@ pub struct Metrics {
     unknown_fields: Counter,
     /// Adapters in memory. Recorded by their registry.
     pub adapters: AdapterMetrics,
+    /// 1 while changes of tenants cannot be stored. Set by the server.
+    pub tenant_state_failing: Gauge,
     tenants: Tenants,
 }
 
@@ -243,6 +245,11 @@ impl Metrics {
                 "Unknown top-level fields of request bodies, accepted and ignored.",
             ),
             adapters: adapter_metrics(&recorder),
+            tenant_state_failing: gauge(
+                &recorder,
+                "sorsa:tenant_state_failing",
+                "1 while changes of tenants cannot be stored.",
+            ),
             tenants: Tenants::default(),
             recorder,
             handle,
@@ -319,6 +326,16 @@ fn adapter_metrics(recorder: &PrometheusRecorder) -> AdapterMetrics {
         series: Capped::default(),
         count: gauge(recorder, "sorsa:adapters_resident", "Adapters ready to answer."),
         bytes: gauge(recorder, "sorsa:adapter_memory_bytes", "Bytes of adapters in memory."),
+        refused: gauge(
+            recorder,
+            "sorsa:adapters_refused",
+            "Adapters that were declared or stored and cannot be registered.",
+        ),
+        state_failing: gauge(
+            recorder,
+            "sorsa:adapter_state_failing",
+            "1 while changes of adapters cannot be stored.",
+        ),
         lines: Mutex::new(adapters::lines(&ResidentAdapters::default())),
     }
 }

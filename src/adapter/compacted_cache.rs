@@ -2,7 +2,7 @@
 //! not at each load.
 //!
 //! A file is named by the digest of what it holds before compaction and the tolerance, begins with
-//! the digest of its own bytes, and is written aside and renamed. One that is damaged, or made for
+//! a digest of that name and its own bytes, and is written aside and renamed. One that is damaged, or made for
 //! another model, is no error: the adapter is compacted again.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use super::delta::{AdapterId, LowRankDelta, LowRankFactors, ModuleSpec};
 
 /// Says what a file is, and its version.
-const MAGIC: &[u8; 16] = b"sorsa compact 01";
+const MAGIC: &[u8; 16] = b"sorsa compact 02";
 const DIGEST_BYTES: usize = 32;
 
 /// A directory of compacted adapters; the oldest leave it.
@@ -39,7 +39,7 @@ impl CompactedCache {
     pub fn get(&self, id: AdapterId, specs: &[ModuleSpec]) -> Option<LowRankDelta> {
         let bytes = fs::read(self.path(id)).ok()?;
         let (digest, data) = bytes.strip_prefix(MAGIC)?.split_at_checked(DIGEST_BYTES)?;
-        if blake3::hash(data).as_bytes() != digest {
+        if checksum(id, data) != digest {
             return None;
         }
         let tensors = SafeTensors::deserialize(data).ok()?;
@@ -67,7 +67,7 @@ impl CompactedCache {
         let aside = target.with_extension(format!("{}.new", std::process::id()));
         let written = fs::File::create(&aside).and_then(|mut file| {
             file.write_all(MAGIC)?;
-            file.write_all(blake3::hash(&data).as_bytes())?;
+            file.write_all(&checksum(delta.id(), &data))?;
             file.write_all(&data)
         });
         let done = written.and_then(|()| fs::rename(&aside, &target));
@@ -93,8 +93,11 @@ impl CompactedCache {
             if total <= keep {
                 break;
             }
-            fs::remove_file(path)?;
-            total -= size;
+            match fs::remove_file(path) {
+                // Another process was faster.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => total -= size,
+            }
         }
         Ok(())
     }
@@ -102,6 +105,11 @@ impl CompactedCache {
     fn path(&self, id: AdapterId) -> PathBuf {
         self.dir.join(Path::new(&id.to_string()).with_extension("delta"))
     }
+}
+
+/// What a file begins with: it belongs to its bytes and to its name.
+fn checksum(id: AdapterId, data: &[u8]) -> [u8; DIGEST_BYTES] {
+    *blake3::Hasher::new().update(&id.0).update(data).finalize().as_bytes()
 }
 
 /// The factors of one module: none where the file has none, `None` where they do not fit.
@@ -195,6 +203,10 @@ mod tests {
         }
         fs::write(&path, &whole[..whole.len() - 4]).unwrap();
         assert!(cache.get(id, &specs()).is_none());
+        // What is whole is nobody else's.
+        let other = AdapterId([8; 32]);
+        fs::write(cache.path(other), whole).unwrap();
+        assert!(cache.get(other, &specs()).is_none());
     }
 
     #[test]

@@ -256,6 +256,41 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    fn nothing_on_the_way_beneath_a_root_leads_out() {
+        use std::os::unix::fs::symlink;
+
+        let outer = tempfile::tempdir().unwrap();
+        let (root, secret) = (outer.path().join("root"), outer.path().join("secret"));
+        for dir in [root.join("inside/deep"), secret.join("deep")] {
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(NAME), "s").unwrap();
+        }
+        symlink("../secret", root.join("relative")).unwrap();
+        symlink(&secret, root.join("absolute")).unwrap();
+        symlink("..", root.join("inside/up")).unwrap();
+        symlink("relative", root.join("chain")).unwrap();
+        symlink("inside", root.join("fine")).unwrap();
+        let open = |path: &str| AdapterDir::beneath(&root, Path::new(path), 100);
+        for path in [
+            "relative",
+            "relative/deep",
+            "absolute/deep",
+            "inside/up/relative/deep",
+            "chain/deep",
+            "../secret/deep",
+            "inside/../../secret/deep",
+            secret.join("deep").to_str().unwrap(),
+        ] {
+            let error = open(path).unwrap_err();
+            assert!(matches!(error, AdapterError::LeavesDirectory { .. }), "{path}: {error}");
+        }
+        for path in ["inside/deep", "fine/deep", "inside/up/inside/deep"] {
+            assert_eq!(open(path).unwrap().read(NAME, 1).unwrap(), b"s", "{path}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
     fn a_file_that_vanishes_is_missing() {
         let dir = tempfile::tempdir().unwrap();
         // Seen, and gone when it is opened, as a link is whose target was removed.

@@ -15,6 +15,11 @@ pub const CONFIGS: [&str; 2] = [CONFIG_FILE, PAIR_FILES[0]];
 /// Longest configuration, in bytes.
 pub const MAX_CONFIG: u64 = MAX_CONFIG_BYTES;
 
+/// Every file that an adapter of any layout may have.
+pub fn all_files() -> impl Iterator<Item = &'static str> {
+    [CONFIG_FILE, WEIGHTS_FILE].into_iter().chain(PAIR_FILES).chain(INITIAL_FILES)
+}
+
 /// A file beside the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {

@@ -60,7 +60,10 @@ fn with_file(
     ensure!(!file.keys.is_empty(), "there is no key in it");
     Directory::new(&file)?;
     let state = state_dir.map(|dir| dir.join(TENANTS_FILE));
-    let book = Book::open(file, state).context("what administrators declared")?;
+    let book = Book::open(file, state).with_context(|| {
+        let dir = state_dir.unwrap_or(Path::new("")).display();
+        format!("--state-dir {dir}: {TENANTS_FILE}, which holds what administrators declared")
+    })?;
     Ok(Tenancy::with_book(book, metrics_access(args))?)
 }
 

@@ -1,10 +1,10 @@
 //! Reads adapters for the registry of a running server: on its threads, for the model it serves.
 
-use std::fs::Metadata;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use candle_core::{DType, Device};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -14,25 +14,19 @@ use super::sources;
 use crate::adapter::compact::{Tolerance, compact, compacted_id};
 use crate::adapter::compacted_cache::CompactedCache;
 use crate::adapter::delta::{FactorDType, LowRankDelta, ModuleSpec};
+use crate::adapter::parts::all_files;
 use crate::adapter::registry::{
-    Delivery, Fetched, LoadError, LoadErrorKind, Loader, Order, ReadAdapter, Source,
+    Delivery, Fetched, LoadError, LoadErrorKind, Loader, Order, ReadAdapter, Source, Stamp,
 };
 use crate::config::user_cache;
 use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
 use crate::remote::Remote;
 
-/// Files that make an adapter.
-const FILES: [&str; 5] = [
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "config.json",
-    "model.safetensors",
-    "init.safetensors",
-];
-
 /// What compacted adapters may take on disk.
 const CACHE_BYTES: u64 = 4 << 30;
+/// File systems round the times of changes by no more than this many seconds.
+const ROUNDING: i64 = 2;
 
 /// Loads for one model.
 #[derive(Debug)]
@@ -155,23 +149,28 @@ impl Loader for ModelAdapters {
         prepared.map_err(|error| LoadError::unusable(error.to_string()))
     }
 
-    fn stamp(&self, source: &Source) -> Option<u64> {
-        let dir = place(source)?;
-        let mut hasher = DefaultHasher::new();
-        let found = FILES.iter().filter_map(|name| {
-            let metadata = dir.join(name).metadata().ok()?;
-            seen(&metadata).hash(&mut hasher);
-            name.hash(&mut hasher);
-            Some(())
-        });
-        (found.count() > 0).then(|| hasher.finish())
+    fn stamp(&self, source: &Source) -> Option<Stamp> {
+        stamp(&place(source)?)
     }
 }
 
-/// What is seen of a file without reading it.
-fn seen(metadata: &Metadata) -> (u64, u128) {
-    let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    (metadata.len(), modified.unwrap_or_default().as_nanos())
+/// What is seen of the files in an adapter's directory. A file that took another's place has another
+/// number, whatever its size and times are; one that was written, copied over or given other times
+/// has another time of change, which nobody can set.
+fn stamp(dir: &Path) -> Option<Stamp> {
+    let mut hasher = DefaultHasher::new();
+    let mut changed = None;
+    for name in all_files() {
+        let Ok(seen) = dir.join(name).metadata() else { continue };
+        (name, seen.dev(), seen.ino(), seen.len()).hash(&mut hasher);
+        (seen.mtime(), seen.mtime_nsec(), seen.ctime(), seen.ctime_nsec()).hash(&mut hasher);
+        changed = changed.max(Some(seen.ctime()));
+    }
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(i64::MAX, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    let settled = now.saturating_sub(changed?) > ROUNDING;
+    Some(Stamp { files: hasher.finish(), settled })
 }
 
 /// Its directory on this machine.
@@ -210,14 +209,66 @@ impl Loader for NoAdapters {
         Err(LoadError::new(LoadErrorKind::Bug, "nothing was read"))
     }
 
-    fn stamp(&self, _: &Source) -> Option<u64> {
+    fn stamp(&self, _: &Source) -> Option<Stamp> {
         None
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::time::Duration;
+
     use super::*;
+
+    const WEIGHTS: &str = "adapter_model.safetensors";
+
+    /// Each of these puts other files in an adapter's place, and some of them hide it well.
+    #[test]
+    fn a_stamp_differs_wherever_files_were_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("a");
+        let initial = "adapter_init/adapter_model.safetensors";
+        for name in ["adapter_config.json", WEIGHTS, initial] {
+            fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
+            fs::write(dir.join(name), "12345").unwrap();
+        }
+        let old = SystemTime::now() - Duration::from_secs(3600);
+        let age = |path: &Path| File::options().write(true).open(path).unwrap().set_modified(old);
+        age(&dir.join(WEIGHTS)).unwrap();
+        let replace = |name: &str| {
+            let new = folder.path().join("new");
+            fs::write(&new, "54321").unwrap();
+            age(&new).unwrap();
+            fs::rename(&new, dir.join(name)).unwrap();
+        };
+        let moved = folder.path().join("moved");
+        let changes: [(&str, &dyn Fn()); 6] = [
+            ("another file of the same size and time", &|| replace(WEIGHTS)),
+            ("the weights that training began with", &|| replace(initial)),
+            ("a longer file", &|| fs::write(dir.join(WEIGHTS), "123456").unwrap()),
+            ("a file more", &|| fs::write(dir.join("init.safetensors"), "").unwrap()),
+            ("a file less", &|| fs::remove_file(dir.join("init.safetensors")).unwrap()),
+            ("a link to another directory", &|| {
+                fs::rename(&dir, &moved).unwrap();
+                fs::create_dir(folder.path().join("b")).unwrap();
+                fs::copy(moved.join(WEIGHTS), folder.path().join("b").join(WEIGHTS)).unwrap();
+                std::os::unix::fs::symlink("b", &dir).unwrap();
+            }),
+        ];
+        let mut before = stamp(&dir).unwrap();
+        assert_eq!(stamp(&dir), Some(before));
+        for (what, change) in changes {
+            change();
+            let after = stamp(&dir).unwrap();
+            assert!(!before.still_holds(after), "{what}");
+            before = after;
+        }
+        // All of it happened just now, so that one more change need not show.
+        assert!(!before.settled);
+        assert!(!before.still_holds(Stamp { settled: true, ..before }));
+        assert_eq!(stamp(&folder.path().join("nowhere")), None);
+    }
 
     #[test]
     fn what_is_not_there_is_told_from_what_is_no_adapter() {

@@ -11,7 +11,7 @@ use super::model_source::ModelSource;
 use super::sources;
 use crate::adapter::delta::LowRankDelta;
 use crate::adapter::registry::{Budget, Options, Registry, Wanted};
-use crate::config::{AdapterArg, ServeArgs, is_valid_name};
+use crate::config::{AdapterArg, ServeArgs, is_valid_name, may_be_in_name};
 use crate::metrics::Metrics;
 use crate::model::builder::LoadOptions;
 use crate::model::contract::CausalLm;
@@ -111,6 +111,11 @@ pub fn roots(args: &ServeArgs) -> anyhow::Result<Vec<PathBuf>> {
         let root_path =
             root.canonicalize().with_context(|| format!("{flag} {}", root.display()))?;
         anyhow::ensure!(root_path.is_dir(), "{flag} {}: not a directory", root.display());
+        anyhow::ensure!(
+            args.adapters.state_dir.is_none() || root_path.to_str().is_some(),
+            "{flag} {}: the path is not UTF-8, and --state-dir stores no other",
+            root.display()
+        );
         Ok(root_path)
     };
     given.chain(dir).map(canonical).collect()
@@ -125,7 +130,7 @@ pub fn base_names(args: &ServeArgs) -> Vec<String> {
     let path = args.model.canonicalize().unwrap_or_else(|_| args.model.clone());
     let stem = if path.is_dir() { path.file_name() } else { path.file_stem() };
     let name = stem.unwrap_or_default().to_string_lossy().into_owned();
-    let tidy = |c: char| if is_valid_name(&c.to_string()) { c } else { '-' };
+    let tidy = |c: char| if may_be_in_name(c) { c } else { '-' };
     let name: String = name.chars().map(tidy).take(128).collect();
-    vec![if name.is_empty() { "model".into() } else { name }]
+    vec![if is_valid_name(&name) { name } else { "model".into() }]
 }

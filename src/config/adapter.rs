@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::ConfigError;
-use crate::adapter::registry::Source;
+use crate::adapter::registry::{Source, is_reserved};
 
 /// `NAME=PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,15 @@ pub struct AdapterArg {
 /// True for names that may stand in requests, URLs and metrics as they are.
 #[must_use]
 pub fn is_valid_name(name: &str) -> bool {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-:/".contains(c);
-    (1..=128).contains(&name.len()) && name.chars().all(allowed)
+    // A client takes such a part of a path out before it sends it.
+    let kept = |part: &str| !["", ".", ".."].contains(&part);
+    (1..=128).contains(&name.len()) && name.chars().all(may_be_in_name) && name.split('/').all(kept)
+}
+
+/// True for characters that names may have.
+#[must_use]
+pub fn may_be_in_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._-:/".contains(c)
 }
 
 impl FromStr for AdapterArg {
@@ -35,6 +42,9 @@ impl FromStr for AdapterArg {
         }
         if !is_valid_name(name) {
             return Err(ConfigError::Name(name.to_owned()));
+        }
+        if is_reserved(name) {
+            return Err(ConfigError::Reserved(name.to_owned()));
         }
         let local = || Source::Directory { path: PathBuf::from(place) };
         let source = Source::remote(place, None)?.unwrap_or_else(local);
@@ -63,5 +73,13 @@ mod tests {
         assert_eq!(adapter("acme="), Err(ConfigError::Adapter("acme=".into())));
         assert_eq!(adapter("a b=x"), Err(ConfigError::Name("a b".into())));
         assert_eq!(adapter("=x"), Err(ConfigError::Name(String::new())));
+        assert_eq!(adapter("default=x"), Err(ConfigError::Reserved("default".into())));
+        for name in [".", "..", "a/../b", "./a", "a/.", "a//b", "/a", "a/"] {
+            let text = format!("{name}=x");
+            assert_eq!(adapter(&text), Err(ConfigError::Name(name.into())), "{name}");
+        }
+        for name in ["org/base:v1", "a.b-c_d", "7", "a/.b"] {
+            assert!(is_valid_name(name), "{name}");
+        }
     }
 }

@@ -16,6 +16,9 @@ pub enum ConfigError {
         "{0:?} is no name for a model: use 1 to 128 letters, digits, '.', '_', '-', ':' or '/'"
     )]
     Name(String),
+    /// A name that has another meaning in requests.
+    #[error("the name {0:?} is taken: it is what requests call their tenant's own default")]
+    Reserved(String),
     /// An unknown device.
     #[error("{0:?} is no device: use cpu, cuda or cuda:N")]
     Device(String),

@@ -20,7 +20,7 @@ mod sources;
 mod weights;
 
 pub use self::access::{AccessArgs, Secret};
-pub use self::adapter::{AdapterArg, is_valid_name};
+pub use self::adapter::{AdapterArg, is_valid_name, may_be_in_name};
 pub use self::adapters::AdaptersArgs;
 pub use self::adapters_file::{AdaptersFileError, read_adapters};
 pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};

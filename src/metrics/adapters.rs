@@ -78,6 +78,10 @@ pub struct AdapterMetrics {
     pub(super) count: Gauge,
     /// Bytes of all in memory, until the last answer with each is complete.
     pub bytes: Gauge,
+    /// Adapters that were declared or stored and cannot be registered.
+    pub refused: Gauge,
+    /// 1 while changes cannot be stored.
+    pub state_failing: Gauge,
     pub(super) lines: Mutex<String>,
 }
 

@@ -61,6 +61,7 @@ enum Kind {
     Draining,
     EngineDead,
     UsageBehind,
+    StateUnavailable,
     Internal,
 }
 
@@ -87,7 +88,8 @@ impl Kind {
             | Self::SourceUnavailable
             | Self::Draining
             | Self::EngineDead
-            | Self::UsageBehind => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::UsageBehind
+            | Self::StateUnavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -104,6 +106,7 @@ impl Kind {
             | Self::Draining
             | Self::EngineDead
             | Self::UsageBehind
+            | Self::StateUnavailable
             | Self::Internal => "server_error",
             _ => "invalid_request_error",
         }
@@ -130,6 +133,7 @@ impl Kind {
             Self::Draining => Some("shutting_down"),
             Self::EngineDead => Some("engine_dead"),
             Self::UsageBehind => Some("usage_log_behind"),
+            Self::StateUnavailable => Some("state_unavailable"),
             _ => None,
         }
     }
@@ -143,7 +147,8 @@ impl Kind {
             | Self::SourceUnavailable
             | Self::Draining
             | Self::EngineDead
-            | Self::UsageBehind => Some(5),
+            | Self::UsageBehind
+            | Self::StateUnavailable => Some(5),
             _ => None,
         }
     }
@@ -432,6 +437,12 @@ impl ApiError {
         Self::new(Kind::UsageBehind, "usage records cannot be written at the moment")
     }
 
+    /// 503: changes of adapters or tenants cannot be stored.
+    #[must_use]
+    pub fn state_unavailable() -> Self {
+        Self::new(Kind::StateUnavailable, "changes cannot be stored at the moment")
+    }
+
     /// 500: our fault; the cause goes to the log, not to the client.
     #[must_use]
     pub fn internal() -> Self {
@@ -490,6 +501,7 @@ impl From<ChangeError> for ApiError {
         let message = error.to_string();
         let kind = match &error {
             ChangeError::Name { .. } => return Self::invalid("name", message),
+            ChangeError::Unstorable(_) => return Self::invalid("path", message),
             ChangeError::Split => return Self::invalid("weights", message),
             ChangeError::NotFound { .. } | ChangeError::NoVersion { .. } => Kind::AdapterNotFound,
             ChangeError::Revision { .. } => Kind::RevisionMismatch,
@@ -506,7 +518,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::Store(reason) => {
                 tracing::error!(reason, "a change of adapters could not be stored");
                 return Self::new(
-                    Kind::Internal,
+                    Kind::StateUnavailable,
                     "the change could not be stored, and was not made",
                 );
             }

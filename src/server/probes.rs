@@ -48,12 +48,15 @@ pub async fn health(State(state): State<Arc<AppState>>) -> ApiResult<Status> {
 /// Answers `GET /ready`: 200 while requests are taken.
 ///
 /// # Errors
-/// 503 until the model is loaded, while the server drains, and once the engine has died.
+/// 503 until the model is loaded, while the server drains, once the engine has died, and from a
+/// change that could not be stored until changes can be.
 #[utoipa::path(
     get,
     path = "/ready",
     tag = "probes",
-    summary = "Whether requests are taken",
+    summary = "Whether requests are taken, and changes of adapters and tenants stored",
+    description = "503 until the model is loaded, while the server drains, once its engine has died, \
+                   and from a change that could not be stored until changes can be.",
     responses((status = 200, description = "They are", body = Status), errors::Loaded),
 )]
 pub async fn ready(State(state): State<Arc<AppState>>) -> ApiResult<Status> {
@@ -81,6 +84,8 @@ pub async fn version() -> Json<Version> {
     responses((status = 200, description = "The metrics", body = String, content_type = "text/plain")),
 )]
 pub async fn metrics(State(state): State<Arc<AppState>>) -> impl IntoResponse {
+    let failing = !state.tenancy.stores_changes();
+    state.metrics.tenant_state_failing.set(f64::from(u8::from(failing)));
     let format = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, format)], state.metrics.render())
 }

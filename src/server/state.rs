@@ -230,8 +230,12 @@ impl AppState {
         if self.lifecycle.phase() != Phase::Serving {
             return Err(ApiError::draining());
         }
-        self.serving()?;
-        if self.is_healthy() { Ok(()) } else { Err(ApiError::engine_dead()) }
+        let serving = self.serving()?;
+        if !self.is_healthy() {
+            return Err(ApiError::engine_dead());
+        }
+        let stored = serving.registry.stores_changes() && self.tenancy.stores_changes();
+        if stored { Ok(()) } else { Err(ApiError::state_unavailable()) }
     }
 
     /// A name no request of this server has had.

@@ -13,13 +13,20 @@ use super::source::{Origin, Source};
 
 /// Names that there may be.
 const MAX_NAMES: usize = 100_000;
-/// Versions of one name that are remembered, those that answer not counted.
+/// Versions of one name that are remembered, those that answer or are gone back to not counted.
 const MAX_HISTORY: usize = 16;
+/// Times that one name can be gone back.
+const MAX_PREVIOUS: usize = 16;
+
+/// Numbers of the versions that answer together, ascending, with their weights.
+pub(super) type Split = Vec<(u64, u32)>;
 
 /// All that is registered.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub entries: BTreeMap<String, Entry>,
+    /// Adapters that were declared or stored and cannot be registered, by name, and why.
+    pub refused: BTreeMap<String, Refused>,
     /// Of the newest change; no revision is given twice.
     pub revision: u64,
 }
@@ -49,9 +56,18 @@ pub(super) struct Adapter {
     pub next: u64,
     /// Ascending by number.
     pub versions: Vec<Version>,
-    /// Numbers of the versions that answer, with their weights; at least one.
-    pub split: Vec<(u64, u32)>,
+    /// The versions that answer; at least one.
+    pub split: Split,
+    /// What answered before, one time after the other, as far as it was not gone back from.
+    pub previous: Vec<Split>,
     pub pinned: bool,
+}
+
+/// An adapter that has a name and no entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub origin: Origin,
+    pub reason: String,
 }
 
 /// One version and its number.
@@ -72,6 +88,7 @@ impl Adapter {
             next: 1,
             versions: Vec::new(),
             split: Vec::new(),
+            previous: Vec::new(),
             pinned: false,
         }
     }
@@ -79,8 +96,27 @@ impl Adapter {
     /// Adds a version that from now on answers alone; its number.
     pub fn add(&mut self, slot: Arc<Slot>) -> u64 {
         let number = self.push(slot);
-        self.split = vec![(number, 100)];
+        self.answer(vec![(number, 100)]);
         number
+    }
+
+    /// Lets `split` answer from now on. What answers until now is what is gone back to.
+    pub fn answer(&mut self, split: Split) {
+        let before = std::mem::replace(&mut self.split, split);
+        if before.is_empty() || same_shares(&before, &self.split) {
+            return;
+        }
+        self.previous.push(before);
+        let excess = self.previous.len().saturating_sub(MAX_PREVIOUS);
+        self.previous.drain(..excess);
+    }
+
+    /// Lets what answered before answer again; false where nothing did. What answers until now is not
+    /// gone back to.
+    pub fn go_back(&mut self) -> bool {
+        let Some(split) = self.previous.pop() else { return false };
+        self.split = split;
+        true
     }
 
     /// Adds a version that answers nobody yet; its number.
@@ -91,13 +127,16 @@ impl Adapter {
         number
     }
 
-    /// Forgets the oldest versions that do not answer, beyond what is remembered.
+    /// Forgets the oldest versions beyond what is remembered, but none that answers or would after
+    /// going back once.
     pub fn trim(&mut self) {
-        let answers = |number: u64| self.split.iter().any(|(other, _)| *other == number);
-        let idle = self.versions.iter().filter(|version| !answers(version.number));
+        let needed = [Some(&self.split), self.previous.last()];
+        let needed = |number| needed.into_iter().flatten().any(|split| names(split, number));
+        let idle = self.versions.iter().filter(|version| !needed(version.number));
         let excess = idle.clone().count().saturating_sub(MAX_HISTORY);
         let forgotten: Vec<u64> = idle.take(excess).map(|version| version.number).collect();
         self.versions.retain(|version| !forgotten.contains(&version.number));
+        self.previous.retain(|split| !forgotten.iter().any(|number| names(split, *number)));
     }
 
     /// The version of a number.
@@ -114,6 +153,12 @@ impl Adapter {
     /// Versions that answer, with their weights.
     pub fn answering(&self) -> impl Iterator<Item = (&Version, u32)> {
         self.split.iter().filter_map(|(number, weight)| Some((self.version(*number)?, *weight)))
+    }
+
+    /// Whether there are all versions of a split, and one of them gets requests.
+    fn can_answer(&self, split: &Split) -> bool {
+        split.iter().all(|(number, _)| self.version(*number).is_some())
+            && split.iter().any(|(_, weight)| *weight > 0)
     }
 
     fn shares(&self) -> Shares {
@@ -158,35 +203,60 @@ impl Entry {
                 next: adapter.next,
                 pinned: adapter.pinned,
                 split: adapter.split.clone(),
+                previous: adapter.previous.clone(),
                 versions: adapter.versions.iter().map(StoredVersion::of).collect(),
             },
         }
     }
 
     /// What a record says.
-    pub fn restored(name: &str, record: Record) -> Self {
-        match record {
+    ///
+    /// # Errors
+    /// Where it contradicts itself.
+    pub fn restored(name: &str, record: Record) -> Result<Self, &'static str> {
+        let (revision, next, pinned, split, previous, versions) = match record {
             Record::Alias { target, revision } => {
-                Self::Alias { target, revision, origin: Origin::Api }
+                return Ok(Self::Alias { target, revision, origin: Origin::Api });
             }
-            Record::Adapter { revision, next, pinned, split, versions } => {
-                let version = |stored: StoredVersion| {
-                    let slot = Slot::new(name, stored.source, false, stored.content.map(|id| id.0));
-                    slot.pin(pinned);
-                    Version { number: stored.number, slot, created: stored.created }
-                };
-                let versions = versions.into_iter().map(version).collect();
-                Self::Adapter(Adapter {
-                    origin: Origin::Api,
-                    revision,
-                    next,
-                    pinned,
-                    split,
-                    versions,
-                })
+            Record::Adapter { revision, next, pinned, split, previous, versions } => {
+                (revision, next, pinned, split, previous, versions)
             }
+        };
+        let version = |stored: StoredVersion| {
+            let slot = Slot::new(name, stored.source, false, stored.content.map(|id| id.0));
+            slot.pin(pinned);
+            Version { number: stored.number, slot, created: stored.created }
+        };
+        let versions = versions.into_iter().map(version).collect();
+        let mut adapter =
+            Adapter { origin: Origin::Api, revision, next, versions, split, previous, pinned };
+        if !adapter.versions.is_sorted_by(|a, b| a.number < b.number)
+            || adapter.versions.last().is_some_and(|version| version.number >= next)
+        {
+            return Err("the numbers of its versions are not in order");
         }
+        if !adapter.can_answer(&adapter.split) {
+            return Err("no version of it answers");
+        }
+        let previous = std::mem::take(&mut adapter.previous);
+        adapter.previous = previous.into_iter().filter(|split| adapter.can_answer(split)).collect();
+        Ok(Self::Adapter(adapter))
     }
+}
+
+/// Whether a split has a version of this number.
+fn names(split: &Split, number: u64) -> bool {
+    split.iter().any(|(other, _)| *other == number)
+}
+
+/// Whether two splits share requests out in the same way.
+fn same_shares(one: &Split, other: &Split) -> bool {
+    let total = |split: &Split| split.iter().map(|(_, weight)| u128::from(*weight)).sum::<u128>();
+    let (sum, other_sum) = (total(one), total(other));
+    let same = |(a, b): (&(u64, u32), &(u64, u32))| {
+        a.0 == b.0 && u128::from(a.1) * other_sum == u128::from(b.1) * sum
+    };
+    one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
 impl Book {
@@ -200,6 +270,11 @@ impl Book {
             (name.clone(), meaning)
         };
         Names(self.entries.iter().map(meaning).collect())
+    }
+
+    /// Whether a record of this name is stored and of no use.
+    pub fn is_stored(&self, name: &str) -> bool {
+        self.refused.get(name).is_some_and(|refused| refused.origin == Origin::Api)
     }
 
     /// A revision that none had.

@@ -11,7 +11,8 @@ use super::delivery::Asker;
 use super::error::ChangeError;
 use super::loader::LoadError;
 use super::slot::{Facts, Slot};
-use super::source::{Origin, Source, is_adapter_name};
+use super::source::{Origin, Source, is_adapter_name, is_reserved};
+use super::store::Edit;
 use super::workers::Begun;
 use super::{AdapterVersion, Registry};
 
@@ -126,9 +127,12 @@ impl Registry {
     /// # Errors
     /// Where there is no such name, or it is registered elsewhere.
     pub fn remove(&self, name: &str, expect: Expect) -> Result<(), ChangeError> {
-        let changed = self.edit(name, expect, |_, entry| {
-            let entry = entry.ok_or_else(|| not_found(name))?;
-            check_origin(name, entry)?;
+        let changed = self.edit(name, expect, |book, entry| {
+            match entry {
+                Some(entry) => check_origin(name, entry)?,
+                None if book.is_stored(name) => {}
+                None => return Err(not_found(name)),
+            }
             Ok((None, Changed { revision: 0, version: 0, created: false, changed: true }))
         });
         changed.map(|_| ())
@@ -188,26 +192,42 @@ impl Registry {
                 return Err(ChangeError::NoVersion { name: name.to_owned(), number });
             }
             let changed = adapter.split != split;
-            adapter.split = split;
+            adapter.answer(split);
             Ok(edited(adapter, changed))
         })
     }
 
-    /// Goes back to the version before the newest that answers.
+    /// Goes back to what answered before, be that one version or several.
     ///
     /// # Errors
-    /// Where there is none, or it cannot be loaded any more.
+    /// Where nothing did, or it cannot be loaded any more.
     pub fn roll_back(&self, name: &str, expect: Expect) -> Result<Changed, ChangeError> {
-        let earlier = {
-            let book = self.book();
-            let entry = book.entries.get(name).ok_or_else(|| not_found(name))?;
-            let adapter = adapter_of_api(name, entry)?;
-            let newest = adapter.split.iter().map(|(number, _)| *number).max().unwrap_or(0);
-            let numbers = adapter.versions.iter().map(|version| version.number);
-            numbers.filter(|number| *number < newest).max()
-        };
-        let number = earlier.ok_or_else(|| ChangeError::NoEarlier { name: name.to_owned() })?;
-        self.roll_out(name, &BTreeMap::from([(number, 100)]), expect)
+        loop {
+            let (revision, split) = {
+                let book = self.book();
+                let entry = book.entries.get(name).ok_or_else(|| not_found(name))?;
+                expect.check(name, Some(entry))?;
+                let adapter = adapter_of_api(name, entry)?;
+                let earlier = adapter.previous.last();
+                let none = || ChangeError::NoEarlier { name: name.to_owned() };
+                (adapter.revision, earlier.ok_or_else(none)?.clone())
+            };
+            let loaded = self.load_versions(name, split.iter().map(|(number, _)| *number));
+            let done = loaded.and_then(|()| {
+                self.edit(name, Expect::Revision(revision), |_, entry| {
+                    let entry = entry.ok_or_else(|| not_found(name))?;
+                    let mut adapter = adapter_of_api(name, entry)?.clone();
+                    let changed = adapter.go_back();
+                    Ok(edited(adapter, changed))
+                })
+            });
+            match done {
+                // Somebody else changed it meanwhile: what answered before is something else now.
+                Err(ChangeError::Revision { .. } | ChangeError::NoVersion { .. })
+                    if expect == Expect::Anything => {}
+                done => return done,
+            }
+        }
     }
 
     /// Makes an adapter's versions stay in memory once they are there, or not.
@@ -243,11 +263,17 @@ impl Registry {
         if !is_adapter_name(name) {
             return Err(ChangeError::Name { name: name.chars().take(64).collect() });
         }
-        if self.base_names.iter().any(|base| base == name) {
-            let by = "the base model's";
-            return Err(ChangeError::Taken { name: name.to_owned(), by });
-        }
-        Ok(())
+        self.check_reserved(name)
+    }
+
+    /// Checks that a name has no other meaning already.
+    pub(super) fn check_reserved(&self, name: &str) -> Result<(), ChangeError> {
+        let by = match () {
+            () if is_reserved(name) => "what requests call their tenant's own default",
+            () if self.base_names.iter().any(|base| base == name) => "the base model's",
+            () => return Ok(()),
+        };
+        Err(ChangeError::Taken { name: name.to_owned(), by })
     }
 
     /// Gets a version into memory, and waits for it.
@@ -298,10 +324,23 @@ impl Registry {
             edits.extend(book.aliases_of(name).into_iter().map(|alias| (alias, None)));
         }
         if let Some(store) = &self.store {
+            let now = |(name, entry): &(String, Option<Entry>)| stored(name, entry.as_ref());
+            let before = |(name, _): &(String, Option<Entry>)| {
+                let entry = book.entries.get(name).filter(|entry| entry.origin() == Origin::Api);
+                stored(name, entry)
+            };
+            let (after, before) = (
+                edits.iter().map(now).collect::<Result<_, _>>()?,
+                edits.iter().map(before).collect::<Result<_, _>>()?,
+            );
             store
-                .write(&edits, book.revision)
+                .write(after, before, book.revision)
                 .map_err(|error| ChangeError::Store(error.to_string()))?;
         }
+        for (name, _) in &edits {
+            book.refused.remove(name);
+        }
+        self.count_refused(&book);
         self.apply(&mut book, edits);
         Ok(changed)
     }
@@ -379,6 +418,14 @@ fn adapter_of_api<'a>(name: &str, entry: &'a Entry) -> Result<&'a Adapter, Chang
             Err(ChangeError::Taken { name: name.to_owned(), by: "an alias of another adapter" })
         }
     }
+}
+
+/// An entry, or its absence, as it is stored.
+fn stored(name: &str, entry: Option<&Entry>) -> Result<Edit, ChangeError> {
+    let encode = |entry: &Entry| serde_json::to_vec(&entry.record());
+    let record = entry.map(encode).transpose();
+    let record = record.map_err(|error| ChangeError::Unstorable(error.to_string()))?;
+    Ok((name.to_owned(), record))
 }
 
 fn not_found(name: &str) -> ChangeError {

@@ -59,7 +59,7 @@ pub enum ChangeError {
     #[error("a rollout names versions once each, with weights of 0 to 1000000, one above 0")]
     Split,
     /// Nothing to go back to.
-    #[error("adapter {name:?} has no earlier version")]
+    #[error("adapter {name:?} has nothing to go back to: nothing else answered before")]
     NoEarlier {
         /// The adapter.
         name: String,
@@ -73,6 +73,9 @@ pub enum ChangeError {
     /// The adapter cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The change cannot be written down at all, and so was not made.
+    #[error("this cannot be stored: {0}")]
+    Unstorable(String),
     /// The change could not be written down, and so was not made.
     #[error("the change could not be stored: {0}")]
     Store(String),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Registry;
-use super::book::{Adapter, Entry, Version};
+use super::book::{Adapter, Entry, Refused, Version};
 use super::names::Meaning;
 use super::slot::{Facts, Residency, Slot};
 use super::source::Origin;
@@ -16,6 +16,17 @@ pub struct NameInfo {
     pub name: String,
     /// The digest of the version that answers, where one alone does and it has been read.
     pub id: Option<AdapterId>,
+}
+
+/// An adapter that was declared or stored, and cannot be registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedInfo {
+    /// Its name.
+    pub name: String,
+    /// Who named it.
+    pub origin: Origin,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// An adapter and its versions.
@@ -98,6 +109,16 @@ impl Registry {
             Entry::Alias { .. } => None,
         };
         book.entries.iter().filter_map(info).collect()
+    }
+
+    /// What cannot be registered, in the order of the names.
+    #[must_use]
+    pub fn refused(&self) -> Vec<RefusedInfo> {
+        let info = |(name, refused): (&String, &Refused)| {
+            let Refused { origin, reason } = refused.clone();
+            RefusedInfo { name: name.clone(), origin, reason }
+        };
+        self.book().refused.iter().map(info).collect()
     }
 
     /// One adapter, by its own name or an alias.

@@ -30,9 +30,28 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
     /// Where the device has no room, or a factor overflows.
     fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError>;
 
-    /// Changes whenever the files at `source` do: made of their sizes and times alone. `None` where
-    /// they cannot be seen, as on another machine.
-    fn stamp(&self, source: &Source) -> Option<u64>;
+    /// What is seen of the files at `source` without reading them. `None` where they cannot be seen,
+    /// as on another machine.
+    fn stamp(&self, source: &Source) -> Option<Stamp>;
+}
+
+/// What is seen of an adapter's files without reading them. It belongs to what was read from those
+/// files, and to nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Differs wherever a file was replaced, written, or only touched.
+    pub files: u64,
+    /// False where a file changed so recently that one more change need not show in `files`, as
+    /// file systems round times.
+    pub settled: bool,
+}
+
+impl Stamp {
+    /// Whether files of the stamp `now` still hold what files of this stamp held.
+    #[must_use]
+    pub fn still_holds(self, now: Self) -> bool {
+        self.files == now.files && (self.settled || !now.settled)
+    }
 }
 
 /// Which of the contents that a place has in the course of time is to be read. Matters where what was

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{
     Budget, Delivery, Fetched, LoadError, LoadErrorKind, Loader, Options, Order, ReadAdapter,
-    Registry, Source,
+    Registry, Source, Stamp,
 };
 use crate::adapter::delta::{AdapterId, LowRankDelta, LowRankFactors};
 use crate::metrics::Metrics;
@@ -28,6 +28,12 @@ pub(crate) struct MadeUp {
     pub places: Mutex<BTreeMap<PathBuf, Option<u8>>>,
     /// What was ordered from other machines and did not come yet.
     pub ordered: Mutex<Vec<(Order, Delivery)>>,
+    /// Changes of places so far.
+    changes: Mutex<BTreeMap<PathBuf, u64>>,
+    /// Whether one more change of a place may not show.
+    pub unsettled: AtomicBool,
+    /// What becomes of a place while it is read next.
+    pub while_read: Mutex<Option<(Source, Option<u8>)>>,
     /// Loads wait while this holds.
     held: Mutex<bool>,
     released: Condvar,
@@ -55,8 +61,14 @@ impl MadeUp {
         delivery.finish(comes.then(here).ok_or_else(error));
     }
 
-    /// Puts something else where an adapter lies.
+    /// Puts something else where an adapter lies, or the same anew.
     pub fn place(&self, source: &Source, content: Option<u8>) {
+        *self.changes.lock().unwrap().entry(path(source)).or_default() += 1;
+        self.place_unseen(source, content);
+    }
+
+    /// Does the same so that nothing of it is seen from outside.
+    pub fn place_unseen(&self, source: &Source, content: Option<u8>) {
         self.places.lock().unwrap().insert(path(source), content);
     }
 
@@ -103,6 +115,9 @@ impl Loader for MadeUp {
         }
         drop(held);
         self.reads.fetch_add(1, Ordering::SeqCst);
+        if let Some((source, content)) = self.while_read.lock().unwrap().take() {
+            self.place(&source, content);
+        }
         let message = format!("{} holds no adapter", source.shown());
         let content = self.content(source).ok_or_else(|| {
             let is_placed = self.places.lock().unwrap().contains_key(&path(source));
@@ -119,11 +134,12 @@ impl Loader for MadeUp {
         Ok(delta.to(&Device::Cpu, DType::F32).unwrap())
     }
 
-    fn stamp(&self, source: &Source) -> Option<u64> {
-        match source {
-            Source::Remote { .. } => None,
-            _ => self.content(source).map(u64::from),
+    fn stamp(&self, source: &Source) -> Option<Stamp> {
+        if matches!(source, Source::Remote { .. }) {
+            return None;
         }
+        let files = self.changes.lock().unwrap().get(&path(source)).copied().unwrap_or(0);
+        Some(Stamp { files, settled: !self.unsettled.load(Ordering::SeqCst) })
     }
 }
 

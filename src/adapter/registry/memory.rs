@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::ledger::{Charge, Ledger};
-use super::loader::{LoadError, LoadErrorKind, ReadAdapter};
-use super::slot::Slot;
+use super::loader::{LoadError, LoadErrorKind};
+use super::slot::{Parsed, Slot};
 use super::version::AdapterVersion;
 use crate::metrics::Metrics;
 use crate::metrics::adapters::{ResidentAdapter, ResidentAdapters};
@@ -99,18 +99,15 @@ impl Memory {
 
     /// Keeps a loaded version at hand, and its parsed form while there is room for it; another
     /// leaves where there are too many.
-    pub fn install(
-        &self,
-        slot: &Arc<Slot>,
-        version: &Arc<AdapterVersion>,
-        read: ReadAdapter,
-        stamp: Option<u64>,
-    ) {
+    pub fn install(&self, slot: &Arc<Slot>, version: &Arc<AdapterVersion>, parsed: Parsed) {
         let mut table = self.table();
+        let present = slot.keeps(&parsed);
         // Worth its memory only where adapters leave for want of a place rather than of bytes.
-        let parsed = self.max_resident.and_then(|_| self.ledger.charge(read.delta.size_bytes()));
-        let keeps = parsed.is_some();
-        if !slot.install(version, read, stamp, parsed) {
+        let keep = self.max_resident.is_some() && !present && slot.may_keep(&parsed);
+        let bytes = parsed.read.delta.size_bytes();
+        let charge = keep.then(|| self.ledger.charge(bytes)).flatten();
+        let keeps = present || charge.is_some();
+        if !slot.install(version, parsed, charge) {
             return;
         }
         let add = |slots: &mut Vec<Arc<Slot>>| {

@@ -36,10 +36,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use self::book::Book;
+use self::book::{Book, Entry, Refused};
 use self::memory::Memory;
 use self::names::Names;
-use self::store::Store;
+use self::record::Record;
+use self::store::{Contents, Store};
 use self::workers::{Begun, Workers};
 use super::delta::LowRankDelta;
 use crate::metrics::Metrics;
@@ -48,13 +49,13 @@ pub use self::change::{Changed, Expect, Put};
 pub use self::delivery::{Asker, Delivery, FetchOutcome, Fetched, Order};
 pub use self::error::ChangeError;
 pub use self::file_digest::{FileDigest, NoDigest};
-pub use self::listing::{AdapterInfo, NameInfo, VersionInfo};
-pub use self::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter, Wanted};
+pub use self::listing::{AdapterInfo, NameInfo, RefusedInfo, VersionInfo};
+pub use self::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter, Stamp, Wanted};
 pub use self::location::{Location, LocationError, LocationPrefix, Scheme};
 pub use self::memory::Budget;
 pub use self::pending::{Load, Outcome};
 pub use self::slot::{Facts, Residency};
-pub use self::source::{Origin, OutsideRoots, Source, SourceError, is_adapter_name};
+pub use self::source::{Origin, OutsideRoots, Source, SourceError, is_adapter_name, is_reserved};
 pub use self::store::StoreError;
 pub use self::sync::{Declared, DeclaredVersion};
 pub use self::version::AdapterVersion;
@@ -103,8 +104,25 @@ pub struct Registry {
     book: Mutex<Book>,
     memory: Arc<Memory>,
     workers: Workers,
-    store: Option<Store>,
+    store: Option<Arc<Store>>,
+    metrics: Arc<Metrics>,
     started: Instant,
+}
+
+/// Why there is no registry.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The system gives no thread.
+    #[error("no thread can be started: {0}")]
+    Threads(#[from] std::io::Error),
+    /// The state directory cannot be used.
+    #[error("--state-dir {}: {error}", dir.display())]
+    State {
+        /// The directory.
+        dir: PathBuf,
+        /// What is wrong with it.
+        error: StoreError,
+    },
 }
 
 impl Registry {
@@ -120,24 +138,78 @@ impl Registry {
         options: Options,
         loader: Arc<dyn Loader>,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, OpenError> {
+        let stored = options.state_dir.clone().map(|dir| {
+            let opened = Store::open(&dir, metrics.adapters.state_failing.clone());
+            opened
+                .and_then(|store| Ok((store.read()?, store)))
+                .map_err(|error| OpenError::State { dir, error })
+        });
+        Self::with_store(base_names, own, options, loader, metrics, stored.transpose()?)
+    }
+
+    /// The same, with the store that is already open and what was in it.
+    fn with_store(
+        base_names: Vec<String>,
+        own: Option<Arc<LowRankDelta>>,
+        options: Options,
+        loader: Arc<dyn Loader>,
+        metrics: Arc<Metrics>,
+        stored: Option<(Contents, Arc<Store>)>,
+    ) -> Result<Self, OpenError> {
         let memory = Arc::new(Memory::new(options.budget, Arc::clone(&metrics)));
         let (threads, patience) = (options.threads, options.patience);
-        let workers = Workers::start(threads, loader, Arc::clone(&memory), metrics, patience)
-            .map_err(|error| StoreError::new("starting threads", &error))?;
-        let store = options.state_dir.as_deref().map(Store::open).transpose()?;
-        let book = store.as_ref().map(Store::read).transpose()?.unwrap_or_default();
+        let shared = (Arc::clone(&memory), Arc::clone(&metrics));
+        let workers = Workers::start(threads, loader, shared.0, shared.1, patience)?;
+        let (contents, store) = stored.unzip();
         let own = own.map(|delta| Arc::new(AdapterVersion::new(base_names[0].clone(), delta)));
-        Ok(Self {
+        let registry = Self {
             base_names,
             own,
-            names: ArcSwap::from_pointee(book.names()),
-            book: Mutex::new(book),
+            names: ArcSwap::from_pointee(Names::default()),
+            book: Mutex::default(),
             memory,
             workers,
             store,
+            metrics,
             started: Instant::now(),
-        })
+        };
+        registry.restore(contents.unwrap_or_default());
+        Ok(registry)
+    }
+
+    /// Registers what was stored. A record that is of no use costs nothing but itself, and stays.
+    fn restore(&self, (records, revision): Contents) {
+        let mut book = self.book();
+        book.revision = revision;
+        for (name, bytes) in records {
+            let entry = serde_json::from_slice::<Record>(&bytes)
+                .map_err(|error| format!("its record cannot be read: {error}"))
+                .and_then(|record| Ok(Entry::restored(&name, record)?))
+                .and_then(|entry| {
+                    self.check_reserved(&name).map_err(|error| error.to_string())?;
+                    Ok(entry)
+                });
+            match entry {
+                Ok(entry) => {
+                    book.revision = book.revision.max(entry.revision());
+                    book.entries.insert(name, entry);
+                }
+                Err(reason) => self.refuse(&mut book, &name, Origin::Api, reason),
+            }
+        }
+        self.publish(&book);
+        self.count_refused(&book);
+    }
+
+    /// Notes, and tells once, that an adapter cannot be registered.
+    fn refuse(&self, book: &mut Book, name: &str, origin: Origin, reason: String) {
+        let refused = Refused { origin, reason };
+        if book.refused.get(name) != Some(&refused) {
+            let (shown, reason) = (origin.shown(), &refused.reason);
+            tracing::warn!(adapter = name, "an adapter of {shown} is not served: {reason}");
+            book.refused.insert(name.to_owned(), refused);
+        }
     }
 
     /// What `name` stands for, for nobody in particular.
@@ -198,6 +270,12 @@ impl Registry {
         self.store.is_some()
     }
 
+    /// Whether changes can be stored, as far as the last of them could be or something could since.
+    #[must_use]
+    pub fn stores_changes(&self) -> bool {
+        self.store.as_ref().is_none_or(|store| !store.is_failing())
+    }
+
     /// Bytes of adapters in memory.
     #[must_use]
     pub fn memory_used(&self) -> usize {
@@ -216,6 +294,10 @@ impl Registry {
     /// Lets requests see the book.
     fn publish(&self, book: &Book) {
         self.names.store(Arc::new(book.names()));
+    }
+
+    fn count_refused(&self, book: &Book) {
+        self.metrics.adapters.refused.set(book.refused.len() as f64);
     }
 }
 

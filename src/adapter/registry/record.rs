@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::book::Version;
+use super::book::{Split, Version};
 use super::source::Source;
 use crate::adapter::delta::AdapterId;
 
@@ -14,7 +14,10 @@ pub(super) enum Record {
         revision: u64,
         next: u64,
         pinned: bool,
-        split: Vec<(u64, u32)>,
+        split: Split,
+        /// Missing in records of versions that did not know what had answered before.
+        #[serde(default)]
+        previous: Vec<Split>,
         versions: Vec<StoredVersion>,
     },
     Alias {

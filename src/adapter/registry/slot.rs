@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use super::ledger::Charge;
-use super::loader::{LoadError, LoadErrorKind, ReadAdapter, Wanted};
+use super::loader::{LoadError, LoadErrorKind, ReadAdapter, Stamp, Wanted};
 use super::pending::{Load, Pending};
 use super::source::Source;
 use super::version::AdapterVersion;
@@ -20,6 +20,8 @@ use crate::adapter::delta::AdapterId;
 const FAILURE_LASTS: Duration = Duration::from_secs(5);
 /// The same where room was missing.
 const NO_ROOM_LASTS: Duration = Duration::from_secs(1);
+/// Changed files that cannot be used are read again after this long at the latest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// One version of an adapter.
 #[derive(Debug)]
@@ -45,9 +47,11 @@ struct State {
     facts: Option<Facts>,
     /// The content it must have, where that is known.
     expected: Option<AdapterId>,
-    parsed: Option<Parsed>,
-    /// Of the files that were read last.
-    stamp: Option<u64>,
+    kept: Option<Kept>,
+    /// Of the files that the resident version was read from.
+    served: Option<Stamp>,
+    /// Loads that failed since the last that did not.
+    failures: u32,
     retired: bool,
 }
 
@@ -59,13 +63,33 @@ enum Phase {
     Failed {
         error: LoadError,
         until: Instant,
+        /// Of the files that could not be used.
+        stamp: Option<Stamp>,
+        /// When the same files are read again without being asked for.
+        retry: Instant,
     },
+}
+
+/// An adapter as it was read, with the stamp of the files that it was read from.
+#[derive(Debug, Clone)]
+pub(super) struct Parsed {
+    pub read: ReadAdapter,
+    pub stamp: Option<Stamp>,
+}
+
+/// What is seen of a version's files without reading them.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Seen {
+    /// The stamp of those where it lies.
+    Files(Option<Stamp>),
+    /// The content of what was fetched just now, where it is known.
+    Fetched(Option<AdapterId>),
 }
 
 /// An adapter kept in memory as it was read, and what that is charged to.
 #[derive(Debug)]
-struct Parsed {
-    read: ReadAdapter,
+struct Kept {
+    parsed: Parsed,
     _charge: Charge,
 }
 
@@ -198,7 +222,7 @@ impl Slot {
         }
         match &state.phase {
             Phase::Loading(pending) => return Start::Joined(Load(Arc::clone(pending))),
-            Phase::Failed { error, until } if Instant::now() < *until => {
+            Phase::Failed { error, until, .. } if Instant::now() < *until => {
                 return Start::Failed(error.clone());
             }
             Phase::Failed { .. } | Phase::Idle => {}
@@ -217,13 +241,47 @@ impl Slot {
         }
         let pending = Arc::new(Pending::default());
         state.phase = Phase::Loading(Arc::clone(&pending));
-        state.parsed = None;
         Some(pending)
     }
 
-    /// What is kept of it in memory as it was read.
-    pub fn parsed(&self) -> Option<ReadAdapter> {
-        self.state().parsed.as_ref().map(|parsed| parsed.read.clone())
+    /// Whether files of the stamp `now` are to be read again although a version is in memory: they
+    /// are not those it was read from, and not those that could not be used a moment ago.
+    pub fn is_outdated(&self, now: Stamp) -> bool {
+        let state = self.state();
+        if state.served.is_some_and(|served| served.still_holds(now)) {
+            return false;
+        }
+        match &state.phase {
+            Phase::Failed { stamp: Some(failed), retry, .. } => {
+                !failed.still_holds(now) || Instant::now() >= *retry
+            }
+            _ => true,
+        }
+    }
+
+    /// What is kept of it as it was read, where that is still what it is by what is `seen` of its
+    /// files. What is kept of other files is forgotten.
+    pub fn parsed(&self, seen: Seen) -> Option<Parsed> {
+        let mut state = self.state();
+        let same = |kept: &Kept| match (seen, kept.parsed.stamp) {
+            (Seen::Fetched(content), _) => content == Some(kept.parsed.read.content),
+            (Seen::Files(_), _) if !self.follows_files => true,
+            (Seen::Files(Some(now)), Some(then)) => then.still_holds(now),
+            (Seen::Files(_), _) => false,
+        };
+        state.kept = state.kept.take().filter(same);
+        state.kept.as_ref().map(|kept| kept.parsed.clone())
+    }
+
+    /// Whether `parsed` could be taken later instead of reading the files again.
+    pub fn may_keep(&self, parsed: &Parsed) -> bool {
+        let fetched = matches!(self.source, Source::Remote { .. });
+        !self.follows_files || fetched || parsed.stamp.is_some()
+    }
+
+    /// Whether it is `parsed` that is kept.
+    pub fn keeps(&self, parsed: &Parsed) -> bool {
+        self.state().kept.as_ref().is_some_and(|kept| kept.is(parsed))
     }
 
     /// What is to be read where it lies.
@@ -252,16 +310,32 @@ impl Slot {
         }
     }
 
+    /// Ends a load whose files hold what is in memory already: that version, now of the stamp of
+    /// those files.
+    pub fn confirm(&self, parsed: &Parsed) -> Option<Arc<AdapterVersion>> {
+        let mut state = self.state();
+        let version = self.resident()?;
+        if state.retired || state.facts.is_none_or(|facts| facts.content != parsed.read.content) {
+            return None;
+        }
+        state.phase = Phase::Idle;
+        state.failures = 0;
+        state.served = parsed.stamp;
+        Some(version)
+    }
+
     /// Ends a load with a version; false where nobody wants it any more, and then it is not kept.
+    /// What was read is kept with `charge`, or where it is kept already.
     pub fn install(
         &self,
         version: &Arc<AdapterVersion>,
-        read: ReadAdapter,
-        stamp: Option<u64>,
-        parsed: Option<Charge>,
+        parsed: Parsed,
+        charge: Option<Charge>,
     ) -> bool {
         let mut state = self.state();
+        let read = &parsed.read;
         state.phase = Phase::Idle;
+        state.failures = 0;
         state.expected = Some(read.content);
         state.facts = Some(Facts {
             id: version.id(),
@@ -272,19 +346,18 @@ impl Slot {
             modules: version.delta.num_modules(),
             bytes: version.delta.size_bytes(),
         });
-        state.stamp = stamp.or(state.stamp);
         if state.retired {
             return false;
         }
-        if let Some(charge) = parsed {
-            state.parsed = Some(Parsed { read, _charge: charge });
-        }
+        state.served = parsed.stamp;
+        let present = state.kept.take().filter(|kept| kept.is(&parsed));
+        state.kept = charge.map(|charge| Kept { parsed, _charge: charge }).or(present);
         self.resident.store(Some(Arc::clone(version)));
         true
     }
 
-    /// Ends a load without one. What is in memory stays there.
-    pub fn fail(&self, error: LoadError, stamp: Option<u64>) {
+    /// Ends a load of files of this stamp without a version. What is in memory stays there.
+    pub fn fail(&self, error: LoadError, stamp: Option<Stamp>) {
         let lasts = match error.kind() {
             LoadErrorKind::NoRoom => NO_ROOM_LASTS,
             LoadErrorKind::Unusable | LoadErrorKind::Unreachable | LoadErrorKind::Bug => {
@@ -292,8 +365,10 @@ impl Slot {
             }
         };
         let mut state = self.state();
-        state.stamp = stamp.or(state.stamp);
-        state.phase = Phase::Failed { error, until: Instant::now() + lasts };
+        let pause = lasts.saturating_mul(1 << state.failures.min(10)).min(LONGEST_PAUSE);
+        state.failures = state.failures.saturating_add(1);
+        let now = Instant::now();
+        state.phase = Phase::Failed { error, until: now + lasts, stamp, retry: now + pause };
     }
 
     /// Takes it out of memory, or out of one of its two forms there.
@@ -303,21 +378,22 @@ impl Slot {
 
     /// Forgets it as it was read; true where there was something to forget.
     pub fn forget_parsed(&self) -> bool {
-        self.state().parsed.take().is_some()
+        self.state().kept.take().is_some()
     }
 
     /// Nobody will ask for it again: it leaves memory, and a load under way leaves nothing behind.
     pub fn retire(&self) -> Option<Arc<AdapterVersion>> {
         let mut state = self.state();
         state.retired = true;
-        state.parsed = None;
+        state.kept = None;
         drop(state);
         self.evict()
     }
 
-    /// Whether it was retired.
-    pub fn is_retired(&self) -> bool {
-        self.state().retired
+    /// Whether it is being read.
+    #[cfg(test)]
+    pub fn is_loading(&self) -> bool {
+        matches!(self.state().phase, Phase::Loading(_))
     }
 
     /// What is known of it.
@@ -328,11 +404,6 @@ impl Slot {
     /// The content it has, or has to have.
     pub fn content(&self) -> Option<AdapterId> {
         self.state().expected
-    }
-
-    /// The stamp of the files that were read last.
-    pub fn stamp(&self) -> Option<u64> {
-        self.state().stamp
     }
 
     /// Where it is, and why it failed.
@@ -348,7 +419,7 @@ impl Slot {
             match &state.phase {
                 Phase::Loading(_) => Residency::Loading,
                 Phase::Failed { .. } => Residency::Failed,
-                Phase::Idle if state.parsed.is_some() => Residency::InMemory,
+                Phase::Idle if state.kept.is_some() => Residency::InMemory,
                 Phase::Idle if state.facts.is_some() => Residency::OnDisk,
                 Phase::Idle => Residency::Registered,
             }
@@ -358,5 +429,12 @@ impl Slot {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Whether this is what is kept.
+    fn is(&self, parsed: &Parsed) -> bool {
+        Arc::ptr_eq(&self.parsed.read.delta, &parsed.read.delta)
     }
 }

@@ -146,6 +146,12 @@ pub fn is_adapter_name(name: &str) -> bool {
     first && name.len() <= MAX_NAME && name.bytes().all(allowed)
 }
 
+/// True for the name that stands for a tenant's own default in requests, and so for no adapter.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    name == "default"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

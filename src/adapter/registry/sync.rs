@@ -10,7 +10,7 @@ use super::book::{Adapter, Book, Entry};
 use super::delivery::Asker;
 use super::error::ChangeError;
 use super::slot::Slot;
-use super::source::{Origin, Source, is_adapter_name};
+use super::source::{Origin, Source};
 
 /// An adapter as a file declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +42,7 @@ impl Registry {
     pub fn declare(&self, name: &str, source: Source) -> Result<(), ChangeError> {
         let slot = Slot::new(name, source, false, None);
         slot.settle();
-        if self.base_names.iter().any(|base| base == name) {
-            let by = "the base model's";
-            return Err(ChangeError::Taken { name: name.to_owned(), by });
-        }
+        self.check_reserved(name)?;
         {
             let mut book = self.book();
             let taken = book.entries.get(name).map(Entry::origin);
@@ -117,9 +114,15 @@ impl Registry {
         let mut book = self.book();
         let gone = of_origin(&book, Origin::Directory).filter(|name| !found.contains(*name));
         let mut edits: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
+        book.refused
+            .retain(|name, refused| refused.origin != Origin::Directory || found.contains(name));
         for name in found {
-            let free = !book.entries.contains_key(name) && !self.base_names.contains(name);
-            if !free || !is_adapter_name(name) || book.check_room(name).is_err() {
+            if book.entries.contains_key(name) {
+                continue;
+            }
+            let fits = self.check_name(name).and_then(|()| book.check_room(name));
+            if let Err(error) = fits {
+                self.refuse(&mut book, name, Origin::Directory, error.to_string());
                 continue;
             }
             let source = Source::Beneath { root: root.to_owned(), path: name.into() };
@@ -133,6 +136,7 @@ impl Registry {
             tracing::info!(new = edits.len() - gone, gone, "the directory of adapters changed");
             self.apply(&mut book, edits);
         }
+        self.count_refused(&book);
     }
 
     /// Reads again those adapters in memory that follow their files and whose files changed. What is
@@ -144,8 +148,7 @@ impl Registry {
             follows.filter(|slot| slot.resident().is_some()).map(Arc::clone).collect()
         };
         for slot in slots {
-            let stamp = self.workers.stamp(&slot);
-            if stamp.is_some() && stamp != slot.stamp() {
+            if self.workers.stamp(&slot).is_some_and(|now| slot.is_outdated(now)) {
                 tracing::info!(adapter = slot.name, "its files changed: loading it again");
                 self.workers.refresh(&slot);
             }

@@ -7,6 +7,10 @@ use super::made_up::{BYTES, MadeUp, options, registry};
 use super::*;
 use crate::adapter::delta::AdapterId;
 
+mod replaced;
+mod rollback;
+mod stored;
+
 fn source(path: &str) -> Source {
     Source::Directory { path: path.into() }
 }

@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::delivery::{Asker, Delivery, FetchOutcome, Fetched, Order};
-use super::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter};
+use super::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter, Stamp};
 use super::memory::Memory;
 use super::pending::{Load, Outcome, Pending};
-use super::slot::{Slot, Start};
+use super::slot::{Parsed, Seen, Slot, Start};
 use super::source::Source;
 use super::version::AdapterVersion;
 use crate::kernels::heap;
@@ -101,7 +101,7 @@ impl Workers {
     }
 
     /// The stamp of a version's files as they are now.
-    pub fn stamp(&self, slot: &Slot) -> Option<u64> {
+    pub fn stamp(&self, slot: &Slot) -> Option<Stamp> {
         self.shared.loader.stamp(&slot.source)
     }
 
@@ -119,7 +119,7 @@ impl Job {
     /// memory as it was read and may be no other.
     fn order(&self) -> Option<Order> {
         let Source::Remote { location, digest } = &self.slot.source else { return None };
-        let here = !self.slot.follows_files && self.slot.parsed().is_some();
+        let here = !self.slot.follows_files && self.slot.parsed(Seen::Files(None)).is_some();
         if here || self.fetched.is_some() {
             return None;
         }
@@ -257,33 +257,38 @@ impl Shared {
         &self,
         slot: &Arc<Slot>,
         fetched: Option<&dyn Fetched>,
-        stamp: Option<u64>,
+        stamp: Option<Stamp>,
     ) -> Outcome {
-        // What was fetched is what is in memory only where both hold the same.
-        let same = |read: &ReadAdapter| fetched.is_none_or(|f| f.content() == Some(read.content));
-        let read = match slot.parsed().filter(same) {
+        let seen = fetched.map_or(Seen::Files(stamp), |fetched| Seen::Fetched(fetched.content()));
+        let parsed = match slot.parsed(seen) {
             Some(parsed) => parsed,
-            None => {
-                let read = self.loader.read(&slot.source, fetched)?;
-                // Half of one adapter and half of the next would be neither.
-                if self.loader.stamp(&slot.source) != stamp {
-                    let message = "its files changed while they were read";
-                    return Err(LoadError::new(LoadErrorKind::NoRoom, message));
-                }
-                read
-            }
+            None => Parsed { read: self.read(slot, fetched, stamp)?, stamp },
         };
-        slot.check_content(read.content)?;
-        let prepared = self.loader.prepare(&read.delta)?;
-        if slot.is_retired() {
-            // Nobody will ask for it: those who wait get it, and it is not kept.
-            let version = Arc::new(AdapterVersion::new(slot.name.clone(), Arc::new(prepared)));
-            slot.install(&version, read, stamp, None);
+        slot.check_content(parsed.read.content)?;
+        if let Some(version) = slot.confirm(&parsed) {
             return Ok(version);
         }
+        let prepared = self.loader.prepare(&parsed.read.delta)?;
+        // Also where nobody will keep it: those who wait for it hold it.
         let charge = self.memory.charge(prepared.size_bytes(), Instant::now() + self.patience)?;
         let version = Arc::new(AdapterVersion::charged(slot.name.clone(), prepared, charge));
-        self.memory.install(slot, &version, read, stamp);
+        self.memory.install(slot, &version, parsed);
         Ok(version)
+    }
+
+    /// Reads a version's files, which have this stamp and must still have it afterwards: half of one
+    /// adapter and half of the next would be neither.
+    fn read(
+        &self,
+        slot: &Slot,
+        fetched: Option<&dyn Fetched>,
+        stamp: Option<Stamp>,
+    ) -> Result<ReadAdapter, LoadError> {
+        let read = self.loader.read(&slot.source, fetched)?;
+        let files = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.files);
+        if files(self.loader.stamp(&slot.source)) == files(stamp) {
+            return Ok(read);
+        }
+        Err(LoadError::new(LoadErrorKind::NoRoom, "its files changed while they were read"))
     }
 }

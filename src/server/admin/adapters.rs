@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::guard::Admin;
-use super::view::{AdapterList, AdapterView, FactsView, VersionList};
+use super::view::{AdapterList, AdapterView, FactsView, RefusedView, VersionList};
 use super::{change, source};
 use crate::adapter::registry::{ChangeError, Changed, Expect, FileDigest, NoDigest, Put, Registry};
 use crate::server::error::{ApiError, ApiResult};
@@ -77,6 +77,7 @@ pub async fn list(_: Admin, State(state): State<Arc<AppState>>) -> ApiResult<Ada
         adapters,
         memory_bytes: registry.memory_used(),
         durable: registry.is_durable(),
+        refused: registry.refused().into_iter().map(RefusedView::from).collect(),
     }))
 }
 
@@ -220,7 +221,7 @@ pub async fn roll_out(
     make(&serving, name, move |registry, name| registry.roll_out(name, &weights, expect)).await
 }
 
-/// Answers `POST /admin/adapters/{name}/rollback`: the version before answers alone.
+/// Answers `POST /admin/adapters/{name}/rollback`: what answered before answers again.
 ///
 /// # Errors
 /// As [`put`].
@@ -229,7 +230,7 @@ pub async fn roll_out(
     path = "/admin/adapters/{name}/rollback",
     operation_id = "roll_back_adapter",
     tag = "admin",
-    summary = "Go back to the version before",
+    summary = "Go back to what answered before",
     params(requests::AdapterName, requests::Conditions),
     responses((status = 200, description = "The adapter", body = AdapterView), errors::Managing),
 )]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::adapter::registry::{AdapterInfo, Facts, Origin, Residency, VersionInfo};
+use crate::adapter::registry::{AdapterInfo, Facts, Origin, RefusedInfo, Residency, VersionInfo};
 
 /// All adapters.
 #[derive(Debug, Serialize, ToSchema)]
@@ -13,6 +13,17 @@ pub struct AdapterList {
     pub(super) memory_bytes: usize,
     /// Whether changes outlive the server.
     pub(super) durable: bool,
+    /// What was declared or stored, and cannot be registered.
+    pub(super) refused: Vec<RefusedView>,
+}
+
+/// An adapter that cannot be registered.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RefusedView {
+    name: String,
+    #[schema(value_type = String)]
+    origin: Origin,
+    reason: String,
 }
 
 /// The versions of an adapter.
@@ -71,6 +82,13 @@ pub struct FactsView {
     modules: usize,
     #[schema(required = false)]
     bytes: usize,
+}
+
+impl From<RefusedInfo> for RefusedView {
+    fn from(info: RefusedInfo) -> Self {
+        let RefusedInfo { name, origin, reason } = info;
+        Self { name, origin, reason }
+    }
 }
 
 impl From<AdapterInfo> for AdapterView {

@@ -104,6 +104,9 @@ fn meaning(status: u16) -> &'static str {
         415 => "The body is not declared as JSON, or is compressed",
         429 => "A limit is reached, or the queue is full: try again after `retry-after` seconds",
         500 => "The server failed",
-        _ => "The model is not loaded yet, the server is shutting down, or its engine has died",
+        _ => {
+            "The model is not loaded yet, the server is shutting down, its engine has died, or \
+             changes cannot be stored"
+        }
     }
 }

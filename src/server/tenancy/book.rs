@@ -80,6 +80,16 @@ impl Book {
         self.declarations = next;
         Ok((result, directory))
     }
+
+    /// Writes down what administrators declared, as it is in force: a change that could not be
+    /// written may be on the disk nevertheless.
+    ///
+    /// # Errors
+    /// Where the disk refuses.
+    pub fn write(&self) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        write(path, &self.declarations.own.to_toml())
+    }
 }
 
 /// Replaces a file as a whole: after a crash there is the old one or the new.

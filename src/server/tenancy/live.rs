@@ -11,16 +11,23 @@ use crate::tenant::policy::Limits;
 #[derive(Debug)]
 pub struct Live {
     number: u32,
-    rates: Mutex<Rates>,
-    running: AtomicUsize,
+    rates: Arc<Mutex<Rates>>,
+    running: Arc<AtomicUsize>,
     waiting: Arc<AtomicUsize>,
     bodies: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
 struct Rates {
-    requests: Option<Bucket>,
-    tokens: Option<Bucket>,
+    requests: Metered,
+    tokens: Metered,
+}
+
+/// A rate that may be limited. What was used of it is remembered while it is not.
+#[derive(Debug, Default)]
+struct Metered {
+    bucket: Option<Bucket>,
+    limited: bool,
 }
 
 /// Which rate.
@@ -33,11 +40,17 @@ pub enum Rate {
 }
 
 impl Rates {
-    fn of(&mut self, rate: Rate) -> &mut Option<Bucket> {
+    fn of(&mut self, rate: Rate) -> &mut Metered {
         match rate {
             Rate::Requests => &mut self.requests,
             Rate::Tokens => &mut self.tokens,
         }
+    }
+
+    /// The bucket of a rate that is limited.
+    fn limited(&mut self, rate: Rate) -> Option<&mut Bucket> {
+        let metered = self.of(rate);
+        metered.bucket.as_mut().filter(|_| metered.limited)
     }
 }
 
@@ -47,10 +60,22 @@ impl Live {
     pub fn new(number: u32) -> Self {
         Self {
             number,
-            rates: Mutex::default(),
-            running: AtomicUsize::new(0),
+            rates: Arc::default(),
+            running: Arc::default(),
             waiting: Arc::default(),
             bodies: Arc::default(),
+        }
+    }
+
+    /// The same use by a tenant of another number.
+    #[must_use]
+    pub fn renumbered(&self, number: u32) -> Self {
+        Self {
+            number,
+            rates: Arc::clone(&self.rates),
+            running: Arc::clone(&self.running),
+            waiting: Arc::clone(&self.waiting),
+            bodies: Arc::clone(&self.bodies),
         }
     }
 
@@ -79,8 +104,10 @@ impl Live {
         for (rate, per_minute) in
             [(Rate::Requests, limits.requests_per_minute), (Rate::Tokens, limits.tokens_per_minute)]
         {
-            match (rates.of(rate), per_minute) {
-                (bucket, None) => *bucket = None,
+            let metered = rates.of(rate);
+            metered.limited = per_minute.is_some();
+            match (&mut metered.bucket, per_minute) {
+                (_, None) => {}
                 (Some(bucket), Some(per_minute)) => bucket.set_rate(per_minute, now),
                 (bucket, Some(per_minute)) => *bucket = Some(Bucket::new(per_minute, now)),
             }
@@ -93,13 +120,13 @@ impl Live {
     /// Where so much is not there.
     pub fn take(&self, rate: Rate, amount: u64) -> Result<(), Refusal> {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.of(rate).as_mut().map_or(Ok(()), |bucket| bucket.take(amount, Instant::now()))
+        rates.limited(rate).map_or(Ok(()), |bucket| bucket.take(amount, Instant::now()))
     }
 
     /// Gives back what was not used after all.
     pub fn give_back(&self, rate: Rate, amount: u64) {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bucket) = rates.of(rate) {
+        if let Some(bucket) = rates.limited(rate) {
             bucket.give_back(amount, Instant::now());
         }
     }
@@ -108,7 +135,7 @@ impl Live {
     #[must_use]
     pub fn standing(&self, rate: Rate) -> Option<Standing> {
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        rates.of(rate).as_mut().map(|bucket| bucket.standing(Instant::now()))
+        rates.limited(rate).map(|bucket| bucket.standing(Instant::now()))
     }
 
     /// One more request is answered, unless `limit` are already.
@@ -116,6 +143,12 @@ impl Live {
     pub fn start(&self, limit: Option<usize>) -> bool {
         let more = |running: usize| (running < limit.unwrap_or(usize::MAX)).then_some(running + 1);
         self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    /// Whether nothing of the tenant is answered or waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.running.load(Ordering::Acquire) == 0 && self.waiting.load(Ordering::Acquire) == 0
     }
 
     /// One request less is answered.

@@ -213,7 +213,7 @@ where
             ChangeError::InFile(_) => ApiError::in_file(error.to_string()),
             ChangeError::Unknown(name) => ApiError::unknown(&name),
             ChangeError::Wrong(wrong) => ApiError::body(wrong.to_string()),
-            ChangeError::NotWritten => ApiError::internal(),
+            ChangeError::NotWritten => ApiError::state_unavailable(),
         })
     };
     blocking("a change of tenants", work).await

@@ -16,9 +16,9 @@ pub mod manage;
 pub mod routes;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 
@@ -43,6 +43,9 @@ pub enum MetricsAccess {
     Public,
 }
 
+/// After this long nothing is left of a rate that was used up.
+const RATES_LAST: Duration = Duration::from_secs(60);
+
 /// Everything that is known of tenants. A reload replaces it as a whole; calls under way keep what
 /// they began with.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub struct Tenancy {
     metrics: MetricsAccess,
     /// Where `present` comes from; `None` where nothing is declared. Held while it is replaced.
     book: Mutex<Option<Book>>,
+    /// Whether the last change could not be written down, and nothing could since.
+    failing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -59,6 +64,9 @@ struct Present {
     /// `None` where no key is asked for.
     directory: Option<Arc<Directory>>,
     tenants: HashMap<String, Arc<Tenant>>,
+    /// What tenants use that are no longer declared, and since when they are not: one that comes back
+    /// has used what it used.
+    left: HashMap<String, (Arc<Live>, Instant)>,
 }
 
 /// Numbers of tenants and cache groups. None is given twice: what is made anew under an old name is
@@ -80,9 +88,14 @@ impl Tenancy {
         let live = Arc::new(Live::new(0));
         let tenant = Arc::new(Tenant { policy, live, group: None, alone: true });
         let tenants = [(DEFAULT_TENANT.to_owned(), tenant)].into();
-        let present = ArcSwap::from_pointee(Present { directory: None, tenants });
-        let (metrics, book) = (MetricsAccess::Public, Mutex::default());
-        Arc::new(Self { present, numbers: Numbers(AtomicU32::new(1)), metrics, book })
+        let present = Present { directory: None, tenants, left: HashMap::new() };
+        Arc::new(Self {
+            present: ArcSwap::from_pointee(present),
+            numbers: Numbers(AtomicU32::new(1)),
+            metrics: MetricsAccess::Public,
+            book: Mutex::default(),
+            failing: AtomicBool::new(false),
+        })
     }
 
     /// Every call needs a key of `directory`.
@@ -100,10 +113,11 @@ impl Tenancy {
     }
 
     fn new(directory: Directory, metrics: MetricsAccess, book: Option<Book>) -> Arc<Self> {
-        let none = Present { directory: None, tenants: HashMap::new() };
+        let none = Present { directory: None, tenants: HashMap::new(), left: HashMap::new() };
         let numbers = Numbers(AtomicU32::new(1));
-        let present = ArcSwap::from_pointee(none.followed_by(Arc::new(directory), &numbers));
-        Arc::new(Self { present, numbers, metrics, book: Mutex::new(book) })
+        let present = none.followed_by(Arc::new(directory), &numbers, Instant::now());
+        let (present, book) = (ArcSwap::from_pointee(present), Mutex::new(book));
+        Arc::new(Self { present, numbers, metrics, book, failing: AtomicBool::new(false) })
     }
 
     /// The keys file has changed; returns how many tenants and keys there are now.
@@ -128,10 +142,34 @@ impl Tenancy {
         change: impl FnOnce(&mut Declarations) -> Result<T, ChangeError>,
     ) -> Option<Result<T, ChangeError>> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(book.as_mut()?.change(change).map(|(result, directory)| {
+        let changed = book.as_mut()?.change(change);
+        match &changed {
+            Ok(_) => self.failing.store(false, Ordering::Release),
+            Err(ChangeError::NotWritten) => self.failing.store(true, Ordering::Release),
+            Err(_) => {}
+        }
+        Some(changed.map(|(result, directory)| {
             self.replace(directory);
             result
         }))
+    }
+
+    /// Whether the changes of administrators can be written down, as far as is known.
+    #[must_use]
+    pub fn stores_changes(&self) -> bool {
+        !self.failing.load(Ordering::Acquire)
+    }
+
+    /// Where a change could not be written down: writes down what is in force. It waits for the disk.
+    pub fn write_again(&self) {
+        if self.stores_changes() {
+            return;
+        }
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        if book.as_ref().is_some_and(|book| book.write().is_ok()) {
+            tracing::info!("changes of tenants can be written down again");
+            self.failing.store(false, Ordering::Release);
+        }
     }
 
     /// Looks at what is declared; `None` where nothing is.
@@ -142,8 +180,8 @@ impl Tenancy {
 
     /// From now on calls need a key of `directory`. What its tenants use at the moment still counts.
     fn replace(&self, directory: Directory) {
-        let directory = Arc::new(directory);
-        self.present.rcu(|present| present.followed_by(Arc::clone(&directory), &self.numbers));
+        let (directory, now) = (Arc::new(directory), Instant::now());
+        self.present.rcu(|present| present.followed_by(Arc::clone(&directory), &self.numbers, now));
     }
 
     /// Whether no key is asked for.
@@ -174,19 +212,40 @@ impl Tenancy {
 }
 
 impl Present {
-    fn followed_by(&self, directory: Arc<Directory>, numbers: &Numbers) -> Self {
+    fn followed_by(&self, directory: Arc<Directory>, numbers: &Numbers, now: Instant) -> Self {
+        let left = self.left(&directory, now);
         let groups = self.groups(&directory, numbers);
         let alone = directory.tenants().count() == 1;
         let mut tenants = HashMap::new();
         for policy in directory.tenants() {
             let known = self.tenants.get(&policy.name).map(|tenant| Arc::clone(&tenant.live));
-            let live = known.unwrap_or_else(|| Arc::new(Live::new(numbers.next())));
+            let live = known.unwrap_or_else(|| {
+                let (number, left) = (numbers.next(), self.left.get(&policy.name));
+                // One that comes back may be another: it owes what its name used, and finds nothing
+                // that was cached.
+                Arc::new(
+                    left.map_or_else(|| Live::new(number), |(live, _)| live.renumbered(number)),
+                )
+            });
             live.set_rates(&policy.limits);
             let group = policy.cache_group.as_ref().map(|name| groups[name]);
             let tenant = Tenant { policy: Arc::clone(policy), live, group, alone };
             tenants.insert(policy.name.clone(), Arc::new(tenant));
         }
-        Self { directory: Some(directory), tenants }
+        Self { directory: Some(directory), tenants, left }
+    }
+
+    /// What is used by tenants that `directory` does not declare, as long as it counts.
+    fn left(&self, directory: &Directory, now: Instant) -> HashMap<String, (Arc<Live>, Instant)> {
+        let counts = |(live, since): &(Arc<Live>, Instant)| {
+            !live.is_idle() || now.saturating_duration_since(*since) < RATES_LAST
+        };
+        let before = self.left.iter().filter(|(_, left)| counts(left));
+        let before = before.map(|(name, left)| (name.clone(), left.clone()));
+        let present = self.tenants.iter();
+        let present = present.map(|(name, tenant)| (name.clone(), (Arc::clone(&tenant.live), now)));
+        let all = before.chain(present);
+        all.filter(|(name, _)| directory.tenant(name).is_none()).collect()
     }
 
     /// The numbers of the cache groups of `directory`. A group is the same as before as long as one of
