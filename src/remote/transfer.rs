@@ -312,3 +312,95 @@ fn remove(path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use proptest::prelude::*;
+
+    use super::super::cache::Cache;
+    use super::*;
+
+    /// What a server sends once: of which version, from where on, what it says of it, and how much comes.
+    #[derive(Debug, Clone)]
+    struct Sent {
+        version: usize,
+        from: usize,
+        size: Option<u64>,
+        is_tagged: bool,
+        bytes: usize,
+        breaks: bool,
+    }
+
+    fn versions() -> [Vec<u8>; 2] {
+        [(0..40).collect(), (100..130).collect()]
+    }
+
+    fn sent() -> impl Strategy<Value = Sent> {
+        let size = prop_oneof![Just(None), Just(Some(40)), Just(Some(30)), Just(Some(5))];
+        let (from, bytes) = (prop_oneof![Just(0), 0..45_usize], prop_oneof![Just(40), 0..45_usize]);
+        (0..2_usize, from, size, any::<bool>(), bytes, any::<bool>()).prop_map(
+            |(version, from, size, is_tagged, bytes, breaks)| Sent {
+                version,
+                from,
+                size,
+                is_tagged,
+                bytes,
+                breaks,
+            },
+        )
+    }
+
+    /// A tag is of one version, as it has to be; all else may be wrong.
+    fn body(sent: &Sent) -> Body {
+        let version = &versions()[sent.version];
+        let rest = version.get(sent.from..).unwrap_or_default();
+        let chunks = rest[..sent.bytes.min(rest.len())].chunks(7).map(Bytes::copy_from_slice);
+        let mut chunks: Vec<_> = chunks.map(Ok).collect();
+        if sent.breaks {
+            chunks.push(Err(Failure::passing("the connection broke")));
+        }
+        Body {
+            from: sent.from as u64,
+            size: sent.size,
+            tag: sent.is_tagged.then(|| format!("\"{}\"", sent.version)),
+            chunks: stream::iter(chunks).boxed(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever comes, in whatever order: what is here is the beginning of one version, and its tag
+        /// is that version's.
+        #[test]
+        fn a_file_is_never_made_of_two_versions(all in prop::collection::vec(sent(), 1..12)) {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = Cache::open(&dir.path().join("cache"), 1 << 20).unwrap();
+            let location = "https://host/adapter".parse().unwrap();
+            let mut room = cache.partial(&location).unwrap();
+            let target = room.dir().join("file");
+            let mut part = Part::open(&target).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            for sent in &all {
+                let (deadline, slowest) = runtime.block_on(async {
+                    (Instant::now() + Duration::from_secs(600), Pace::default())
+                });
+                let mut bounds = Bounds { before: 0, limit: 1000, room: &mut room, deadline, slowest };
+                let done = runtime.block_on(part.take(body(sent), "file", &mut bounds));
+                let here = fs::read(&part.path).unwrap();
+                prop_assert_eq!(here.len() as u64, part.bytes);
+                let version = versions().iter().position(|version| version.starts_with(&here));
+                prop_assert!(version.is_some(), "{:?} after {:?}", here, sent);
+                if let Some(tag) = part.tag.as_ref().filter(|_| !here.is_empty()) {
+                    prop_assert_eq!(tag, &format!("\"{}\"", version.unwrap_or(2)));
+                }
+                if done.is_ok() {
+                    prop_assert!(sent.size.is_none_or(|size| size == part.bytes), "{:?}", sent);
+                }
+                // The next process, or the next try, goes on with what is on the disk.
+                part = Part::open(&target).unwrap();
+            }
+        }
+    }
+}
