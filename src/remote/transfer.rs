@@ -325,7 +325,8 @@ mod tests {
     #[derive(Debug, Clone)]
     struct Sent {
         version: usize,
-        from: usize,
+        /// Where what is here ends, where it is not said.
+        from: Option<usize>,
         size: Option<u64>,
         is_tagged: bool,
         bytes: usize,
@@ -338,7 +339,8 @@ mod tests {
 
     fn sent() -> impl Strategy<Value = Sent> {
         let size = prop_oneof![Just(None), Just(Some(40)), Just(Some(30)), Just(Some(5))];
-        let (from, bytes) = (prop_oneof![Just(0), 0..45_usize], prop_oneof![Just(40), 0..45_usize]);
+        let from = prop_oneof![Just(Some(0)), Just(None), (0..45_usize).prop_map(Some)];
+        let bytes = prop_oneof![Just(40), 0..45_usize];
         (0..2_usize, from, size, any::<bool>(), bytes, any::<bool>()).prop_map(
             |(version, from, size, is_tagged, bytes, breaks)| Sent {
                 version,
@@ -352,16 +354,17 @@ mod tests {
     }
 
     /// A tag is of one version, as it has to be; all else may be wrong.
-    fn body(sent: &Sent) -> Body {
+    fn body(sent: &Sent, here: u64) -> Body {
         let version = &versions()[sent.version];
-        let rest = version.get(sent.from..).unwrap_or_default();
+        let from = sent.from.unwrap_or(here as usize);
+        let rest = version.get(from..).unwrap_or_default();
         let chunks = rest[..sent.bytes.min(rest.len())].chunks(7).map(Bytes::copy_from_slice);
         let mut chunks: Vec<_> = chunks.map(Ok).collect();
         if sent.breaks {
             chunks.push(Err(Failure::passing("the connection broke")));
         }
         Body {
-            from: sent.from as u64,
+            from: from as u64,
             size: sent.size,
             tag: sent.is_tagged.then(|| format!("\"{}\"", sent.version)),
             chunks: stream::iter(chunks).boxed(),
@@ -387,7 +390,7 @@ mod tests {
                     (Instant::now() + Duration::from_secs(600), Pace::default())
                 });
                 let mut bounds = Bounds { before: 0, limit: 1000, room: &mut room, deadline, slowest };
-                let done = runtime.block_on(part.take(body(sent), "file", &mut bounds));
+                let done = runtime.block_on(part.take(body(sent, part.bytes), "file", &mut bounds));
                 let here = fs::read(&part.path).unwrap();
                 prop_assert_eq!(here.len() as u64, part.bytes);
                 let version = versions().iter().position(|version| version.starts_with(&here));

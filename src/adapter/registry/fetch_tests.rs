@@ -127,10 +127,11 @@ fn a_server_starts_with_what_was_fetched_last() {
             std::thread::yield_now();
         }
         let mut wanted = ordered(&loader);
-        wanted.sort_by(|a, b| a.0.cmp(&b.0));
-        assert_eq!(wanted, [("1".to_owned(), Wanted::Newest, 0), ("2".to_owned(), Wanted::Now, 0)]);
         ["1", "2"].iter().for_each(|path| loader.deliver(path, true));
         declared.join().unwrap().unwrap();
         put.join().unwrap().unwrap();
+        wanted.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = [("1".to_owned(), Wanted::Newest, 0), ("2".to_owned(), Wanted::Now, 0)];
+        assert_eq!(wanted, expected);
     });
 }
