@@ -68,6 +68,15 @@ impl StopMatcher {
 
     /// Takes the next piece of text and returns what can be shown now.
     pub fn push(&mut self, text: &str) -> StopOutcome {
+        self.search(text, true)
+    }
+
+    /// The same for text in which no stop string may end yet; one may begin in it.
+    pub fn push_early(&mut self, text: &str) -> StopOutcome {
+        self.search(text, false)
+    }
+
+    fn search(&mut self, text: &str, counts: bool) -> StopOutcome {
         if self.stopped.is_some() {
             return StopOutcome { text: String::new(), stopped: self.stopped };
         }
@@ -75,7 +84,7 @@ impl StopMatcher {
         self.buffer.push_str(text);
         for &byte in text.as_bytes() {
             position += 1;
-            self.step(byte, position);
+            self.step(byte, position, counts);
             if let Some((start, pattern)) = self.best
                 && self.earliest_open(position) >= start
             {
@@ -97,12 +106,15 @@ impl StopMatcher {
         }
     }
 
-    /// Reads the byte that ends at `position` of the buffer.
-    fn step(&mut self, byte: u8, position: usize) {
+    /// Reads the byte that ends at `position` of the buffer; a match that ends there counts or not.
+    fn step(&mut self, byte: u8, position: usize, counts: bool) {
         for (index, pattern) in self.patterns.iter().enumerate() {
             let matched = pattern.step(self.matched[index], byte);
-            self.matched[index] = matched;
-            if matched == pattern.bytes.len() {
+            let whole = matched == pattern.bytes.len();
+            // What is no match may end with the beginning of one.
+            self.matched[index] =
+                if whole && !counts { pattern.failure[matched - 1] } else { matched };
+            if whole && counts {
                 let start = position - matched;
                 if self.best.is_none_or(|(best, _)| start < best) {
                     self.best = Some((start, index));
@@ -251,6 +263,15 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_may_begin_where_none_may_end() {
+        let mut matcher = StopMatcher::new(stops(&["abab", "x"])).unwrap();
+        assert_eq!(matcher.push_early("xab").text, "x");
+        assert_eq!(matcher.push_early("ab").text, "ab", "a match that does not count is shown");
+        let outcome = matcher.push("ab-");
+        assert_eq!((&*outcome.text, outcome.stopped), ("", Some(0)));
+    }
+
+    #[test]
     fn empty_stops_are_refused_and_no_stops_pass_everything() {
         let error = StopMatcher::new(stops(&["a", ""])).unwrap_err();
         assert_eq!(error.to_string(), "stop string 1 is empty");
@@ -269,6 +290,42 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Of text in which no stop may end yet, only its beginning may be a part of one.
+        #[test]
+        fn a_stop_counts_where_it_ends_late_enough(
+            pieces in prop::collection::vec("[ab日🙂]{0,3}", 0..10),
+            stops in prop::collection::vec("[ab日🙂]{1,4}", 0..4),
+            early in 0..10_usize,
+        ) {
+            let text = pieces.concat();
+            let from = pieces.iter().take(early).map(String::len).sum();
+            let ends_late = |(start, stop): (usize, &String)| start + stop.len() > from;
+            let found = (0..text.len()).filter(|at| text.is_char_boundary(*at)).find_map(|at| {
+                let here = stops.iter().enumerate().filter(|(_, stop)| {
+                    text[at..].starts_with(stop.as_str()) && ends_late((at, stop))
+                });
+                here.map(|(index, stop)| (stop.len(), index)).min().map(|(_, index)| (at, index))
+            });
+            let expected = match found {
+                Some((at, index)) => (text[..at].to_owned(), Some(index)),
+                None => (text.clone(), None),
+            };
+            let mut matcher = StopMatcher::new(stops).unwrap();
+            let (mut shown, mut stopped) = (String::new(), None);
+            for (index, piece) in pieces.iter().enumerate() {
+                let outcome =
+                    if index < early { matcher.push_early(piece) } else { matcher.push(piece) };
+                shown.push_str(&outcome.text);
+                stopped = outcome.stopped;
+            }
+            if stopped.is_none() {
+                let outcome = matcher.finish();
+                shown.push_str(&outcome.text);
+                stopped = outcome.stopped;
+            }
+            prop_assert_eq!((shown, stopped), expected);
+        }
 
         #[test]
         fn streaming_equals_searching_at_once(
