@@ -146,6 +146,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let source = ModelSource::open(args)?;
     let (checkpoint, config) = (&source.model, source.config());
     let text = TextFiles::open(checkpoint)?;
+    text.warn_of_unknown_tokens(config.vocab_size);
     let chat = text.chat(&args.chat)?;
     let options = source.load_options(args, &device)?;
     let held = held_as(&options);

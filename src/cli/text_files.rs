@@ -12,6 +12,9 @@ use crate::text::chat_templates::ChatTemplates;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::tokenizer_config::{SpecialTokens, TemplateSources};
 
+/// Tokens that a warning names.
+const MAX_NAMED: usize = 8;
+
 /// What the server needs to turn text into tokens and back.
 #[derive(Debug)]
 pub struct TextFiles {
@@ -50,6 +53,16 @@ impl TextFiles {
         Ok(Self { tokenizer, tokenizer_config, templates })
     }
 
+    /// Warns of tokens that a model of `vocab_size` does not know.
+    pub fn warn_of_unknown_tokens(&self, vocab_size: usize) {
+        if let Some(tokens) = unknown_tokens(&self.tokenizer, vocab_size) {
+            tracing::warn!(
+                "the tokenizer has tokens beyond the model's vocabulary of {vocab_size}: {tokens}. \
+                 Prompts with them are refused"
+            );
+        }
+    }
+
     /// How conversations are held, where there is a chat template.
     ///
     /// # Errors
@@ -67,6 +80,19 @@ impl TextFiles {
             thinks: args.reasoning_parser.resolve(templates.pick(false), &self.tokenizer),
             templates,
         }))
+    }
+}
+
+/// The tokens of a tokenizer that a model of `vocab_size` does not know, by their texts and ids.
+fn unknown_tokens(tokenizer: &Tokenizer, vocab_size: usize) -> Option<String> {
+    let ids = (0..).take(tokenizer.vocab_size()).skip(vocab_size);
+    let named = |id: u32| Some(format!("{:?} ({id})", tokenizer.token_text(id)?));
+    let named: Vec<String> = ids.filter_map(named).collect();
+    let list = named.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match named.len() {
+        0 => None,
+        count if count > MAX_NAMED => Some(format!("{list} and {} more", count - MAX_NAMED)),
+        _ => Some(list),
     }
 }
 
@@ -90,4 +116,23 @@ fn given(template: &TemplateArg, sources: &TemplateSources) -> anyhow::Result<St
 
 fn empty_object() -> Value {
     Value::Object(serde_json::Map::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_beyond_the_embedding_are_named() {
+        let json = include_bytes!("../../tests/fixtures/tiny/tokenizer.json");
+        let tokenizer = Tokenizer::from_json(json).unwrap();
+        let size = tokenizer.vocab_size();
+        assert_eq!(unknown_tokens(&tokenizer, size), None);
+        assert_eq!(unknown_tokens(&tokenizer, size + 64), None);
+        let last = tokenizer.token_text(u32::try_from(size).unwrap() - 1).unwrap();
+        let named = unknown_tokens(&tokenizer, size - 1).unwrap();
+        assert_eq!(named, format!("{last:?} ({})", size - 1));
+        let named = unknown_tokens(&tokenizer, size - 20).unwrap();
+        assert!(named.ends_with(" and 12 more"), "{named}");
+    }
 }
