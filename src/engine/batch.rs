@@ -13,7 +13,7 @@ use crate::kv_cache::BlockId;
 use crate::kv_cache::block_manager::BlockCopy;
 
 /// One sequence's rows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct BatchItem {
     /// Which sequence.
     pub id: SequenceId,
@@ -83,6 +83,21 @@ impl Batch {
         let (segments, logit_segments) =
             (runs(|item| item.rows.len()), runs(|item| item.logit_rows.len()));
         Self { segments, logit_segments, ..batch }
+    }
+
+    /// The rows of some items of a batch that has not been computed, without its copies.
+    #[must_use]
+    pub fn of_items<'a>(
+        items: impl IntoIterator<Item = &'a BatchItem>,
+        scheduler: &Scheduler,
+    ) -> Self {
+        let share = |item: &BatchItem| Scheduled {
+            id: item.id,
+            num_tokens: item.num_tokens,
+            drafts: item.drafts.clone(),
+        };
+        let scheduled = items.into_iter().map(share).collect();
+        Self::new(Schedule { scheduled, ..Schedule::default() }, scheduler)
     }
 
     fn push(&mut self, sequence: &Sequence, share: &Scheduled, block_size: usize) {

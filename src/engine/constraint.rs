@@ -53,6 +53,12 @@ impl Constraint {
         self.matcher.count_allowed(tokens).unwrap_or(0)
     }
 
+    /// True where the text, as it was when it was last asked what may come next, may end.
+    #[must_use]
+    pub fn may_end(&self) -> bool {
+        self.may_end
+    }
+
     /// True where nothing may follow.
     #[must_use]
     pub fn is_complete(&self) -> bool {

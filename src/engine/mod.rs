@@ -6,7 +6,9 @@
 pub mod batch;
 pub mod constraint;
 pub mod fairness;
+mod guard;
 pub mod handle;
+mod isolation;
 pub mod line;
 pub mod model_runner;
 pub mod pace;
@@ -19,12 +21,12 @@ pub mod scheduler;
 pub mod sequence;
 pub mod telemetry;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use self::batch::{Batch, BatchItem};
+use self::guard::guarded;
 use self::handle::{Received, Submission, Submissions};
 use self::model_runner::{ModelRunner, Outputs, Rows};
 use self::request::{Event, FinishReason};
@@ -99,13 +101,8 @@ impl Engine {
         }
         let rows = schedule.rows();
         let batch = Batch::new(schedule, &self.scheduler);
-        match self.runner.execute(&batch) {
-            Ok(outputs) => {
-                self.update(&batch, &outputs);
-                self.runner.take_back(outputs);
-                self.scheduler.learn(rows, started.elapsed());
-            }
-            Err(error) => self.fail_batch(&batch, &error),
+        if self.run_batch(batch) {
+            self.scheduler.learn(rows, started.elapsed());
         }
         self.telemetry.load(&self.scheduler);
         Step::Continue
@@ -123,9 +120,15 @@ impl Engine {
         }
     }
 
+    /// Queues a request. One that cannot even be queued is dropped, and its client is told by that.
     fn add(&mut self, submission: Submission) {
         let id = self.scheduler.next_id();
-        self.scheduler.add(Sequence::new(id, submission));
+        let queued = guarded("queueing a request", || {
+            self.scheduler.add(Sequence::new(id, submission));
+        });
+        if let Err(message) = queued {
+            tracing::error!(message, "a request was dropped");
+        }
     }
 
     fn drop_abandoned(&mut self) {
@@ -148,7 +151,9 @@ impl Engine {
 
     fn update(&mut self, batch: &Batch, outputs: &Outputs) {
         for item in &batch.items {
-            if let Err(message) = self.update_item(item, outputs) {
+            // One poisoned sequence must not take the others with it.
+            let updated = guarded("using what was computed", || self.update_item(item, outputs));
+            if let Err(message) = updated.flatten() {
                 self.fail(item.id, &message);
             }
         }
@@ -217,11 +222,19 @@ impl Engine {
 
     /// Chooses the next token of a sequence by a row of logits; `None` where it has ended.
     fn sample(&mut self, id: SequenceId, row: &[f32]) -> Result<Option<u32>, String> {
+        guarded("choosing the next token", || self.choose(id, row)).flatten()
+    }
+
+    fn choose(&mut self, id: SequenceId, row: &[f32]) -> Result<Option<u32>, String> {
         let Some(sequence) = self.scheduler.get_mut(id) else { return Ok(None) };
-        // One poisoned sequence must not take the others with it.
-        let sampled = catch_unwind(AssertUnwindSafe(|| sequence.sampler.sample(row)))
-            .map_err(|_| String::from("choosing the next token failed"))?
-            .map_err(|error| error.to_string())?;
+        let sampled = match sequence.sampler.sample(row) {
+            Ok(sampled) => sampled,
+            Err(error) => {
+                let end = sequence.sampler.end_after(error).ok_or_else(|| error.to_string())?;
+                self.finish(id, end);
+                return Ok(None);
+            }
+        };
         let previous = sequence.timeline.last_token;
         sequence.push(sampled.token, sampled.logprobs);
         self.telemetry.token(sequence, previous);
@@ -245,13 +258,6 @@ impl Engine {
         let Some(sequence) = self.scheduler.discard(id) else { return };
         sequence.send_last(&Event::Failed(message.to_owned()));
         self.telemetry.end(&sequence);
-    }
-
-    fn fail_batch(&mut self, batch: &Batch, error: &candle_core::Error) {
-        tracing::error!(%error, sequences = batch.items.len(), "a forward pass failed");
-        for item in &batch.items {
-            self.fail(item.id, "the forward pass failed");
-        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Runs a batch on the device. The only part of the engine that sees tensors.
 
-use candle_core::Result;
+use candle_core::{Error, Result, bail};
 
 use super::batch::{Batch, BatchItem};
+use super::guard::guarded;
+use crate::kv_cache::block_manager::BlockCopy;
 use crate::kv_cache::storage::KvCache;
 use crate::model::contract::{CausalLm, ForwardInput, SequenceSpan};
 
@@ -35,13 +37,25 @@ impl ModelRunner {
         Self { model, kv_cache }
     }
 
-    /// Copies shared blocks, runs the rows, brings what is wanted of them to the host.
+    /// Copies shared blocks, before anything of their batch is written.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// Where the device fails. Some of the copies may then have been made.
+    pub fn copy(&mut self, copies: &[BlockCopy]) -> Result<()> {
+        let pairs: Vec<_> = copies.iter().map(|copy| (copy.from, copy.to)).collect();
+        guarded("copying blocks", || self.kv_cache.copy_blocks(&pairs)).map_err(Error::msg)?
+    }
+
+    /// Runs the rows of a batch whose copies are made, and brings what is wanted of them to the
+    /// host.
+    ///
+    /// # Errors
+    /// Where the device fails or the model panics. The slots of the rows are then undefined.
     pub fn execute(&mut self, batch: &Batch) -> Result<Outputs> {
-        let pairs: Vec<_> = batch.copies.iter().map(|copy| (copy.from, copy.to)).collect();
-        self.kv_cache.copy_blocks(&pairs)?;
+        guarded("the model", || self.forward(batch)).map_err(Error::msg)?
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Outputs> {
         let sequences: Vec<_> = batch.items.iter().map(span).collect();
         let input = ForwardInput {
             input_ids: &batch.input_ids,
@@ -54,8 +68,11 @@ impl ModelRunner {
             hidden_rows: &batch.hidden_rows,
         };
         let output = self.model.forward(&input, &mut self.kv_cache)?;
-        let (_, vocab_size) = output.logits.dims2()?;
-        let (_, hidden_size) = output.hidden_states.dims2()?;
+        let (logit_rows, vocab_size) = output.logits.dims2()?;
+        let (hidden_rows, hidden_size) = output.hidden_states.dims2()?;
+        if (logit_rows, hidden_rows) != (batch.logit_rows.len(), batch.hidden_rows.len()) {
+            bail!("the model gave {logit_rows} rows of logits and {hidden_rows} of hidden states")
+        }
         let [logits, hidden_states] = output.into_values()?;
         Ok(Outputs {
             logits: Rows { values: logits, len: vocab_size },

@@ -1,7 +1,13 @@
 //! What the engine is asked for and what it answers: token ids in, events out. No text, no JSON.
 
+mod prompt_tokens;
+mod token_set;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub use self::prompt_tokens::{PromptTokens, UnknownToken};
+pub use self::token_set::TokenSet;
 
 use crate::adapter::registry::AdapterVersion;
 use crate::grammar::Grammar;
@@ -10,10 +16,15 @@ use crate::grammar::Grammar;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
-/// How the next token is chosen. Values are validated against the loaded model at the edge.
+/// Temperatures below this are greedy: the likeliest token has all of the probability there, and
+/// what is divided by less need not be a number. As in vLLM.
+const GREEDY_BELOW: f32 = 1e-5;
+
+/// How the next token is chosen. Values are validated against the loaded model at the edge; what may
+/// be long is shared by all prompts and choices of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
-    /// 0 is greedy.
+    /// Below 0.00001 it is greedy.
     pub temperature: f32,
     /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
     pub top_p: f32,
@@ -27,11 +38,10 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Subtracted per occurrence from the logit of every token in the output.
     pub frequency_penalty: f32,
-    /// Added to the logits of these tokens; every id is below the vocabulary size.
-    pub logit_bias: Vec<(u32, f32)>,
-    /// The only tokens that may be generated, where not all may; every id is below the vocabulary
-    /// size.
-    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Added to the logits of these tokens; every id is below the vocabulary size, and none twice.
+    pub logit_bias: Arc<[(u32, f32)]>,
+    /// The only tokens that may be generated, where not all may.
+    pub allowed_token_ids: Option<Arc<TokenSet>>,
     /// Makes the text repeatable; `None` draws a seed.
     pub seed: Option<u64>,
     /// Tokens to generate at most. 0 only scores the prompt.
@@ -39,8 +49,8 @@ pub struct SamplingParams {
     /// Tokens before which no stop token may be chosen.
     pub min_tokens: usize,
     /// Tokens that end the sequence: the model's end-of-sequence ids, unless the request ignores
-    /// them, and the request's own.
-    pub stop_token_ids: Vec<u32>,
+    /// them, and the request's own; ascending, none twice.
+    pub stop_token_ids: Arc<[u32]>,
 }
 
 impl Default for SamplingParams {
@@ -53,12 +63,12 @@ impl Default for SamplingParams {
             repetition_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
+            logit_bias: Arc::default(),
             allowed_token_ids: None,
             seed: None,
             max_tokens: 16,
             min_tokens: 0,
-            stop_token_ids: Vec::new(),
+            stop_token_ids: Arc::default(),
         }
     }
 }
@@ -67,7 +77,7 @@ impl SamplingParams {
     /// True where the most probable token is always taken.
     #[must_use]
     pub fn is_greedy(&self) -> bool {
-        self.temperature == 0.0
+        self.temperature < GREEDY_BELOW
     }
 }
 
@@ -103,8 +113,8 @@ pub struct Request {
     pub id: RequestId,
     /// When it reached the server.
     pub arrived: Instant,
-    /// Prompt tokens: at least one, fewer than the context, each below the vocabulary size.
-    pub prompt: Vec<u32>,
+    /// Prompt tokens: at least one, fewer than the context.
+    pub prompt: PromptTokens,
     /// Choices to generate, at least 1. They share the prompt's cache blocks.
     pub n: usize,
     /// How to choose tokens. Choice `k` draws from random stream `k` of the seed.
@@ -120,7 +130,7 @@ pub struct Request {
     /// Who may find its cached prompt: requests of the same owner, whom the server knows, ...
     pub cache_owner: String,
     /// ... and of the same salt, which the caller chose.
-    pub cache_salt: String,
+    pub cache_salt: Arc<str>,
     /// What each choice's text obeys.
     pub grammar: Option<Arc<Grammar>>,
     /// Tokens to guess ahead from what the text has already said, at most; 0 guesses none. Only
@@ -176,6 +186,9 @@ pub enum FinishReason {
     Stop(u32),
     /// Its text is complete: the grammar lets nothing follow.
     Complete,
+    /// Its text is not complete and cannot go on: what the request allows and what its grammar does
+    /// leave no token, or the grammar has become too complex to follow.
+    Stuck,
     /// `max_tokens` or the end of the context was reached.
     Length,
     /// The server shut down.

@@ -6,13 +6,15 @@
 //! grammar rules out; then temperature, `min_p`, `top_k` and `top_p`; then one draw from the sequence's
 //! own random stream.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::constraint::Constraint;
-use super::request::{Logprob, Reported, Request, SamplingParams, TokenLogprobs};
+use super::request::{
+    FinishReason, Logprob, PromptTokens, Reported, Request, SamplingParams, TokenLogprobs,
+};
 use crate::grammar::MatchError;
 
 /// The model produced no usable distribution for one sequence.
@@ -24,7 +26,10 @@ pub enum SamplingError {
         /// The first such token.
         token: usize,
     },
-    /// Every token is ruled out.
+    /// Every token has a probability of 0.
+    #[error("the model produced no token with a probability above 0")]
+    NoDistribution,
+    /// Every token is ruled out, by what the request allows.
     #[error("no token is allowed next")]
     NothingAllowed,
     /// The text cannot go on as its grammar asks.
@@ -47,7 +52,10 @@ pub struct Sampler {
     params: SamplingParams,
     reported: Option<Reported>,
     rng: ChaCha8Rng,
-    prompt_tokens: HashSet<u32>,
+    /// Where repetition is penalised.
+    prompt: Option<PromptTokens>,
+    /// Tokens of the output that the prompt does not have.
+    new_tokens: Vec<u32>,
     output_counts: HashMap<u32, u32>,
     num_generated: usize,
     constraint: Option<Constraint>,
@@ -64,13 +72,12 @@ impl Sampler {
         };
         rng.set_stream(choice as u64);
         let penalised = params.repetition_penalty != 1.0;
-        let prompt_tokens =
-            if penalised { request.prompt.iter().copied().collect() } else { HashSet::new() };
         Self {
+            prompt: penalised.then(|| request.prompt.clone()),
+            new_tokens: Vec::new(),
             params,
             reported: request.logprobs.clone(),
             rng,
-            prompt_tokens,
             output_counts: HashMap::new(),
             num_generated: 0,
             constraint: request.grammar.as_ref().map(|grammar| Constraint::new(grammar)),
@@ -88,29 +95,37 @@ impl Sampler {
         self.constraint.as_mut().map_or(tokens.len(), |constraint| constraint.count_allowed(tokens))
     }
 
+    /// How a text ends for which no token could be chosen; `None` where that is a failure.
+    #[must_use]
+    pub fn end_after(&self, error: SamplingError) -> Option<FinishReason> {
+        match error {
+            SamplingError::NothingAllowed
+                if self.constraint.as_ref().is_some_and(Constraint::may_end) =>
+            {
+                Some(FinishReason::Complete)
+            }
+            SamplingError::NothingAllowed
+            | SamplingError::Grammar(MatchError::Stuck | MatchError::TooComplex) => {
+                Some(FinishReason::Stuck)
+            }
+            SamplingError::NotFinite { .. }
+            | SamplingError::NoDistribution
+            | SamplingError::Grammar(MatchError::Failed) => None,
+        }
+    }
+
     /// Chooses the next token and remembers it; `logits` has one per token of the vocabulary.
     ///
     /// # Errors
     /// Where the logits hold no distribution; the sampler is unchanged then.
     pub fn sample(&mut self, logits: &[f32]) -> Result<Sampled, SamplingError> {
         check_finite(logits)?;
-        let stops = &self.params.stop_token_ids;
-        let allowed = match &mut self.constraint {
-            Some(constraint) => Some(constraint.allowed(stops)?),
-            None => None,
-        };
-        let token = if self.params.is_greedy() && allowed.is_none() && !self.modifies() {
-            argmax(logits)?
-        } else {
-            let mut logits = logits.to_vec();
-            // A text that can only end, ends.
-            let ends = allowed.as_ref().is_some_and(|allowed| allowed.is_within(stops));
-            self.modify(&mut logits, !ends);
-            if let Some(allowed) = &allowed {
-                allowed.apply(&mut logits);
+        let token = self.choose(logits).map_err(|error| match error {
+            SamplingError::NothingAllowed if scan::largest(logits) == f32::NEG_INFINITY => {
+                SamplingError::NoDistribution
             }
-            if self.params.is_greedy() { argmax(&logits)? } else { self.draw(logits)? }
-        };
+            error => error,
+        })?;
         if let Some(constraint) = &mut self.constraint {
             constraint.advance(token, &self.params.stop_token_ids)?;
         }
@@ -124,9 +139,37 @@ impl Sampler {
             };
             LogSoftmax::new(logits).describe(logits, token, beside)
         });
-        *self.output_counts.entry(token).or_default() += 1;
-        self.num_generated += 1;
+        self.remember(token);
         Ok(Sampled { token, logprobs })
+    }
+
+    fn remember(&mut self, token: u32) {
+        let count = self.output_counts.entry(token).or_default();
+        let is_new = |prompt: &PromptTokens| prompt.distinct().binary_search(&token).is_err();
+        if *count == 0 && self.prompt.as_ref().is_some_and(is_new) {
+            self.new_tokens.push(token);
+        }
+        *count += 1;
+        self.num_generated += 1;
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
+        let stops = &self.params.stop_token_ids;
+        let allowed = match &mut self.constraint {
+            Some(constraint) => Some(constraint.allowed(stops)?),
+            None => None,
+        };
+        if self.params.is_greedy() && allowed.is_none() && !self.modifies() {
+            return argmax(logits);
+        }
+        let mut logits = logits.to_vec();
+        // A text that can only end, ends.
+        let ends = allowed.as_ref().is_some_and(|allowed| allowed.is_within(stops));
+        self.modify(&mut logits, !ends);
+        if let Some(allowed) = &allowed {
+            allowed.apply(&mut logits);
+        }
+        if self.params.is_greedy() { argmax(&logits) } else { self.draw(logits) }
     }
 
     /// Whether [`Sampler::modify`] changes anything.
@@ -142,16 +185,13 @@ impl Sampler {
 
     fn modify(&self, logits: &mut [f32], bans: bool) {
         let params = &self.params;
-        for &(token, bias) in &params.logit_bias {
+        for &(token, bias) in &*params.logit_bias {
             logits[token as usize] += bias;
         }
-        if params.repetition_penalty != 1.0 {
-            let unseen_output = |t: &&u32| !self.prompt_tokens.contains(t);
-            let output = self.output_counts.keys().filter(unseen_output);
-            for &token in self.prompt_tokens.iter().chain(output) {
+        if let Some(prompt) = &self.prompt {
+            for &token in prompt.distinct().iter().chain(&self.new_tokens) {
                 let logit = &mut logits[token as usize];
-                let penalty = params.repetition_penalty;
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                *logit = penalised(*logit, params.repetition_penalty);
             }
         }
         for (&token, &count) in &self.output_counts {
@@ -159,12 +199,10 @@ impl Sampler {
                 params.presence_penalty + params.frequency_penalty * count as f32;
         }
         if let Some(allowed) = &params.allowed_token_ids {
-            let kept: Vec<f32> = allowed.iter().map(|token| logits[*token as usize]).collect();
-            logits.fill(f32::NEG_INFINITY);
-            allowed.iter().zip(kept).for_each(|(token, logit)| logits[*token as usize] = logit);
+            allowed.apply(logits);
         }
         if bans && self.num_generated < params.min_tokens {
-            for &token in &params.stop_token_ids {
+            for &token in &*params.stop_token_ids {
                 if let Some(logit) = logits.get_mut(token as usize) {
                     *logit = f32::NEG_INFINITY;
                 }
@@ -235,6 +273,16 @@ impl Sampler {
         let heaviest = || weights.iter().position(|weight| *weight == 1.0).unwrap_or(last);
         if weights[last] > 0.0 { last as u32 } else { heaviest() as u32 }
     }
+}
+
+/// A logit by the penalty of repetition. What is finite stays so: neither is a token ruled out by
+/// overflow, nor does one become more than all others.
+fn penalised(logit: f32, penalty: f32) -> f32 {
+    if logit == f32::NEG_INFINITY {
+        return logit;
+    }
+    let penalised = if logit > 0.0 { logit / penalty } else { logit * penalty };
+    penalised.clamp(f32::MIN, f32::MAX)
 }
 
 /// A weight so small that `count` tokens below it weigh less than half of what a nucleus of `top_p`

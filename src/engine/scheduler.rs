@@ -77,7 +77,7 @@ impl Scheduler {
     pub fn add(&mut self, mut sequence: Sequence) {
         let request = sequence.request();
         let adapter = request.adapter.as_ref().map(|version| version.id().0);
-        let namespace = &[request.cache_owner.as_str(), request.cache_salt.as_str()];
+        let namespace = &[request.cache_owner.as_str(), &*request.cache_salt];
         let context = PrefixContext { adapter: adapter.as_ref(), namespace };
         let mut chain = self.blocks.chain(context);
         if let Some(chain) = &mut chain {

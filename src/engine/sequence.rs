@@ -95,7 +95,7 @@ impl Sequence {
             reply,
             place: Some(place),
             pending: replies.map(|(choice, reply)| PendingChoice { choice, reply }).collect(),
-            tokens: request.prompt.clone(),
+            tokens: request.prompt.to_vec(),
             num_computed: 0,
             num_cached: None,
             num_charged: 0,

@@ -3,6 +3,7 @@
 
 mod fairness;
 mod grammars;
+mod isolation;
 mod pooling;
 mod prefix;
 mod speculation;
@@ -17,7 +18,9 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 
 use super::handle::{EngineHandle, EventStream, QueueShare, SubmitError, channel};
-use super::request::{Event, FinishReason, Request, RequestId, SamplingParams, TenantShare};
+use super::request::{
+    Event, FinishReason, PromptTokens, Request, RequestId, SamplingParams, TenantShare, TokenSet,
+};
 use super::scheduler::SchedulerConfig;
 use super::*;
 use crate::adapter::delta::{AdapterId, LowRankDelta, ModuleSpec};
@@ -39,6 +42,11 @@ const ADAPTER_STEP: u32 = 64;
 #[derive(Clone, Default)]
 struct FakeLm {
     fails: Arc<AtomicBool>,
+    /// A pass that reads the token [`isolation::CULPRIT`] fails: by an error, or by a panic.
+    fails_at_culprit: Arc<AtomicBool>,
+    panics: Arc<AtomicBool>,
+    passes: Arc<AtomicUsize>,
+    failures: Arc<AtomicUsize>,
     rows_computed: Arc<AtomicUsize>,
 }
 
@@ -61,12 +69,18 @@ impl CausalLm for FakeLm {
         for (row, (&slot, &token)) in input.slot_mapping.iter().zip(input.input_ids).enumerate() {
             pool[slot as usize] = (token + ADAPTER_STEP * tag(adapter_of(row))) as f32;
         }
-        if self.fails.load(Ordering::Relaxed) {
+        self.passes.fetch_add(1, Ordering::Relaxed);
+        let culprit = input.input_ids.contains(&isolation::CULPRIT);
+        let fails = self.fails.load(Ordering::Relaxed)
+            || culprit && self.fails_at_culprit.load(Ordering::Relaxed);
+        if fails {
             // What is in the slots now is undefined.
             input.slot_mapping.iter().for_each(|&slot| pool[slot as usize] = 1e6);
         }
         keys.slice_set(&Tensor::new(pool.as_slice(), &Device::Cpu)?.reshape(keys.shape())?, 0, 0)?;
-        if self.fails.load(Ordering::Relaxed) {
+        if fails {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            assert!(!self.panics.load(Ordering::Relaxed), "the fake device panics");
             candle_core::bail!("the fake device is broken");
         }
         self.rows_computed.fetch_add(input.input_ids.len(), Ordering::Relaxed);
@@ -134,10 +148,13 @@ fn logits(seen: &[u32], adapter: Option<AdapterId>) -> Vec<f32> {
 fn oracle(request: &Request) -> (Vec<sampler::Sampled>, FinishReason) {
     let adapter = request.adapter.as_ref().map(|version| version.id());
     let mut sampler = sampler::Sampler::new(request, 0);
-    let mut tokens = request.prompt.clone();
+    let mut tokens = request.prompt.to_vec();
     let mut output = Vec::new();
     loop {
-        let sampled = sampler.sample(&logits(&tokens, adapter)).unwrap();
+        let sampled = match sampler.sample(&logits(&tokens, adapter)) {
+            Ok(sampled) => sampled,
+            Err(error) => return (output, sampler.end_after(error).unwrap()),
+        };
         let token = sampled.token;
         tokens.push(token);
         output.push(sampled);
@@ -264,18 +281,22 @@ impl Rig {
     }
 }
 
+fn known(tokens: Vec<u32>) -> PromptTokens {
+    PromptTokens::new(tokens, VOCAB).unwrap()
+}
+
 fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
-    let stop_token_ids = vec![0];
+    let stop_token_ids = [0].into();
     Request {
         id: RequestId(0),
         arrived: Instant::now(),
-        prompt,
+        prompt: known(prompt),
         n: 1,
         sampling: SamplingParams {
             temperature: 0.0,
             max_tokens,
             stop_token_ids,
-            logit_bias: vec![(POISON, -1000.0)],
+            logit_bias: [(POISON, -1000.0)].into(),
             ..SamplingParams::default()
         },
         logprobs: None,
@@ -283,11 +304,17 @@ fn request(prompt: Vec<u32>, max_tokens: usize) -> Request {
         adapter: None,
         tenant: TenantShare::default(),
         cache_owner: String::new(),
-        cache_salt: String::new(),
+        cache_salt: Arc::default(),
         grammar: None,
         num_speculative_tokens: 0,
         pooling: None,
     }
+}
+
+/// Adds to the logit of a token.
+fn bias(request: &mut Request, token: u32, bias: f32) {
+    let biases = request.sampling.logit_bias.iter().copied();
+    request.sampling.logit_bias = biases.chain([(token, bias)]).collect();
 }
 
 fn drain(stream: &mut EventStream) -> Vec<Event> {
@@ -355,7 +382,7 @@ fn any_request() -> impl Strategy<Value = Request> {
         request.sampling.frequency_penalty = penalty;
         request.sampling.min_tokens = min_tokens.min(max_tokens);
         let adapter = adapters()[adapter].clone();
-        let cache_salt = ["", "salt"][salt].to_owned();
+        let cache_salt = ["", "salt"][salt].into();
         Request { n, adapter, cache_salt, num_speculative_tokens, logprobs, grammar, ..request }
     })
 }
@@ -437,7 +464,7 @@ fn a_poisoned_sequence_fails_alone() {
     let mut rig = Rig::new(64, 4, 8, 64);
     let healthy = request(vec![5, 6, 7], 12);
     let mut poisoned = request(vec![8, 9], 12);
-    poisoned.sampling.logit_bias = vec![(POISON, 1000.0)];
+    poisoned.sampling.logit_bias = [(POISON, 1000.0)].into();
     let mut good = rig.submit(healthy.clone()).remove(0);
     let mut bad = rig.submit(poisoned).remove(0);
     rig.run_until_idle();

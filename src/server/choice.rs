@@ -69,6 +69,8 @@ pub enum StopReason {
     Text(String),
     /// This stop token.
     Token(u32),
+    /// Nothing: no token could come next.
+    Stuck,
 }
 
 /// The end of a choice.
@@ -169,10 +171,10 @@ pub struct StopRules {
     /// Those strings.
     pub strings: Vec<String>,
     /// Tokens that end it and whose text is not part of it, in ascending order.
-    pub token_ids: Vec<u32>,
+    pub token_ids: Arc<[u32]>,
     /// The model's own end-of-sequence tokens among them.
     pub eos_token_ids: Vec<u32>,
-    /// Tokens before which no string ends it.
+    /// Tokens before which no string ends it, though one may begin there.
     pub min_tokens: usize,
     /// Whether what ends the text is part of it.
     pub include_stop: bool,
@@ -298,6 +300,8 @@ impl Choice {
             FinishReason::Stop(token) => ("stop", StopReason::Token(token)),
             FinishReason::Complete => ("stop", StopReason::Model),
             FinishReason::Length => ("length", StopReason::Model),
+            // Not complete, which is what clients read in the word.
+            FinishReason::Stuck => ("length", StopReason::Stuck),
             FinishReason::Abort => {
                 self.end("abort");
                 return Err(ApiError::draining());
@@ -318,11 +322,11 @@ impl Choice {
     /// Adds new text up to the first stop string; one of them ends the choice.
     fn add_text(&mut self, text: &str, delta: &mut Delta) {
         self.chars += text.chars().count();
-        if self.generated <= self.rules.min_tokens {
-            self.show(text, delta);
-            return;
-        }
-        let outcome = self.matcher.push(text);
+        let outcome = if self.generated <= self.rules.min_tokens {
+            self.matcher.push_early(text)
+        } else {
+            self.matcher.push(text)
+        };
         self.add_outcome(outcome, delta);
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::error::ApiError;
 use super::state::{AppState, Serving};
+use crate::engine::request::TokenSet;
 use crate::grammar::{Grammar, GrammarError, GrammarSpec, Vocabulary};
 use crate::text::tokenizer::Tokenizer;
 
@@ -29,7 +30,14 @@ pub fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize, eos_token_ids: &[u32
     vocabulary
 }
 
-/// Compiles a form.
+/// True where a text of `grammar` may begin with one of these tokens, or be empty.
+fn can_begin(grammar: &Grammar, tokens: &TokenSet) -> bool {
+    // Where the grammar cannot say, that is no fault of the tokens.
+    let Ok(allowed) = grammar.matcher().allowed() else { return true };
+    allowed.may_end() || tokens.iter().any(|token| allowed.contains(token))
+}
+
+/// Compiles a form, whose texts are made of `allowed_token_ids` where not of all.
 ///
 /// # Errors
 /// 400 for one that is malformed, too large, not supported or impossible to obey.
@@ -37,6 +45,7 @@ pub(super) async fn compile(
     state: &AppState,
     serving: &Serving,
     form: Form,
+    allowed_token_ids: Option<Arc<TokenSet>>,
 ) -> Result<Arc<Grammar>, ApiError> {
     let Form { param, spec } = form;
     let permit = Arc::clone(&state.grammar_work)
@@ -45,7 +54,10 @@ pub(super) async fn compile(
         .expect("the semaphore is never closed");
     let grammars = Arc::clone(&serving.grammars);
     let work = tokio::task::spawn_blocking(move || {
-        let result = grammars.compile(spec);
+        let result = grammars.compile(spec).map(|grammar| {
+            let begins = allowed_token_ids.is_none_or(|tokens| can_begin(&grammar, &tokens));
+            begins.then_some(grammar)
+        });
         // Given back when the work is done, not when its client stops waiting for it.
         drop(permit);
         result
@@ -54,7 +66,11 @@ pub(super) async fn compile(
         ApiError::invalid(param.clone(), format!("`{param}` cannot be obeyed: {reason}"))
     };
     match tokio::time::timeout(state.config.grammar_timeout, work).await {
-        Ok(Ok(Ok(grammar))) => Ok(grammar),
+        Ok(Ok(Ok(Some(grammar)))) => Ok(grammar),
+        Ok(Ok(Ok(None))) => Err(ApiError::invalid(
+            "allowed_token_ids",
+            format!("`allowed_token_ids` has no token with which a text of `{param}` can begin"),
+        )),
         Ok(Ok(Err(error))) => Err(invalid(&error)),
         Ok(Err(error)) => {
             tracing::error!(%error, "bug: compiling a grammar panicked");

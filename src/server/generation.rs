@@ -17,7 +17,9 @@ use super::tenancy::account::{Account, record};
 use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::EventStream;
-use crate::engine::request::{Event, Reported, Request, SamplingParams, TokenLogprobs};
+use crate::engine::request::{
+    Event, PromptTokens, Reported, Request, SamplingParams, TokenLogprobs,
+};
 use crate::grammar::Grammar;
 use crate::text::answer::Place;
 use crate::text::detokenizer::Detokenizer;
@@ -30,7 +32,7 @@ pub type PromptLogprobs = Vec<Option<TokenLogprobs>>;
 #[derive(Debug)]
 pub struct Prompt {
     /// Its tokens: at least one.
-    pub tokens: Vec<u32>,
+    pub tokens: PromptTokens,
     /// Tokens to generate at most.
     pub max_tokens: usize,
     /// Continues its text.
@@ -72,7 +74,7 @@ pub struct Job {
     /// The adapter; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Cached prompts are shared among requests of one salt.
-    pub cache_salt: String,
+    pub cache_salt: Arc<str>,
     /// What each choice's text obeys.
     pub grammar: Option<Arc<Grammar>>,
     /// The same before it is compiled.
@@ -100,7 +102,7 @@ pub struct Generation {
     choices: usize,
     counts: TokenCounts,
     prompt_logprobs: Vec<Option<PromptLogprobs>>,
-    prompt_tokens: Vec<Vec<u32>>,
+    prompt_tokens: Vec<PromptTokens>,
     account: Account,
     // After the account: what was charged flows back when it is closed.
     admission: Admission,
@@ -136,7 +138,7 @@ impl Generation {
         let rules = Arc::new(StopRules {
             matcher: job.stop_matcher()?,
             strings: job.stop.clone(),
-            token_ids: job.sampling.stop_token_ids.clone(),
+            token_ids: Arc::clone(&job.sampling.stop_token_ids),
             eos_token_ids: serving.eos_token_ids.clone(),
             min_tokens: job.sampling.min_tokens,
             include_stop: job.include_stop,
@@ -279,7 +281,7 @@ impl Generation {
 
     /// The tokens of each prompt.
     #[must_use]
-    pub fn prompt_tokens(&self) -> &[Vec<u32>] {
+    pub fn prompt_tokens(&self) -> &[PromptTokens] {
         &self.prompt_tokens
     }
 
@@ -328,7 +330,7 @@ impl Job {
             adapter: self.adapter.clone(),
             tenant: call.caller.share(),
             cache_owner: call.caller.cache_owner(),
-            cache_salt: self.cache_salt.clone(),
+            cache_salt: Arc::clone(&self.cache_salt),
             grammar: self.grammar.clone(),
             num_speculative_tokens: self.num_speculative_tokens,
             pooling: None,

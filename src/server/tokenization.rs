@@ -71,10 +71,12 @@ pub async fn tokenize(
     let work = move || {
         let tokens = match input {
             Input::Prompt { text, add_special_tokens } => {
-                convert::encode(&serving, &text, add_special_tokens, "prompt")?
+                let tokens = convert::encode(&serving, &text, add_special_tokens, "prompt")?;
+                convert::known(&serving, tokens, "prompt")?
             }
             Input::Messages { conversation, template } => {
-                render::chat(&config, &serving, conversation, template, None)?.tokens
+                let chat = render::chat(&config, &serving, conversation, template, None)?;
+                convert::known(&serving, chat.tokens, "messages")?
             }
         };
         let string = |id: &u32| serving.tokenizer.token_text(*id).unwrap_or_default();
@@ -83,7 +85,7 @@ pub async fn tokenize(
             count: tokens.len(),
             max_model_len: serving.max_model_len,
             token_strs: with_strings.then(strings),
-            tokens,
+            tokens: tokens.to_vec(),
         })
     };
     text_work(&state, work).await.map(Json)
@@ -129,8 +131,9 @@ pub async fn detokenize(
 ) -> ApiResult<Detokenized> {
     let serving = state.serving()?;
     check_model(&mut fields, &call, &serving).await?;
-    let tokens =
-        fields.tokens("tokens", serving.vocab_size)?.ok_or_else(|| fields.missing("tokens"))?;
+    let tokens = fields
+        .tokens("tokens", serving.vocab_size, serving.max_model_len)?
+        .ok_or_else(|| fields.missing("tokens"))?;
     finish(&state, fields)?;
     let work = move || {
         let prompt = serving

@@ -13,7 +13,7 @@ use super::tenancy::account::{Account, record};
 use super::tenancy::admission::Admission;
 use crate::adapter::registry::AdapterVersion;
 use crate::engine::handle::{EventStream, SubmitError};
-use crate::engine::request::{Event, Pooling, Request, SamplingParams};
+use crate::engine::request::{Event, Pooling, PromptTokens, Request, SamplingParams};
 use crate::metrics::Metrics;
 
 /// Of the requests that may wait in the engine's queue, the share that one request takes at most.
@@ -23,13 +23,13 @@ const QUEUE_SHARE: usize = 4;
 #[derive(Debug)]
 pub struct PoolJob {
     /// Tokens of each prompt: at least one.
-    pub prompts: Vec<Vec<u32>>,
+    pub prompts: Vec<PromptTokens>,
     /// What of a prompt is taken.
     pub pooling: Pooling,
     /// The adapter; `None` is the base model.
     pub adapter: Option<Arc<AdapterVersion>>,
     /// Cached prompts are shared among requests of one salt.
-    pub cache_salt: String,
+    pub cache_salt: Arc<str>,
 }
 
 /// The vector of each prompt, in their order. Dropping the future aborts what still runs.
@@ -43,7 +43,7 @@ pub async fn pool(
     call: &Call,
     mut admission: Admission,
 ) -> Result<Vec<Vec<f32>>, ApiError> {
-    let tokens = job.prompts.iter().map(Vec::len).sum();
+    let tokens = job.prompts.iter().map(|prompt| prompt.len()).sum();
     admission.charge(tokens as u64)?;
     admission.release_body();
     let (slot, record) = (admission.take_slot(), record(serving, job.adapter.as_ref(), tokens));
@@ -100,7 +100,7 @@ impl PoolJob {
             adapter: self.adapter.clone(),
             tenant: call.caller.share(),
             cache_owner: call.caller.cache_owner(),
-            cache_salt: self.cache_salt.clone(),
+            cache_salt: Arc::clone(&self.cache_salt),
             grammar: None,
             num_speculative_tokens: 0,
             pooling: Some(self.pooling),

@@ -16,7 +16,9 @@ use sorsa::adapter::segments::Segments;
 use sorsa::engine::Engine;
 use sorsa::engine::handle::{EngineHandle, QueueShare, channel};
 use sorsa::engine::model_runner::ModelRunner;
-use sorsa::engine::request::{Event, Request, RequestId, SamplingParams, TenantShare};
+use sorsa::engine::request::{
+    Event, PromptTokens, Request, RequestId, SamplingParams, TenantShare,
+};
 use sorsa::engine::scheduler::{Scheduler, SchedulerConfig};
 use sorsa::kv_cache::BlockId;
 use sorsa::kv_cache::block_manager::BlockManager;
@@ -37,6 +39,7 @@ const LOGPROB_TOLERANCE: f32 = 1e-3;
 const BLOCK_SIZE: usize = 16;
 const MAX_TOKENS: usize = 64;
 const EOS: u32 = 2;
+const VOCAB_SIZE: usize = 49_152;
 
 pub struct Reference {
     pub model: LlamaForCausalLm,
@@ -154,12 +157,12 @@ async fn check_greedy(
         let request = Request {
             id: RequestId(0),
             arrived: Instant::now(),
-            prompt: ids(&prompt["ids"]),
+            prompt: PromptTokens::new(ids(&prompt["ids"]), VOCAB_SIZE).unwrap(),
             n: 1,
             sampling: SamplingParams {
                 temperature: 0.0,
                 max_tokens: MAX_TOKENS,
-                stop_token_ids: vec![EOS],
+                stop_token_ids: [EOS].into(),
                 ..SamplingParams::default()
             },
             logprobs: None,
@@ -167,7 +170,7 @@ async fn check_greedy(
             adapter: adapter.clone(),
             tenant: TenantShare::default(),
             cache_owner: String::new(),
-            cache_salt: String::new(),
+            cache_salt: Arc::default(),
             grammar: None,
             num_speculative_tokens: 0,
             pooling: None,

@@ -1,17 +1,18 @@
 //! The distribution, the penalties and the errors, against what the words promise.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::request::{RequestId, TenantShare};
+use crate::engine::request::{RequestId, TenantShare, TokenSet};
 
 fn request(sampling: SamplingParams, logprobs: Option<Reported>) -> Request {
     Request {
         id: RequestId(1),
         arrived: Instant::now(),
-        prompt: vec![1, 2, 3],
+        prompt: PromptTokens::new(vec![1, 2, 3], 512).unwrap(),
         n: 1,
         sampling,
         logprobs,
@@ -19,7 +20,7 @@ fn request(sampling: SamplingParams, logprobs: Option<Reported>) -> Request {
         adapter: None,
         tenant: TenantShare::default(),
         cache_owner: String::new(),
-        cache_salt: String::new(),
+        cache_salt: Arc::default(),
         grammar: None,
         num_speculative_tokens: 0,
         pooling: None,
@@ -98,11 +99,11 @@ fn bias_and_penalties_change_the_choice() {
     let first =
         |params: SamplingParams, logits: &[f32]| sampler(params).sample(logits).unwrap().token;
     assert_eq!(
-        first(SamplingParams { logit_bias: vec![(2, 5.0)], ..greedy() }, &[1.0, 2.0, 0.0]),
+        first(SamplingParams { logit_bias: [(2, 5.0)].into(), ..greedy() }, &[1.0, 2.0, 0.0]),
         2
     );
     assert_eq!(
-        first(SamplingParams { logit_bias: vec![(1, -100.0)], ..greedy() }, &[1.0, 2.0, 0.0]),
+        first(SamplingParams { logit_bias: [(1, -100.0)].into(), ..greedy() }, &[1.0, 2.0, 0.0]),
         0
     );
     // The prompt is 1, 2, 3: repetition counts it, presence and frequency do not.
@@ -126,7 +127,7 @@ fn presence_counts_once_and_frequency_every_time() {
 
 #[test]
 fn stop_tokens_are_banned_before_min_tokens() {
-    let params = SamplingParams { min_tokens: 2, stop_token_ids: vec![1, 99], ..greedy() };
+    let params = SamplingParams { min_tokens: 2, stop_token_ids: [1, 99].into(), ..greedy() };
     let mut sampler = sampler(params);
     let tokens: Vec<_> = (0..3).map(|_| sampler.sample(&[0.0, 5.0]).unwrap().token).collect();
     assert_eq!(tokens, [0, 0, 1]);
@@ -137,9 +138,9 @@ fn a_distribution_that_is_none_is_an_error() {
     let error = |logits: &[f32]| sampler(greedy()).sample(logits).unwrap_err();
     assert_eq!(error(&[0.0, f32::NAN]), SamplingError::NotFinite { token: 1 });
     assert_eq!(error(&[f32::INFINITY, 0.0]), SamplingError::NotFinite { token: 0 });
-    assert_eq!(error(&[f32::NEG_INFINITY; 3]), SamplingError::NothingAllowed);
+    assert_eq!(error(&[f32::NEG_INFINITY; 3]), SamplingError::NoDistribution);
     let drawn = sampler(seeded(1)).sample(&[f32::NEG_INFINITY; 3]).unwrap_err();
-    assert_eq!(drawn, SamplingError::NothingAllowed);
+    assert_eq!(drawn, SamplingError::NoDistribution);
 }
 
 #[test]
@@ -161,7 +162,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let params = SamplingParams {
-            seed: Some(seed), temperature: 0.7, top_p: 0.9, logit_bias: vec![(0, 3.0)],
+            seed: Some(seed), temperature: 0.7, top_p: 0.9, logit_bias: [(0, 3.0)].into(),
             ..SamplingParams::default()
         };
         let sampled = Sampler::new(&request(params, Some(Reported::Top(count))), 0)
@@ -259,7 +260,7 @@ proptest! {
 #[test]
 fn only_allowed_tokens_are_drawn_and_log_probabilities_are_the_models() {
     let allowed = |params: SamplingParams| SamplingParams {
-        allowed_token_ids: Some(vec![3, 1, 1]),
+        allowed_token_ids: Some(Arc::new(TokenSet::new(&[3, 1, 1], 4))),
         ..params
     };
     let logits = logits_of(&[0.4, 0.1, 0.2, 0.3]);
@@ -290,5 +291,157 @@ proptest! {
         expected.truncate(last.map_or(expected.len(), |last| last + 1));
         keep_nucleus(&mut found, top_p, None);
         prop_assert_eq!(found, expected);
+    }
+}
+
+/// Numbers at the ends of what a request may say, and of what float32 can hold.
+fn extreme(low: f32, high: f32) -> impl Strategy<Value = f32> {
+    let inside =
+        [1e-45, 1e-39, 2.9e-39, 1e-38, 1e-20, 1e-6, 9e-6, 1e-5, 1.1e-5, 0.01, 0.999_999_94, 1.0];
+    let inside: Vec<f32> = inside.into_iter().filter(|x| (low..=high).contains(x)).collect();
+    prop_oneof![Just(low), Just(high), prop::sample::select(inside), low..=high]
+}
+
+fn extreme_params() -> impl Strategy<Value = SamplingParams> {
+    let nucleus = (
+        extreme(0.0, 2.0),
+        extreme(0.0, 1.0),
+        extreme(0.0, 1.0),
+        prop::option::of(prop_oneof![1..4_usize, Just(usize::MAX)]),
+    );
+    let penalties = (extreme(0.01, 100.0), extreme(-2.0, 2.0), extreme(-2.0, 2.0));
+    let biases = prop::collection::btree_map(0..8_u32, extreme(-100.0, 100.0), 0..8);
+    let lists = (biases, prop::option::of(prop::collection::vec(0..8_u32, 1..8)), any::<u64>());
+    (nucleus, penalties, lists).prop_map(|(nucleus, penalties, (biases, allowed, seed))| {
+        let (temperature, top_p, min_p, top_k) = nucleus;
+        let (repetition_penalty, presence_penalty, frequency_penalty) = penalties;
+        SamplingParams {
+            temperature,
+            top_p,
+            min_p,
+            top_k,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            logit_bias: biases.into_iter().collect(),
+            allowed_token_ids: allowed.map(|ids| Arc::new(TokenSet::new(&ids, 8))),
+            ..seeded(seed)
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// Whatever a request may say, a token comes: one that is allowed and possible, and as many
+    /// times as it is asked.
+    #[test]
+    fn extreme_parameters_choose_a_token_that_is_possible(
+        params in extreme_params(),
+        logits in prop::collection::vec(
+            prop_oneof![
+                4 => -20.0_f32..20.0,
+                1 => prop::sample::select(vec![
+                    f32::MIN, f32::MAX, f32::NEG_INFINITY, 0.0, -0.0, 1e-45, 3e36, -3e36,
+                ]),
+            ],
+            8,
+        ),
+    ) {
+        let possible = |token: usize| {
+            let allowed = params.allowed_token_ids.as_ref();
+            logits[token] > f32::NEG_INFINITY && allowed.is_none_or(|set| set.contains(token as u32))
+        };
+        let mut sampler = sampler(params.clone());
+        for _ in 0..5 {
+            match sampler.sample(&logits) {
+                Ok(sampled) => prop_assert!(possible(sampled.token as usize), "{sampled:?}"),
+                Err(error) => {
+                    prop_assert!(!(0..8).any(possible), "{error}");
+                    let end = (logits.iter().any(|logit| *logit > f32::NEG_INFINITY))
+                        .then_some(FinishReason::Stuck);
+                    prop_assert_eq!(sampler.end_after(error), end);
+                }
+            }
+        }
+    }
+
+    /// Down to where it is greedy, a temperature draws the likeliest token unless others are as
+    /// likely; from there on, it is the likeliest at once.
+    #[test]
+    fn tiny_temperatures_take_the_likeliest(
+        temperature in extreme(0.0, 1e-5),
+        logits in prop::collection::vec(-20.0_f32..20.0, 2..40),
+        seed in any::<u64>(),
+    ) {
+        let mut sampler = sampler(SamplingParams { temperature, ..seeded(seed) });
+        let best = scan::largest(&logits);
+        for _ in 0..3 {
+            let token = sampler.sample(&logits).unwrap().token;
+            prop_assert!(best - logits[token as usize] < 1e-3);
+            if temperature < 1e-5 {
+                prop_assert_eq!(Some(token as usize), logits.iter().position(|l| *l == best));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_overflowing_penalty_leaves_an_order() {
+    let params = SamplingParams { repetition_penalty: 0.01, ..greedy() };
+    // The prompt is 1, 2, 3.
+    let token = sampler(params).sample(&[5.0, 3e37, 3e38, -3e38]).unwrap().token;
+    assert!([1, 2].contains(&token));
+    let params = SamplingParams { repetition_penalty: 100.0, ..greedy() };
+    let token = sampler(params).sample(&[f32::NEG_INFINITY, -3e38, -3e37, -3e38]).unwrap().token;
+    assert!(token > 0);
+}
+
+#[test]
+fn what_a_request_holds_is_shared_by_its_choices() {
+    let params = SamplingParams {
+        logit_bias: [(1, 1.0)].into(),
+        allowed_token_ids: Some(Arc::new(TokenSet::new(&[1, 2], 4))),
+        stop_token_ids: [3].into(),
+        repetition_penalty: 2.0,
+        ..seeded(3)
+    };
+    let request = request(params, None);
+    let samplers: Vec<_> = (0..5).map(|choice| Sampler::new(&request, choice)).collect();
+    let SamplingParams { logit_bias, allowed_token_ids, stop_token_ids, .. } = &request.sampling;
+    assert_eq!(Arc::strong_count(logit_bias), 6);
+    assert_eq!(allowed_token_ids.as_ref().map(Arc::strong_count), Some(6));
+    assert_eq!(Arc::strong_count(stop_token_ids), 6);
+    let shares = |sampler: &Sampler| sampler.prompt.as_ref().unwrap().shares_with(&request.prompt);
+    assert!(samplers.iter().all(shares));
+}
+
+proptest! {
+    /// Repetition is penalised once for each token of prompt or output, whatever has how many.
+    #[test]
+    fn repetition_counts_each_token_once(
+        prompt in prop::collection::vec(0..16_u32, 1..30),
+        rows in prop::collection::vec(prop::collection::vec(-5.0_f32..5.0, 16), 1..12),
+        penalty in 0.5_f32..3.0,
+    ) {
+        let params = SamplingParams { repetition_penalty: penalty, ..greedy() };
+        let mut request = request(params, None);
+        request.prompt = PromptTokens::new(prompt.clone(), 16).unwrap();
+        let mut sampler = Sampler::new(&request, 0);
+        let mut seen = prompt;
+        for row in rows {
+            let score = |token: u32| {
+                let logit = row[token as usize];
+                match (seen.contains(&token), logit > 0.0) {
+                    (false, _) => logit,
+                    (true, true) => logit / penalty,
+                    (true, false) => logit * penalty,
+                }
+            };
+            let best = (0..16).max_by(|a, b| score(*a).total_cmp(&score(*b)).then(b.cmp(a)));
+            let token = sampler.sample(&row).unwrap().token;
+            prop_assert_eq!(Some(token), best);
+            seen.push(token);
+        }
     }
 }

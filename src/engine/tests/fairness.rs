@@ -72,12 +72,14 @@ fn simulate(
         while let Some(arrival) = coming.next_if(|next| next.at <= outcome.seconds) {
             number += 1;
             // No two prompts begin alike.
-            let prompt = vec![number; arrival.prompt];
+            // Nothing is computed: no model has to know it.
+            let prompt = PromptTokens::new(vec![number; arrival.prompt], usize::MAX).unwrap();
             let (id, weight) = (arrival.tenant, weight(arrival.tenant));
             let request = Request {
                 tenant: TenantShare { id, weight },
                 adapter: adapters[arrival.adapter].clone(),
-                ..request(prompt, arrival.generated)
+                prompt,
+                ..request(vec![1], arrival.generated)
             };
             let _streams = handle.submit(request, &share).unwrap();
             let Received::Submission(submission) = submissions.receive(false) else { panic!() };

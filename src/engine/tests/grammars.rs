@@ -60,7 +60,7 @@ fn a_text_ends_where_it_may_and_not_before() {
         let grammar = Some(regex("(ab|cd)+"));
         let mut request = Request { grammar, ..request(vec![prompt; 3], 12) };
         // The end is what the model likes best, whenever it may be.
-        request.sampling.logit_bias.push((0, 50.0));
+        bias(&mut request, 0, 50.0);
         request.sampling.min_tokens = 3;
         let (events, _) = rig.answer(&request);
         assert_eq!(text(&events).len(), 4, "{}", text(&events));
@@ -87,8 +87,8 @@ fn a_request_may_end_a_text_in_its_own_way() {
     let grammar = Some(regex("[a-c]+"));
     let mut request = Request { grammar, ..request(vec![4, 5], 20) };
     // No letter: no text of the grammar holds it.
-    request.sampling.stop_token_ids = vec![30];
-    request.sampling.logit_bias.push((30, 50.0));
+    request.sampling.stop_token_ids = [30].into();
+    bias(&mut request, 30, 50.0);
     let (events, _) = rig.answer(&request);
     assert_eq!(tokens(&events).len(), 2);
     assert_eq!(events.last(), Some(&Event::Finished(FinishReason::Stop(30))));
@@ -107,7 +107,7 @@ fn guesses_are_of_the_grammar() {
 }
 
 #[test]
-fn a_text_that_cannot_go_on_fails_alone() {
+fn a_text_that_cannot_go_on_ends_with_what_it_has() {
     let mut rig = Rig::new(64, 4, 8, 64);
     // No token is a capital letter.
     let grammar = regex("abcX");
@@ -119,6 +119,54 @@ fn a_text_that_cannot_go_on_fails_alone() {
     assert_answers(&drain(&mut good), &healthy);
     let events = drain(&mut bad);
     assert_eq!(text(&events), "abc");
-    assert!(matches!(events.last(), Some(Event::Failed(message)) if message.contains("grammar")));
+    assert_eq!(events.last(), Some(&Event::Finished(FinishReason::Stuck)));
     assert_eq!(rig.free_blocks(), 64);
+}
+
+fn allow(request: &mut Request, tokens: &[u32]) {
+    request.sampling.allowed_token_ids = Some(Arc::new(TokenSet::new(tokens, VOCAB)));
+}
+
+#[test]
+fn a_text_that_may_not_go_on_with_what_is_allowed_ends() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    let (a, b, c) = (1, 2, 3);
+    let cases: [(&str, &[u32], usize, &str, FinishReason); 6] = [
+        // Nothing of the grammar is allowed, at once or later.
+        ("[x-z]+", &[a], 0, "", FinishReason::Stuck),
+        ("ab[x-z]+", &[a, b], 0, "ab", FinishReason::Stuck),
+        // Where the text is complete, that is its end.
+        ("ab[x-z]*", &[a, b], 0, "ab", FinishReason::Complete),
+        // Only its end is allowed, and not yet; where nothing else is, min_tokens is no matter.
+        ("ab[x-z]*", &[0, a, b], 9, "ab", FinishReason::Complete),
+        ("(abc)+", &[0, a, b, c], 9, "abcabcabcabc", FinishReason::Length),
+        ("abc", &[a, b, c], 9, "abc", FinishReason::Complete),
+    ];
+    for (pattern, allowed, min_tokens, answer, reason) in cases {
+        for temperature in [0.0, 1.0] {
+            let grammar = Some(regex(pattern));
+            let mut request =
+                Request { grammar, num_speculative_tokens: 4, ..request(vec![8, 9], 12) };
+            request.sampling.temperature = temperature;
+            request.sampling.min_tokens = min_tokens;
+            allow(&mut request, allowed);
+            let (events, _) = rig.answer(&request);
+            assert_eq!((&*text(&events), events.last()), (answer, Some(&Event::Finished(reason))));
+        }
+    }
+}
+
+#[test]
+fn a_text_without_a_grammar_ends_where_nothing_is_allowed() {
+    let mut rig = Rig::new(64, 4, 8, 64);
+    let mut only_end = request(vec![8, 9], 12);
+    allow(&mut only_end, &[0]);
+    let (events, _) = rig.answer(&only_end);
+    assert_eq!(
+        events[1..],
+        [Event::Token { token: 0, logprobs: None }, Event::Finished(FinishReason::Stop(0)),]
+    );
+    only_end.sampling.min_tokens = 1;
+    let (events, _) = rig.answer(&only_end);
+    assert_eq!(events[1..], [Event::Finished(FinishReason::Stuck)]);
 }

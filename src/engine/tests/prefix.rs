@@ -31,7 +31,7 @@ fn a_prompt_is_found_again_only_by_those_who_may_share_it() {
         .map(|(adapter, owner, salt)| Request {
             adapter: adapters()[adapter].clone(),
             cache_owner: owner.to_owned(),
-            cache_salt: salt.to_owned(),
+            cache_salt: salt.into(),
             ..request(prompt(), 3)
         })
         .collect();
@@ -143,7 +143,7 @@ fn a_failed_forward_pass_leaves_nothing_to_find() {
 fn a_poisoned_sequence_leaves_nothing_to_find() {
     let mut rig = Rig::new(64, 4, 8, 64);
     let mut poisoned = request(prompt(), 4);
-    poisoned.sampling.logit_bias = vec![(POISON, 1000.0)];
+    poisoned.sampling.logit_bias = [(POISON, 1000.0)].into();
     let (events, _) = rig.answer(&poisoned);
     assert!(matches!(events.last(), Some(Event::Failed(_))));
     assert_eq!(rig.answer(&request(prompt(), 2)).1, 0);
@@ -213,4 +213,37 @@ fn beside_running_answers_a_long_prompt_comes_in_pieces() {
     rig.run_until_idle();
     assert_answers(&drain(&mut stream), &long);
     assert_answers(&drain(&mut running), &answered);
+}
+
+#[test]
+fn what_a_preempted_prompt_has_computed_itself_is_not_reported_as_cached() {
+    // A long prompt comes in pieces beside an answer that grows, until there is no room for both.
+    let run = |blocks: BlockManager| {
+        let config = SchedulerConfig {
+            max_num_seqs: 8,
+            max_num_batched_tokens: 64,
+            max_model_len: MAX_MODEL_LEN,
+            long_prefill_token_threshold: Some(2),
+        };
+        let mut rig = Rig::with_config(blocks, config);
+        let mut answered = request(vec![3, 1, 2], 55);
+        answered.sampling.stop_token_ids = Arc::default();
+        let mut running = rig.submit(answered.clone()).remove(0);
+        rig.step();
+        let long = request((0..48).map(|p| p % 29 + 1).collect(), 2);
+        let mut stream = rig.submit(long.clone()).remove(0);
+        rig.run_until_idle();
+        assert!(rig.metric("vllm:num_preemptions_total") > 0, "nobody was preempted");
+        assert_answers(&drain(&mut running), &answered);
+        let events = drain(&mut stream);
+        assert_answers(&events, &long);
+        let Event::PromptComputed { num_cached_tokens, .. } = events[0] else {
+            panic!("{events:?}")
+        };
+        (num_cached_tokens, rig.rows_computed())
+    };
+    let (_, without) = run(BlockManager::new(16, 4));
+    let (cached, rows) = run(BlockManager::new(16, 4).with_prefix_cache([9; 32]));
+    assert!(rows < without, "it took nothing of its own up again");
+    assert_eq!(cached, 0);
 }

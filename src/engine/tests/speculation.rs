@@ -10,7 +10,7 @@ const ACCEPTED: &str = "vllm:spec_decode_num_accepted_tokens_total";
 fn periodic(max_tokens: usize) -> Request {
     let prompt = [4, 5, 6].into_iter().cycle().take(15).collect();
     let mut request = request(prompt, max_tokens);
-    request.sampling.stop_token_ids.clear();
+    request.sampling.stop_token_ids = Arc::default();
     Request { logprobs: Some(request::Reported::Top(2)), ..request }
 }
 
@@ -47,7 +47,7 @@ fn every_end_is_where_it_would_be_without() {
     for max_tokens in 1..20 {
         for stop in 0..30 {
             let mut request = Request { num_speculative_tokens: 8, ..periodic(max_tokens) };
-            request.sampling.stop_token_ids = vec![stop];
+            request.sampling.stop_token_ids = [stop].into();
             steps(&mut Rig::new(64, 4, 8, 64), &request);
         }
     }
@@ -77,7 +77,7 @@ fn wrong_guesses_are_never_found_in_the_cache() {
     let first = Request { num_speculative_tokens: 8, ..periodic(40) };
     let (events, _) = rig.answer(&first);
     assert!(rig.metric(DRAFTED) > rig.metric(ACCEPTED), "every guess was right");
-    let text = [first.prompt.clone(), tokens(&events)].concat();
+    let text = [first.prompt.to_vec(), tokens(&events)].concat();
     // Texts that leave the first one's at any place find its blocks up to there.
     for branch in 1..text.len().min(MAX_MODEL_LEN - 4) {
         let mut prompt = text[..branch].to_vec();

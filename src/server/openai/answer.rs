@@ -16,6 +16,9 @@ use crate::server::choice::{Finish, OutputToken, StopReason};
 use crate::server::generation::{Generation, TokenCounts};
 use crate::server::state::Serving;
 
+/// The `stop_reason` of an answer that could not go on.
+const STUCK: &str = "no_token_allowed";
+
 /// The same in every chunk of an answer.
 #[derive(Debug)]
 pub struct Answer {
@@ -74,7 +77,8 @@ impl Answer {
     /// The ids of a prompt, where they were asked for.
     #[must_use]
     pub fn prompt_token_ids(&self, generation: &Generation, prompt: usize) -> Option<Vec<u32>> {
-        generation.prompt_tokens().get(prompt).filter(|_| self.ids.returned).cloned()
+        let tokens = generation.prompt_tokens().get(prompt).filter(|_| self.ids.returned);
+        tokens.map(|tokens| tokens.to_vec())
     }
 
     /// An object around `choices`.
@@ -140,6 +144,7 @@ pub fn finish_fields(finish: Option<Finish>) -> (Option<&'static str>, Option<St
         StopReason::Model => None,
         StopReason::Text(text) => Some(StopReasonField::Text(text)),
         StopReason::Token(token) => Some(StopReasonField::Token(token)),
+        StopReason::Stuck => Some(StopReasonField::Text(STUCK.to_owned())),
     };
     (Some(reason), stop_reason)
 }

@@ -9,6 +9,7 @@ use super::validate::Common;
 use super::validate::length::fit_max_tokens;
 use super::validate::truncation::{Truncation, room};
 use crate::adapter::registry::Target;
+use crate::engine::request::PromptTokens;
 use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
 use crate::server::generation::{Job, Prompt};
@@ -93,6 +94,7 @@ fn prompt(
         echo::read(&mut detokenizer, &tokens);
         (detokenizer, None)
     };
+    let tokens = known(serving, tokens, rules.param)?;
     Ok(Prompt { tokens, max_tokens, detokenizer, echo })
 }
 
@@ -118,6 +120,19 @@ pub fn encode(
     param: &str,
 ) -> Result<Vec<u32>, ApiError> {
     serving.tokenizer.encode(text, add_special_tokens).map_err(|error| not_tokenised(&error, param))
+}
+
+/// The tokens of a prompt in `param`, all of which the model knows. Its tokenizer may have more: a
+/// token that was added to it alone has no row in the embedding.
+///
+/// # Errors
+/// The first one that the model does not know, with its text.
+pub fn known(serving: &Serving, tokens: Vec<u32>, param: &str) -> Result<PromptTokens, ApiError> {
+    PromptTokens::new(tokens, serving.vocab_size).map_err(|error| {
+        let text = serving.tokenizer.token_text(error.token).unwrap_or_default();
+        let message = format!("`{param}` has a token that the model does not know: {text:?}");
+        ApiError::invalid(param, format!("{message} ({error})"))
+    })
 }
 
 /// The error for text in `param` that the tokenizer cannot read; the log has the reason.
@@ -171,7 +186,7 @@ pub fn job(
             Target::Base => None,
             Target::Adapter(version) => Some(Arc::clone(version)),
         },
-        cache_salt: common.cache_salt.clone(),
+        cache_salt: Arc::clone(&common.cache_salt),
         grammar: None,
         form: common.form.clone(),
         num_speculative_tokens: common.num_speculative_tokens,

@@ -19,7 +19,7 @@ use super::validate::accepted::take_accepted;
 use super::validate::truncation::Truncation;
 use super::validate::{refused, take_cache_salt};
 use crate::adapter::registry::Target;
-use crate::engine::request::Pooling;
+use crate::engine::request::{Pooling, PromptTokens};
 use crate::server::error::ApiError;
 use crate::server::extract::Admitted;
 use crate::server::openapi::{errors, requests};
@@ -40,7 +40,7 @@ struct EmbeddingRequest {
     add_special_tokens: bool,
     truncation: Option<Truncation>,
     pooling: Pooling,
-    cache_salt: String,
+    cache_salt: Arc<str>,
     writing: Writing,
 }
 
@@ -121,7 +121,7 @@ pub async fn embeddings(
     let of_serving = Arc::clone(&serving);
     let job = text_work(&state, move || request.into_job(&of_serving, target)).await?;
     let vectors = pool(&state, &serving, &job, &call, admission).await?;
-    let tokens = job.prompts.iter().map(Vec::len).sum();
+    let tokens = job.prompts.iter().map(|prompt| prompt.len()).sum();
     let usage = EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens };
     // Millions of numbers to write are no work for an async thread either.
     let json = text_work(&state, move || Ok(writing.list(&name, vectors, usage))).await?;
@@ -151,7 +151,7 @@ impl EmbeddingRequest {
 
     /// Slow for long texts: not for async threads.
     fn into_job(self, serving: &Serving, target: Target) -> Result<PoolJob, ApiError> {
-        let tokens = |input| -> Result<Vec<u32>, ApiError> {
+        let tokens = |input| -> Result<PromptTokens, ApiError> {
             let (mut tokens, mut added) = match input {
                 PromptInput::Tokens(tokens) => (tokens, Added::default()),
                 PromptInput::Text(text) => {
@@ -164,7 +164,7 @@ impl EmbeddingRequest {
                 truncation.apply(&mut tokens, &mut added, serving.max_model_len);
             }
             check_len(tokens.len(), serving.max_model_len)?;
-            Ok(tokens)
+            convert::known(serving, tokens, "input")
         };
         Ok(PoolJob {
             prompts: self.inputs.into_iter().map(tokens).collect::<Result<_, _>>()?,

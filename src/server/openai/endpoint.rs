@@ -108,7 +108,9 @@ pub async fn answer<E: Endpoint>(
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
     let mut job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
     if let Some(form) = job.form.take() {
-        job.grammar = Some(form::compile(state, &serving, form).await?);
+        job.grammar = Some(
+            form::compile(state, &serving, form, job.sampling.allowed_token_ids.clone()).await?,
+        );
     }
     let mut generation = Generation::start(state, &serving, job, &call, admission).await?;
     let response = match delivery {

@@ -201,20 +201,37 @@ impl Fields {
         self.ids.remove(name)
     }
 
-    /// Takes an array of token ids, each below `vocab_size`.
+    /// Takes an array of at most `most` values.
     ///
     /// # Errors
-    /// Where it is something else, or an id is not the model's.
-    pub fn tokens(&mut self, name: &str, vocab_size: usize) -> Result<Option<Vec<u32>>, ApiError> {
+    /// Where it is something else, or longer.
+    pub fn array_of(&mut self, name: &str, most: usize) -> Result<Option<Vec<Value>>, ApiError> {
+        let values = self.array(name)?;
+        check_len(&self.param(name), values.as_ref().map_or(0, Vec::len), most)?;
+        Ok(values)
+    }
+
+    /// Takes an array of at most `most` token ids, each below `vocab_size`.
+    ///
+    /// # Errors
+    /// Where it is something else or longer, or an id is not the model's.
+    pub fn tokens(
+        &mut self,
+        name: &str,
+        vocab_size: usize,
+        most: usize,
+    ) -> Result<Option<Vec<u32>>, ApiError> {
         let ids = match self.ids(name) {
-            Some(Ids::One(ids)) if are_tokens(&ids, vocab_size) => return Ok(Some(ids)),
+            Some(Ids::One(ids)) if are_tokens(&ids, vocab_size) => Some(ids),
             Some(_) => None,
             None => match self.array(name)? {
                 None => return Ok(None),
                 Some(values) => values.iter().map(|value| to_token(value, vocab_size)).collect(),
             },
         };
-        ids.map(Some).ok_or_else(|| self.wrong(name, &token_ids(vocab_size)))
+        let ids = ids.ok_or_else(|| self.wrong(name, &token_ids(vocab_size)))?;
+        check_len(&self.param(name), ids.len(), most)?;
+        Ok(Some(ids))
     }
 
     /// The error for a missing field.
@@ -224,6 +241,20 @@ impl Fields {
         let message = format!("`{param}` is required");
         ApiError::invalid(param, message)
     }
+}
+
+/// Checks that an array at `param` is not longer than `most`: every list of a request has a bound.
+///
+/// # Errors
+/// Where it is.
+pub fn check_len(param: &str, len: usize, most: usize) -> Result<(), ApiError> {
+    if len <= most {
+        return Ok(());
+    }
+    Err(ApiError::invalid(
+        param,
+        format!("`{param}` must hold at most {most} values, and has {len}"),
+    ))
 }
 
 /// A JSON number as a 64-bit integer; `5.0` counts as 5, `true` and `1e300` as nothing.
@@ -303,9 +334,10 @@ mod tests {
 
     #[test]
     fn tokens_are_bounded_by_the_vocabulary() {
-        assert_eq!(fields(json!({"t": [0, 9]})).tokens("t", 10), Ok(Some(vec![0, 9])));
+        assert_eq!(fields(json!({"t": [0, 9]})).tokens("t", 10, 2), Ok(Some(vec![0, 9])));
+        assert!(fields(json!({"t": [0, 9, 9]})).tokens("t", 10, 2).is_err());
         for wrong in [json!([10]), json!([-1]), json!([4294967296i64]), json!([true]), json!(1)] {
-            assert!(fields(json!({ "t": wrong })).tokens("t", 10).is_err());
+            assert!(fields(json!({ "t": wrong })).tokens("t", 10, 9).is_err());
         }
     }
 }

@@ -7,13 +7,19 @@ use super::fields::Fields;
 use super::text_parts::text;
 use crate::server::error::ApiError;
 
+/// Messages of a conversation.
+pub const MAX_MESSAGES: usize = 16_384;
+/// Past calls of one message.
+const MAX_CALLS: usize = 1024;
+
 /// Takes `messages`, which is required. Parts of text are joined by line breaks; a `developer` is
 /// the template's `system`.
 ///
 /// # Errors
 /// Where it is empty or no array of messages, and for content other than text.
 pub fn take_messages(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
-    let messages = fields.array("messages")?.ok_or_else(|| fields.missing("messages"))?;
+    let messages =
+        fields.array_of("messages", MAX_MESSAGES)?.ok_or_else(|| fields.missing("messages"))?;
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "`messages` must not be empty"));
     }
@@ -29,7 +35,7 @@ fn message(param: &str, value: Value) -> Result<Value, ApiError> {
         }
     }
     let role = role(param, &mut fields)?;
-    let calls = fields.array("tool_calls")?.unwrap_or_default();
+    let calls = fields.array_of("tool_calls", MAX_CALLS)?.unwrap_or_default();
     if !calls.is_empty() && role != "assistant" {
         return Err(only_for(param, "tool_calls", "assistant"));
     }

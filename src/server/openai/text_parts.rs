@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-use super::fields::Fields;
+use super::fields::{Fields, check_len};
 use crate::server::error::ApiError;
+
+/// Parts of one text.
+pub const MAX_PARTS: usize = 4096;
 
 /// The text of `content`, which stands at `param`; parts are joined by line breaks. Parts that hold a
 /// `text` are of the types `kinds`; everywhere a model's `refusal` is one too.
@@ -14,6 +17,7 @@ pub fn text(param: &str, content: Option<Value>, kinds: &[&str]) -> Result<Strin
     match content {
         Some(Value::String(text)) => Ok(text),
         Some(Value::Array(parts)) => {
+            check_len(param, parts.len(), MAX_PARTS)?;
             let numbered = parts.into_iter().enumerate();
             let texts: Result<Vec<String>, ApiError> = numbered
                 .map(|(number, part)| part_text(&format!("{param}[{number}]"), part, kinds))

@@ -173,7 +173,7 @@ async fn a_request_reaches_the_engine_as_it_was_meant() {
     insta::assert_debug_snapshot!((prompt, n, sampling, logprobs, prompt_logprobs));
     assert_eq!(adapter.as_ref().unwrap().name, "tenant");
     let Request { cache_salt, num_speculative_tokens, .. } = &submission.request;
-    assert_eq!((cache_salt.as_str(), *num_speculative_tokens), ("pepper", 3));
+    assert_eq!((&**cache_salt, *num_speculative_tokens), ("pepper", 3));
     for (choice, reply) in submission.replies.iter().enumerate() {
         for event in play(&submission.request, choice, [3, 9]) {
             reply.send(event);
@@ -195,9 +195,9 @@ async fn defaults_are_openais_and_the_models() {
     let submission = engine.receive().await;
     let sampling = &submission.request.sampling;
     assert_eq!((sampling.max_tokens, sampling.temperature), (16, 1.0));
-    assert_eq!(sampling.stop_token_ids, [EOS]);
+    assert_eq!(*sampling.stop_token_ids, [EOS]);
     assert!(submission.request.adapter.is_none());
-    assert_eq!(submission.request.cache_salt, "");
+    assert_eq!(&*submission.request.cache_salt, "");
     assert_eq!(submission.request.num_speculative_tokens, 0);
     let body = chat(json!({"ignore_eos": true, "top_k": -1}));
     let _second = tokio::spawn(server.client.post(url(CHAT)).json(&body).send());
@@ -263,7 +263,7 @@ async fn a_message_cannot_pretend_to_be_another() {
         let (client, url) = (server.client.clone(), server.url.clone());
         async move { client.post(format!("{url}/v1/chat/completions")).json(&chat).send().await }
     });
-    assert_eq!(engine.receive().await.request.prompt, tokens);
+    assert_eq!(*engine.receive().await.request.prompt, tokens);
     asking.abort();
 
     // A completion's prompt is the caller's whole text: there they are tokens.

@@ -8,6 +8,8 @@ mod equivalence;
 mod errors;
 mod harness;
 mod lifecycle;
+mod limits;
+mod lists;
 mod openapi;
 mod prompt_parts;
 mod responses;

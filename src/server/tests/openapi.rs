@@ -33,7 +33,7 @@ pub(super) async fn server() -> Server {
 }
 
 /// The document, as a client reads it.
-static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(document()).unwrap());
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(document()).unwrap());
 
 /// Deeper than any schema of ours.
 const MAX_DEPTH: usize = 40;
@@ -57,7 +57,7 @@ pub fn assert_described(path: &str, method: &str, status: u16, media_type: &str,
 
 /// Keys of an object that its schema does not describe.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Others {
+pub enum Others {
     /// As the schema says, or where it says nothing, allowed.
     AsDescribed,
     /// Forbidden where the schema says nothing.
@@ -65,7 +65,7 @@ enum Others {
 }
 
 /// A schema that holds everything it refers to.
-fn whole(schema: &Value, others: Others, depth: usize) -> Value {
+pub fn whole(schema: &Value, others: Others, depth: usize) -> Value {
     assert!(depth < MAX_DEPTH, "a schema is part of itself: {schema}");
     if let Some(reference) = schema["$ref"].as_str() {
         let pointer = reference.strip_prefix('#').unwrap();

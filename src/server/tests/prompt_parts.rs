@@ -73,7 +73,7 @@ async fn the_first_or_the_last_tokens_of_a_prompt_are_read() {
         body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let request = server.client.post(format!("{}{COMPLETIONS}", server.url)).json(&body);
         let asking = tokio::spawn(request.send());
-        assert_eq!(engine.receive().await.request.prompt, expected, "{extra}");
+        assert_eq!(*engine.receive().await.request.prompt, expected, "{extra}");
         asking.abort();
     }
 }

@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::fields::Fields;
-use super::super::messages::past_call;
-use super::super::text_parts::text;
+use super::super::fields::{Fields, check_len};
+use super::super::messages::{MAX_MESSAGES, past_call};
+use super::super::text_parts::{MAX_PARTS, text};
 use crate::server::error::ApiError;
 
 /// Takes `input`, which is required, after the `instructions`.
@@ -28,6 +28,7 @@ pub fn take_input(fields: &mut Fields, instructions: Option<&str>) -> Result<Vec
         None => return Err(fields.missing("input")),
         Some(Value::String(text)) => turns.say("user", text),
         Some(Value::Array(items)) if !items.is_empty() => {
+            check_len("input", items.len(), MAX_MESSAGES)?;
             for (number, item) in items.into_iter().enumerate() {
                 turns.take_item(&format!("input[{number}]"), item)?;
             }
@@ -126,7 +127,7 @@ impl Turns {
     }
 
     fn take_reasoning(&mut self, param: &str, item: &mut Fields) -> Result<(), ApiError> {
-        let content = item.array("content")?.unwrap_or_default();
+        let content = item.array_of("content", MAX_PARTS)?.unwrap_or_default();
         for (number, part) in content.into_iter().enumerate() {
             let mut part = Fields::nested(&format!("{param}.content[{number}]"), part)?;
             let text = part.string("text")?.ok_or_else(|| part.missing("text"))?;

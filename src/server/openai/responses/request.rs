@@ -144,9 +144,12 @@ impl Endpoint for ResponseRequest {
     }
 }
 
+/// Things to include, repeated or not.
+const MAX_INCLUDES: usize = 32;
+
 /// Takes `include`, and `top_logprobs`, which needs log-probabilities in it.
 fn take_logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
-    let include = fields.array("include")?.unwrap_or_default();
+    let include = fields.array_of("include", MAX_INCLUDES)?.unwrap_or_default();
     if let Some(value) = include.iter().find(|value| *value != LOGPROBS && *value != THOUGHTS) {
         let message = format!("`include` of {value} is not supported by this server");
         return Err(ApiError::invalid("include", message));

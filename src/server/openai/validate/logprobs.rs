@@ -20,10 +20,9 @@ pub fn take_logprob_token_ids(
     asked: bool,
     how: &str,
 ) -> Result<Option<Arc<[u32]>>, ApiError> {
-    let Some(tokens) = fields.tokens(NAME, vocab_size)? else { return Ok(None) };
-    if !(1..=MAX_TOKENS).contains(&tokens.len()) {
-        let message = format!("`{NAME}` must hold 1 to {MAX_TOKENS} token ids");
-        return Err(ApiError::invalid(NAME, message));
+    let Some(tokens) = fields.tokens(NAME, vocab_size, MAX_TOKENS)? else { return Ok(None) };
+    if tokens.is_empty() {
+        return Err(ApiError::invalid(NAME, format!("`{NAME}` must not be empty")));
     }
     if !asked {
         return Err(ApiError::invalid(NAME, format!("`{NAME}` is only allowed with {how}")));

@@ -12,6 +12,8 @@ pub mod stop;
 pub mod stream;
 pub mod truncation;
 
+use std::sync::Arc;
+
 use self::form::take_form;
 use self::sampling::take_sampling;
 use self::stop::take_stop;
@@ -27,6 +29,7 @@ use crate::server::state::Serving;
 /// Most top tokens that may be asked for.
 pub const MAX_LOGPROBS: i64 = 20;
 const MAX_CHOICES: i64 = 128;
+const MAX_SALT_BYTES: usize = 1024;
 /// Most tokens that may be guessed ahead: each is a row of its own to compute.
 const MAX_SPECULATIVE_TOKENS: i64 = 16;
 
@@ -63,7 +66,7 @@ pub struct Common {
     /// Top tokens to report for each prompt token.
     pub prompt_logprobs: Option<usize>,
     /// Cached prompts are shared among requests of one salt.
-    pub cache_salt: String,
+    pub cache_salt: Arc<str>,
     /// What each text obeys, until it is compiled.
     pub form: Option<Form>,
     /// Tokens to guess ahead at most.
@@ -108,13 +111,17 @@ impl Common {
 /// Takes vLLM's `cache_salt`; requests without one have the empty one in common.
 ///
 /// # Errors
-/// Where it is empty or no string.
-pub fn take_cache_salt(fields: &mut Fields) -> Result<String, ApiError> {
+/// Where it is empty, too long or no string.
+pub fn take_cache_salt(fields: &mut Fields) -> Result<Arc<str>, ApiError> {
     match fields.string("cache_salt")? {
         Some(salt) if salt.is_empty() => {
             Err(ApiError::invalid("cache_salt", "`cache_salt` must not be empty"))
         }
-        salt => Ok(salt.unwrap_or_default()),
+        Some(salt) if salt.len() > MAX_SALT_BYTES => {
+            let message = format!("`cache_salt` must have at most {MAX_SALT_BYTES} bytes");
+            Err(ApiError::invalid("cache_salt", message))
+        }
+        salt => Ok(salt.unwrap_or_default().into()),
     }
 }
 

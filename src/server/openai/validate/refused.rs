@@ -8,6 +8,9 @@ use super::super::fields::Fields;
 use super::accepted::take_accepted;
 use crate::server::error::ApiError;
 
+/// Kinds of answers that a request lists, repeated or not.
+const MAX_MODALITIES: usize = 8;
+
 /// Fields that change nothing here: accepted, checked by nobody.
 pub const IGNORED: [&str; 13] = [
     "moderation",
@@ -59,7 +62,7 @@ const REFUSED: [&str; 23] = [
 /// The first refused field, by name.
 pub fn take_rest(mut fields: Fields) -> Result<usize, ApiError> {
     take_accepted(&mut fields)?;
-    let modalities = fields.array("modalities")?.unwrap_or_default();
+    let modalities = fields.array_of("modalities", MAX_MODALITIES)?.unwrap_or_default();
     if modalities.iter().any(|modality| modality != "text") {
         return Err(ApiError::unsupported("modalities"));
     }

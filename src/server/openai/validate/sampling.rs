@@ -1,10 +1,12 @@
 //! How tokens are chosen: every field of [`SamplingParams`] within its bounds.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::super::fields::{Fields, to_token, token_ids};
+use super::super::fields::{Fields, token_ids};
 use super::stop::take_stop_token_ids;
-use crate::engine::request::SamplingParams;
+use crate::engine::request::{SamplingParams, TokenSet};
 use crate::server::error::ApiError;
 use crate::server::state::Serving;
 
@@ -19,7 +21,7 @@ pub fn take_sampling(fields: &mut Fields, serving: &Serving) -> Result<SamplingP
     let defaults = serving.sampling_defaults;
     let top_k = fields.integer("top_k", -1..=i64::MAX)?;
     let max_len = i64::try_from(serving.max_model_len).unwrap_or(i64::MAX);
-    Ok(SamplingParams {
+    let params = SamplingParams {
         temperature: fields
             .number("temperature", 0.0..=2.0)?
             .or(defaults.temperature)
@@ -43,7 +45,25 @@ pub fn take_sampling(fields: &mut Fields, serving: &Serving) -> Result<SamplingP
         max_tokens: 0,
         min_tokens: fields.count("min_tokens", 0..=max_len)?.unwrap_or(0),
         stop_token_ids: take_stop_token_ids(fields, serving)?,
-    })
+    };
+    check_can_begin(&params)?;
+    Ok(params)
+}
+
+/// Checks that there is a first token: what ends an answer may not come before `min_tokens`.
+fn check_can_begin(params: &SamplingParams) -> Result<(), ApiError> {
+    let ends = |token: u32| params.stop_token_ids.binary_search(&token).is_ok();
+    match &params.allowed_token_ids {
+        Some(allowed) if params.min_tokens > 0 && allowed.iter().all(ends) => {
+            let message = format!(
+                "`allowed_token_ids` must hold a token that does not end the answer, for \
+                 `min_tokens` is {}",
+                params.min_tokens
+            );
+            Err(ApiError::invalid("allowed_token_ids", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Finite and above zero; the upper bound keeps logits finite.
@@ -62,32 +82,29 @@ fn take_repetition_penalty(fields: &mut Fields) -> Result<Option<f32>, ApiError>
 fn take_allowed_token_ids(
     fields: &mut Fields,
     vocab_size: usize,
-) -> Result<Option<Vec<u32>>, ApiError> {
-    match fields.tokens("allowed_token_ids", vocab_size)? {
+) -> Result<Option<Arc<TokenSet>>, ApiError> {
+    match fields.tokens("allowed_token_ids", vocab_size, vocab_size)? {
         Some(ids) if ids.is_empty() => {
             Err(ApiError::invalid("allowed_token_ids", "`allowed_token_ids` must not be empty"))
         }
-        ids => Ok(ids),
+        ids => Ok(ids.map(|ids| Arc::new(TokenSet::new(&ids, vocab_size)))),
     }
 }
 
-fn take_logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+/// Takes `logit_bias`. A token is written in one way only, so that no two keys are the same token.
+fn take_logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Arc<[(u32, f32)]>, ApiError> {
     let wrong = |what: String| ApiError::invalid("logit_bias", what);
-    let Some(value) = fields.take("logit_bias") else { return Ok(Vec::new()) };
+    let Some(value) = fields.take("logit_bias") else { return Ok(Arc::default()) };
     let Value::Object(map) = value else {
         return Err(wrong("`logit_bias` must be an object".to_owned()));
     };
     map.into_iter()
         .map(|(key, bias)| {
-            let token = key
-                .parse::<i64>()
-                .ok()
-                .and_then(|token| to_token(&Value::from(token), vocab_size))
-                .ok_or_else(|| {
-                    let expected = token_ids(vocab_size);
-                    let key = shown(&key);
-                    wrong(format!("the keys of `logit_bias` must be {expected}: {key} is none"))
-                })?;
+            let token = to_token_key(&key, vocab_size).ok_or_else(|| {
+                let expected = token_ids(vocab_size);
+                let key = shown(&key);
+                wrong(format!("the keys of `logit_bias` must be {expected}: {key} is none"))
+            })?;
             let bias = Fields::new([("logit_bias".to_owned(), bias)].into_iter().collect())
                 .number("logit_bias", -100.0..=100.0)
                 .map_err(|_| {
@@ -100,6 +117,12 @@ fn take_logit_bias(fields: &mut Fields, vocab_size: usize) -> Result<Vec<(u32, f
             Ok((token, bias.unwrap_or(0.0)))
         })
         .collect()
+}
+
+/// The token that a key names: its id in digits, without a sign or zeros before them.
+fn to_token_key(key: &str, vocab_size: usize) -> Option<u32> {
+    let token = key.parse::<u32>().ok().filter(|token| token.to_string() == key)?;
+    usize::try_from(token).is_ok_and(|token| token < vocab_size).then_some(token)
 }
 
 /// A key of a request, quoted and no longer than an error should be.

@@ -1,5 +1,7 @@
 //! What ends a choice: strings, and token ids.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::super::fields::Fields;
@@ -7,6 +9,8 @@ use crate::server::error::ApiError;
 use crate::server::state::Serving;
 
 const MAX_STOPS: usize = 4;
+/// Longest stop string: text is held back as long as it may become one.
+const MAX_STOP_BYTES: usize = 4096;
 
 /// Takes `stop`: a string or a few, none of them empty.
 ///
@@ -33,6 +37,10 @@ pub fn take_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     if stops.iter().any(String::is_empty) {
         return Err(ApiError::invalid("stop", "`stop` must not hold an empty string"));
     }
+    if stops.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
+        let message = format!("a string of `stop` must have at most {MAX_STOP_BYTES} bytes");
+        return Err(ApiError::invalid("stop", message));
+    }
     Ok(stops)
 }
 
@@ -41,12 +49,13 @@ pub fn take_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
 ///
 /// # Errors
 /// Where one is wrong, or an id is not the model's.
-pub fn take_stop_token_ids(fields: &mut Fields, serving: &Serving) -> Result<Vec<u32>, ApiError> {
-    let own = fields.tokens("stop_token_ids", serving.vocab_size)?.unwrap_or_default();
+pub fn take_stop_token_ids(fields: &mut Fields, serving: &Serving) -> Result<Arc<[u32]>, ApiError> {
+    let vocab_size = serving.vocab_size;
+    let own = fields.tokens("stop_token_ids", vocab_size, vocab_size)?.unwrap_or_default();
     let ignore_eos = fields.boolean("ignore_eos", false)?;
     let mut stops = if ignore_eos { Vec::new() } else { serving.eos_token_ids.clone() };
     stops.extend(own);
     stops.sort_unstable();
     stops.dedup();
-    Ok(stops)
+    Ok(stops.into())
 }

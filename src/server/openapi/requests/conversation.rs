@@ -159,6 +159,7 @@ pub struct AssistantMessage {
     /// The same by its newer name, where the former is not there.
     pub reasoning: Option<String>,
     /// What it called.
+    #[schema(max_items = 1024)]
     pub tool_calls: Option<Vec<PastCall>>,
     /// A name of the speaker, for templates that know it.
     pub name: Option<String>,

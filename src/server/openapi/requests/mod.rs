@@ -51,7 +51,7 @@ pub struct CommonFields {
 pub struct GeneratingFields {
     /// A name from `/v1/models`.
     pub model: String,
-    /// 0 takes the likeliest token. Default: the model's own, else 1.
+    /// Below 0.00001 it takes the likeliest token. Default: the model's own, else 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
     /// Keeps the likeliest tokens that have this probability together. Default: the model's own,
@@ -74,13 +74,14 @@ pub struct GeneratingFields {
     /// else 1.
     #[schema(minimum = 0.01, maximum = 100)]
     pub repetition_penalty: Option<f64>,
-    /// Added to the logits: token id to a number from -100 to 100.
+    /// Added to the logits: token id, in digits without zeros before them, to a number from -100 to
+    /// 100.
     pub logit_bias: Option<HashMap<String, LogitBias>>,
     /// Makes sampling repeatable. Default: drawn for each request.
     pub seed: Option<i64>,
     /// Ends an answer before this text.
     pub stop: Option<Stop>,
-    /// Tokens that end an answer.
+    /// Tokens that end an answer; at most as many as the model has.
     pub stop_token_ids: Option<Vec<TokenId>>,
     /// Goes on past the model's own end tokens.
     #[schema(default = false)]
@@ -100,7 +101,7 @@ pub struct GeneratingFields {
     /// Where `truncate_prompt_tokens` leaves tokens out.
     #[schema(default = "left")]
     pub truncation_side: Option<TruncationSide>,
-    /// Only these tokens are generated.
+    /// Only these tokens are generated; at most as many as the model has.
     #[schema(min_items = 1)]
     pub allowed_token_ids: Option<Vec<TokenId>>,
     /// Log-probabilities of these tokens at each generated one, instead of the best ones'. Only with
@@ -111,7 +112,7 @@ pub struct GeneratingFields {
     #[schema(default = false)]
     pub return_tokens_as_token_ids: Option<bool>,
     /// Cached prompts are shared only among requests of one salt.
-    #[schema(min_length = 1)]
+    #[schema(min_length = 1, max_length = 1024)]
     pub cache_salt: Option<String>,
     /// Tokens to guess ahead at most, for greedy answers.
     #[schema(minimum = 0, maximum = 16)]
@@ -160,6 +161,7 @@ pub struct PromptLength(pub i64);
 #[derive(Debug, ToSchema)]
 pub struct AnswerFields {
     /// Only `text` is generated.
+    #[schema(max_items = 8)]
     pub modalities: Option<Vec<Modality>>,
     /// What every endpoint accepts.
     #[serde(flatten)]
@@ -243,7 +245,7 @@ pub enum Stop {
 
 /// A text that ends an answer.
 #[derive(Debug, ToSchema)]
-#[schema(min_length = 1)]
+#[schema(min_length = 1, max_length = 4096)]
 pub struct StopString(pub String);
 
 /// Texts of which the first to come ends an answer.
@@ -336,7 +338,7 @@ pub struct ChatCompletionRequest {
     #[serde(flatten)]
     pub common: CommonFields,
     /// The conversation so far.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, max_items = 16384)]
     pub messages: Vec<Message>,
     /// Tokens to generate at most. Default: what the context leaves.
     #[schema(minimum = 1)]
@@ -385,7 +387,7 @@ pub struct EmbeddingRequest {
     #[schema(default = true)]
     pub add_special_tokens: Option<bool>,
     /// Cached prompts are shared only among requests of one salt.
-    #[schema(min_length = 1)]
+    #[schema(min_length = 1, max_length = 1024)]
     pub cache_salt: Option<String>,
     /// What every endpoint accepts.
     #[serde(flatten)]
@@ -455,7 +457,7 @@ pub struct TokenizeMessages {
     #[serde(flatten)]
     pub fields: TokenizeFields,
     /// The conversation.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, max_items = 16384)]
     pub messages: Vec<Message>,
     /// What is done with it.
     #[serde(flatten)]

@@ -30,6 +30,7 @@ pub struct ResponseRequest {
     #[schema(minimum = 1)]
     pub max_tool_calls: Option<i64>,
     /// What else the response should hold.
+    #[schema(max_items = 32)]
     pub include: Option<Vec<Include>>,
     /// This many of the best tokens at each place; only with log-probabilities in `include`.
     #[schema(minimum = 0, maximum = 20)]
@@ -59,7 +60,7 @@ pub enum Input {
 
 /// Items of a conversation.
 #[derive(Debug, ToSchema)]
-#[schema(min_items = 1)]
+#[schema(min_items = 1, max_items = 16384)]
 pub struct Items(pub Vec<Item>);
 
 /// An item of a conversation.
