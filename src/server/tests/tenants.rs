@@ -264,6 +264,13 @@ async fn a_name_that_is_given_again_is_somebody_elses() {
         }
         seen.push(new);
     }
+    // So is one without a group.
+    owner(a.to_owned());
+    let [_, second_b] = owner(format!("{a}{b}"));
+    owner(a.to_owned());
+    let [_, third_b] = owner(format!("{a}{b}"));
+    let (second_b, third_b) = (second_b.unwrap(), third_b.unwrap());
+    assert!(second_b.0 != third_b.0 && second_b.1 != third_b.1, "{third_b:?} was {second_b:?}");
     // A group lives as long as somebody stays in it, and no longer.
     let [in_both, also] = owner(format!("{a}{in_g}{b}{in_g}"));
     let group = in_both.clone().unwrap().0;
