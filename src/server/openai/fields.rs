@@ -13,7 +13,7 @@ use crate::server::error::ApiError;
 #[derive(Debug)]
 pub struct Fields {
     map: Map<String, Value>,
-    /// Fields that hold token ids. They are no values, and [`Self::take`] does not find them.
+    /// Fields that hold token ids, which are no values.
     ids: BTreeMap<String, Ids>,
     prefix: String,
 }
@@ -42,8 +42,12 @@ impl Fields {
         }
     }
 
-    /// Takes a field as it is.
+    /// Takes a field as it is. In the place of token ids stands an array without them: whoever reads
+    /// ids asks [`Self::ids`], and for everybody else they are an array of the wrong kind.
     pub fn take(&mut self, name: &str) -> Option<Value> {
+        if self.ids.remove(name).is_some() {
+            return Some(Value::Array(Vec::new()));
+        }
         self.map.swap_remove(name).filter(|value| !value.is_null())
     }
 
@@ -184,11 +188,14 @@ impl Fields {
         }
     }
 
-    /// Takes an array.
+    /// Takes an array of anything but token ids.
     ///
     /// # Errors
     /// Where it is something else.
     pub fn array(&mut self, name: &str) -> Result<Option<Vec<Value>>, ApiError> {
+        if self.ids.contains_key(name) {
+            return Err(self.wrong(name, "an array of something else than token ids"));
+        }
         match self.take(name) {
             None => Ok(None),
             Some(Value::Array(values)) => Ok(Some(values)),
@@ -330,6 +337,24 @@ mod tests {
         let mut options = body.object("stream_options").unwrap().unwrap();
         let error = options.boolean("include_usage", false).unwrap_err();
         assert_eq!(error.to_string(), "`stream_options.include_usage` must be a boolean");
+    }
+
+    #[test]
+    fn token_ids_are_read_as_ids_and_as_nothing_else() {
+        let ids = || {
+            let ids = [("input".to_owned(), Ids::One(vec![7]))].into();
+            Fields::from(Object { values: Map::new(), ids })
+        };
+        assert!(ids().has("input") && ids().rest().eq(["input"]) && ids().none_left().is_err());
+        assert!(ids().string("input").is_err() && ids().boolean("input", true).is_err());
+        assert!(
+            ids().integer("input", 0..=9).is_err() && ids().number("input", 0.0..=9.0).is_err()
+        );
+        assert!(ids().object("input").is_err() && ids().array("input").is_err());
+        assert_eq!(ids().take("input"), Some(json!([])));
+        assert_eq!(ids().tokens("input", 8), Ok(Some(vec![7])));
+        assert!(ids().tokens("input", 7).is_err());
+        assert_ne!(ids().digest(), fields(json!({})).digest());
     }
 
     #[test]

@@ -224,6 +224,7 @@ async fn wrong_requests_for_tokens_are_refused() {
     let bodies = [
         json!({}),
         json!({"prompt": 1}),
+        json!({"prompt": [1, 2], "messages": [{"role": "user", "content": "hi"}]}),
         json!({"model": "nobody", "prompt": "hi"}),
         json!({"messages": []}),
     ];

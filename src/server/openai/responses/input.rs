@@ -17,13 +17,6 @@ pub fn take_input(fields: &mut Fields, instructions: Option<&str>) -> Result<Vec
     if let Some(instructions) = instructions {
         turns.say("system", instructions.to_owned());
     }
-    let wrong = || {
-        let message = "`input` must be a string or an array of at least one item";
-        ApiError::invalid("input", message)
-    };
-    if fields.ids("input").is_some() {
-        return Err(wrong());
-    }
     match fields.take("input") {
         None => return Err(fields.missing("input")),
         Some(Value::String(text)) => turns.say("user", text),
@@ -33,7 +26,10 @@ pub fn take_input(fields: &mut Fields, instructions: Option<&str>) -> Result<Vec
                 turns.take_item(&format!("input[{number}]"), item)?;
             }
         }
-        Some(_) => return Err(wrong()),
+        Some(_) => {
+            let message = "`input` must be a string or an array of at least one item";
+            return Err(ApiError::invalid("input", message));
+        }
     }
     Ok(turns.messages)
 }
