@@ -352,8 +352,8 @@ mod tests {
         );
         assert!(ids().object("input").is_err() && ids().array("input").is_err());
         assert_eq!(ids().take("input"), Some(json!([])));
-        assert_eq!(ids().tokens("input", 8), Ok(Some(vec![7])));
-        assert!(ids().tokens("input", 7).is_err());
+        assert_eq!(ids().tokens("input", 8, 1), Ok(Some(vec![7])));
+        assert!(ids().tokens("input", 7, 1).is_err());
         assert_ne!(ids().digest(), fields(json!({})).digest());
     }
 
