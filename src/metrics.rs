@@ -331,6 +331,11 @@ fn adapter_metrics(recorder: &PrometheusRecorder) -> AdapterMetrics {
             "sorsa:adapters_refused",
             "Adapters that were declared or stored and cannot be registered.",
         ),
+        broken: gauge(
+            recorder,
+            "sorsa:adapters_broken",
+            "Adapters that are registered and cannot be loaded, as far as is known.",
+        ),
         state_failing: gauge(
             recorder,
             "sorsa:adapter_state_failing",

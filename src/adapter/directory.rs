@@ -7,6 +7,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File};
 
 use super::error::AdapterError;
+use super::tensors::LENGTH_BYTES;
 
 /// Extensions of pickles.
 const PICKLES: [&str; 3] = ["bin", "pt", "pth"];
@@ -94,6 +95,34 @@ impl AdapterDir {
         read.map_err(|source| self.not_read(name, source))?;
         self.remaining -= bytes.len() as u64;
         Ok(bytes)
+    }
+
+    /// The length field and the header of the safetensors file `name`, at most `limit` bytes of it, and
+    /// the length of the whole file; where it is missing, a pickle in its place is named.
+    pub(super) fn read_header(
+        &mut self,
+        name: &'static str,
+        limit: u64,
+    ) -> Result<(Vec<u8>, u64), AdapterError> {
+        if !self.has(name)
+            && let Some(path) = self.pickle()
+        {
+            return Err(AdapterError::Pickle { path });
+        }
+        let (mut file, bytes) = self.open_file(name)?;
+        if bytes > self.remaining {
+            let (path, limit) = (self.root.join(name), self.remaining);
+            return Err(AdapterError::TooLarge { path, bytes, limit });
+        }
+        let mut beginning = Vec::new();
+        let read = file.by_ref().take(LENGTH_BYTES as u64).read_to_end(&mut beginning);
+        read.map_err(|source| self.not_read(name, source))?;
+        if let Some(length) = beginning.first_chunk::<LENGTH_BYTES>() {
+            let header = file.take(u64::from_le_bytes(*length).min(limit));
+            let read = { header }.read_to_end(&mut beginning);
+            read.map_err(|source| self.not_read(name, source))?;
+        }
+        Ok((beginning, bytes))
     }
 
     /// A file and the length that it states.

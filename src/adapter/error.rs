@@ -323,6 +323,14 @@ pub enum AdapterError {
         /// The digest of the weights at hand.
         served: BaseDigest,
     },
+    /// The adapter's modules are those of another model.
+    #[error("the adapter was made for another base model, which it calls {name}: {evidence}")]
+    OtherBase {
+        /// The base by the adapter's account, quoted.
+        name: String,
+        /// What shows it.
+        evidence: String,
+    },
     /// Scaling carried a finite factor beyond float32.
     #[error("{module} has factors that overflow float32 once scaled by {scale}")]
     Overflow {

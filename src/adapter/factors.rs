@@ -29,6 +29,11 @@ impl<'a> ModuleIndex<'a> {
         self.specs.len()
     }
 
+    /// The module that `path` names, in any spelling.
+    pub fn find(&self, path: &str) -> Option<&ModuleSpec> {
+        self.resolve(path).map(|index| &self.specs[index])
+    }
+
     /// The module that `path` names: as the base model spells it, or behind the prefix that PEFT
     /// (`base_model.model.`) or the reference library (`model.`) puts before it, or both.
     fn resolve(&self, path: &str) -> Option<usize> {

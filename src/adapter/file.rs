@@ -16,6 +16,7 @@ use super::directory::AdapterDir;
 use super::error::{AdapterError, quoted};
 use super::factors::ModuleIndex;
 use super::lora::{self, Initialisation};
+use super::other_base::explained;
 use super::sorsa::{SorsaTable, is_factor};
 use super::tensors::{self, Caps};
 
@@ -188,6 +189,17 @@ fn from_parts(
     initial: Option<&[u8]>,
     modules: &[ModuleSpec],
 ) -> Result<LoadedAdapter, AdapterError> {
+    let name = config.text("base_model_name_or_path")?;
+    from_tensors(config, weights, initial, modules)
+        .map_err(|error| explained(error, name, weights, modules))
+}
+
+fn from_tensors(
+    config: &AdapterConfig,
+    weights: &[u8],
+    initial: Option<&[u8]>,
+    modules: &[ModuleSpec],
+) -> Result<LoadedAdapter, AdapterError> {
     let kind = kind_of(config)?;
     config.refuse_unsupported()?;
     let caps = Caps::for_modules(modules.len());
@@ -223,7 +235,10 @@ fn load_factor_pair(
     if !dir.has("init.safetensors") {
         return Err(without_initial(dir, caps));
     }
-    let trained = tensors::parse(&dir.read_weights("model.safetensors")?, caps)?;
+    let weights = dir.read_weights("model.safetensors")?;
+    let name = config.text("base_model_name_or_path")?;
+    let trained = tensors::parse(&weights, caps);
+    let trained = trained.map_err(|error| explained(error, name, &weights, modules))?;
     if let Some(tensor) = trained.iter().find(|tensor| !is_factor(&tensor.name)) {
         let evidence = format!("it holds {}", quoted(&tensor.name));
         return Err(AdapterError::WholeModel { evidence });
@@ -231,9 +246,11 @@ fn load_factor_pair(
     let initial = tensors::parse(&dir.read_weights("init.safetensors")?, caps)?;
     let index = ModuleIndex::new(modules);
     let mut table = SorsaTable::new(&index);
-    trained.into_iter().try_for_each(|tensor| table.insert(tensor))?;
-    initial.into_iter().try_for_each(|tensor| table.insert_initial(tensor))?;
-    let (factors, rank) = table.into_factors(&config)?;
+    let sorted = trained.into_iter().try_for_each(|tensor| table.insert(tensor));
+    let sorted = sorted
+        .and_then(|()| initial.into_iter().try_for_each(|tensor| table.insert_initial(tensor)))
+        .and_then(|()| table.into_factors(&config));
+    let (factors, rank) = sorted.map_err(|error| explained(error, name, &weights, modules))?;
     finish(AdapterKind::Sorsa, &config, modules, factors, rank)
 }
 
@@ -247,6 +264,17 @@ pub(super) fn without_initial(dir: &mut AdapterDir, caps: Caps) -> AdapterError 
     AdapterError::WholeModel { evidence: "there is no init.safetensors".to_owned() }
 }
 
+/// The digest of the base's weights that the configuration records.
+pub(super) fn recorded_base(config: &AdapterConfig) -> Result<Option<BaseDigest>, AdapterError> {
+    let digest = config.text("base_digest")?.map(|text| {
+        text.parse().map_err(|error| {
+            let problem = format!("is {}: {error}", quoted(text));
+            AdapterError::ConfigField { field: "base_digest", problem }
+        })
+    });
+    digest.transpose()
+}
+
 fn finish(
     kind: AdapterKind,
     config: &AdapterConfig,
@@ -255,13 +283,7 @@ fn finish(
     rank: usize,
 ) -> Result<LoadedAdapter, AdapterError> {
     let base_model_name = config.text("base_model_name_or_path")?.map(str::to_owned);
-    let base_digest = config.text("base_digest")?.map(|text| {
-        text.parse().map_err(|error| {
-            let problem = format!("is {}: {error}", quoted(text));
-            AdapterError::ConfigField { field: "base_digest", problem }
-        })
-    });
-    let base_digest = base_digest.transpose()?;
+    let base_digest = recorded_base(config)?;
     let delta = LowRankDelta::from_content(modules, factors)?;
     let is_difference = kind == AdapterKind::Sorsa;
     Ok(LoadedAdapter { delta, kind, rank, is_difference, base_model_name, base_digest })

@@ -4,6 +4,7 @@
 //! rest of the server sees a [`delta::LowRankDelta`].
 
 pub mod base;
+pub mod check;
 pub mod compact;
 pub mod compacted_cache;
 mod config;
@@ -14,6 +15,7 @@ mod factors;
 pub mod file;
 pub mod linalg;
 mod lora;
+mod other_base;
 pub(crate) mod outline;
 pub mod parts;
 pub mod peft;

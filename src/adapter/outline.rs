@@ -8,8 +8,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-/// Name and last byte of each tensor.
-pub(crate) struct Outline(pub Vec<(String, u64)>);
+/// Name and last byte of each tensor, and its shape.
+pub(crate) struct Outline(pub Vec<(String, u64)>, pub Vec<Vec<usize>>);
 
 impl Outline {
     /// Parses the header's JSON.
@@ -28,6 +28,7 @@ impl Outline {
 #[derive(Deserialize)]
 struct Extent {
     data_offsets: (u64, u64),
+    shape: Vec<usize>,
 }
 
 impl<'de> Deserialize<'de> for Outline {
@@ -46,14 +47,16 @@ impl<'de> Visitor<'de> for OutlineVisitor {
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Outline, M::Error> {
-        let mut extents = Vec::new();
+        let (mut extents, mut shapes) = (Vec::new(), Vec::new());
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
                 map.next_value::<IgnoredAny>()?;
             } else {
-                extents.push((name, map.next_value::<Extent>()?.data_offsets.1));
+                let extent: Extent = map.next_value()?;
+                extents.push((name, extent.data_offsets.1));
+                shapes.push(extent.shape);
             }
         }
-        Ok(Outline(extents))
+        Ok(Outline(extents, shapes))
     }
 }

@@ -9,7 +9,7 @@ use super::error::{AdapterError, quoted};
 use super::outline::Outline;
 
 /// Length of the header's own length field.
-const LENGTH_BYTES: usize = 8;
+pub(super) const LENGTH_BYTES: usize = 8;
 
 /// What stands in a Git repository for a large file begins with this, where the file itself was not
 /// fetched.
@@ -44,7 +44,7 @@ pub(super) struct NamedTensor {
 
 /// All tensors of a file, in the order of their names.
 pub(super) fn parse(file: &[u8], caps: Caps) -> Result<Vec<NamedTensor>, AdapterError> {
-    check_outline(file, caps)?;
+    check_header(file, file.len() as u64, caps)?;
     let malformed = |error: safetensors::SafeTensorError| AdapterError::Header {
         problem: quoted(&error.to_string()),
     };
@@ -70,14 +70,30 @@ pub(super) fn names(beginning: &[u8]) -> Option<Vec<String>> {
     Some(outline.0.into_iter().map(|(name, _)| name).collect())
 }
 
-/// Reads the header alone: its length, the number of tensors, names given twice, and ends beyond
-/// the file.
-fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {
-    let truncated = AdapterError::Truncated { bytes: file.len() };
-    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+/// Names and shapes in the header of a file that begins with these bytes; `None` where its header does
+/// not end in them, is none, or asks for too much.
+pub(super) fn outline(beginning: &[u8], caps: Caps) -> Option<Vec<(String, Vec<usize>)>> {
+    let (length, rest) = beginning.split_first_chunk::<LENGTH_BYTES>()?;
+    let length = u64::from_le_bytes(*length);
+    let length = usize::try_from(length).ok().filter(|_| length <= caps.max_header_bytes)?;
+    let Outline(extents, shapes) = Outline::parse(rest.get(..length)?).ok()?;
+    let named = extents.into_iter().zip(shapes).map(|((name, _), shape)| (name, shape));
+    (named.len() <= caps.max_tensors).then(|| named.collect())
+}
+
+/// Reads the header alone, which `beginning` ends with or goes on behind, of a file of so many bytes:
+/// its length, the number of tensors, names given twice, and ends beyond the file.
+pub(super) fn check_header(
+    beginning: &[u8],
+    file_bytes: u64,
+    caps: Caps,
+) -> Result<(), AdapterError> {
+    let truncated =
+        AdapterError::Truncated { bytes: usize::try_from(file_bytes).unwrap_or(usize::MAX) };
+    let Some((length, rest)) = beginning.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(truncated);
     };
-    if file.starts_with(LFS_POINTER) {
+    if beginning.starts_with(LFS_POINTER) {
         return Err(AdapterError::LfsPointer);
     }
     let bytes = u64::from_le_bytes(*length);
@@ -85,7 +101,7 @@ fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {
         return Err(AdapterError::HeaderTooLarge { bytes, limit: caps.max_header_bytes });
     }
     let split = usize::try_from(bytes).ok().and_then(|length| rest.split_at_checked(length));
-    let Some((header, data)) = split else {
+    let Some((header, _)) = split else {
         return Err(truncated);
     };
     let outline = Outline::parse(header)
@@ -95,7 +111,7 @@ fn check_outline(file: &[u8], caps: Caps) -> Result<(), AdapterError> {
         let (count, limit) = (extents.len(), caps.max_tensors);
         return Err(AdapterError::TooManyTensors { count, limit });
     }
-    let available = data.len() as u64;
+    let available = file_bytes.saturating_sub(bytes.saturating_add(LENGTH_BYTES as u64));
     if let Some((name, end)) = extents.iter().find(|(_, end)| *end > available) {
         return Err(AdapterError::OutOfBounds { tensor: quoted(name), end: *end, available });
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 
+use super::followed_file::read_text;
 use crate::config::AccessArgs;
 use crate::server::tenancy::book::Book;
 use crate::server::tenancy::{MetricsAccess, Tenancy};
@@ -15,7 +16,7 @@ use crate::tenant::keys_file::KeysFile;
 use crate::tenant::policy::DEFAULT_TENANT;
 
 /// Largest keys file that is read.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+pub const MAX_KEYS_FILE: u64 = 16 << 20;
 /// What administrators declare, in the state directory.
 const TENANTS_FILE: &str = "tenants.toml";
 
@@ -56,8 +57,7 @@ fn with_file(
     args: &AccessArgs,
     state_dir: Option<&Path>,
 ) -> anyhow::Result<Arc<Tenancy>> {
-    let file = KeysFile::parse(&read(path)?)?;
-    ensure!(!file.keys.is_empty(), "there is no key in it");
+    let file = keys_file(&read_text(path, MAX_KEYS_FILE)?)?;
     Directory::new(&file)?;
     let state = state_dir.map(|dir| dir.join(TENANTS_FILE));
     let book = Book::open(file, state).with_context(|| {
@@ -75,14 +75,14 @@ fn metrics_access(args: &AccessArgs) -> MetricsAccess {
     }
 }
 
-/// The text of a keys file.
+/// What a server's keys file says: at least one key, as nobody could call without.
 ///
 /// # Errors
-/// Where it cannot be read, or is no text of a reasonable size.
-pub fn read(path: &Path) -> anyhow::Result<String> {
-    let size = std::fs::metadata(path)?.len();
-    ensure!(size <= MAX_FILE_BYTES, "{size} bytes are too many");
-    Ok(std::fs::read_to_string(path)?)
+/// Where it says nothing of the kind.
+pub fn keys_file(text: &str) -> anyhow::Result<KeysFile> {
+    let file = KeysFile::parse(text)?;
+    ensure!(!file.keys.is_empty(), "there is no key in it");
+    Ok(file)
 }
 
 /// What a keys file's text declares.

@@ -21,7 +21,7 @@ use crate::adapter::registry::{
 use crate::config::user_cache;
 use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
-use crate::remote::Remote;
+use crate::remote::{Remote, RemoteError};
 
 /// What compacted adapters may take on disk.
 const CACHE_BYTES: u64 = 4 << 30;
@@ -81,6 +81,17 @@ impl ModelAdapters {
         })
     }
 
+    fn check_root(&self, source: &Source) -> Result<(), LoadError> {
+        match source {
+            Source::Beneath { root, .. } if !self.roots.contains(root) => {
+                let message =
+                    "adapters are no longer loaded from the directory it was registered in";
+                Err(LoadError::unusable(message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn read_delta(&self, source: &Source) -> anyhow::Result<ReadAdapter> {
         let ServedAdapter { delta, kind, rank, is_difference } =
             self.reader.read(source, &self.modules)?;
@@ -121,12 +132,7 @@ impl Loader for ModelAdapters {
         source: &Source,
         fetched: Option<&dyn Fetched>,
     ) -> Result<ReadAdapter, LoadError> {
-        if let Source::Beneath { root, .. } = source
-            && !self.roots.contains(root)
-        {
-            let message = "adapters are no longer loaded from the directory it was registered in";
-            return Err(LoadError::unusable(message));
-        }
+        self.check_root(source)?;
         let shown = source.shown();
         let source = match (source, fetched) {
             (_, Some(fetched)) => Source::Directory { path: fetched.dir().to_owned() },
@@ -142,6 +148,18 @@ impl Loader for ModelAdapters {
             fetched.holds(read.content);
         }
         Ok(read)
+    }
+
+    fn check(&self, source: &Source) -> Result<(), LoadError> {
+        let shown = source.shown();
+        if let Source::Remote { location, .. } = source {
+            let allowed = self.remote.as_ref().is_some_and(|remote| remote.allows(location));
+            let message = || LoadError::unusable(format!("{shown}: {}", RemoteError::NotAllowed));
+            return allowed.then_some(()).ok_or_else(message);
+        }
+        self.check_root(source)?;
+        let checked = self.reader.check(source, &self.modules);
+        checked.map_err(|error| told(&format!("{error:#}"), place(source), &shown))
     }
 
     fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError> {
@@ -203,6 +221,10 @@ impl Loader for NoAdapters {
 
     fn read(&self, _: &Source, _: Option<&dyn Fetched>) -> Result<ReadAdapter, LoadError> {
         Err(LoadError::unusable("this server serves a merged model and nothing beside it"))
+    }
+
+    fn check(&self, _: &Source) -> Result<(), LoadError> {
+        Ok(())
     }
 
     fn prepare(&self, _: &LowRankDelta) -> Result<LowRankDelta, LoadError> {

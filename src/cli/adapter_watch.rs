@@ -1,25 +1,29 @@
 //! Follows the file and the directory of adapters while the server runs.
 //!
 //! The system says that something changed; where it does not (network mounts), looking now and then
-//! finds it a little later. A file or a directory that cannot be used leaves everything as it was.
+//! finds it a little later. What cannot be used leaves everything as it was, and is tried again.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
 use notify::RecommendedWatcher;
 
+use super::adapter_scan::AdapterNames;
 use super::changes;
-use crate::adapter::registry::{Registry, is_adapter_name};
-use crate::config::{AdaptersArgs, read_adapters};
+use super::followed_file::{FollowedFile, read_text};
+use super::names;
+use crate::adapter::registry::Registry;
+use crate::config::{AdaptersArgs, MAX_ADAPTERS_FILE, parse_adapters};
 
 /// How often is looked where nothing was said.
 const POLL: Duration = Duration::from_secs(1);
+/// Time to find broken adapters before the server is ready; the rest are looked through later.
+const FIRST_CHECK: Duration = Duration::from_secs(5);
+/// Adapters that are looked through at each look.
+const CHECKED: usize = 500;
 /// After something was said: files come in several writes.
 const SETTLE: Duration = Duration::from_millis(50);
 /// And then no longer than so many times that.
@@ -29,10 +33,7 @@ const MOST_MOMENTS: usize = 20;
 #[derive(Debug)]
 pub struct Followed {
     registry: Arc<Registry>,
-    file: Option<PathBuf>,
-    dir: Option<PathBuf>,
-    /// The file as it was read last, usable or not.
-    seen: Option<Vec<u8>>,
+    watched: Watched,
 }
 
 impl Followed {
@@ -41,149 +42,140 @@ impl Followed {
     /// # Errors
     /// Where the file or the directory cannot be used.
     pub fn open(args: &AdaptersArgs, registry: Arc<Registry>) -> anyhow::Result<Self> {
-        let dir = args.adapter_dir.as_ref().map(|dir| dir.canonicalize()).transpose();
-        let dir = dir.context("--adapter-dir")?;
-        let mut followed = Self { registry, file: args.adapters_file.clone(), dir, seen: None };
-        if let Some(file) = followed.file.clone() {
-            followed.seen = std::fs::read(&file).ok();
-            followed
-                .follow_file(&file)
-                .with_context(|| format!("--adapters {}", file.display()))?;
+        let file = args.adapters_file.clone().map(|path| {
+            let opened = open_file(&path, &registry);
+            opened.with_context(|| format!("--adapters {}", path.display()))
+        });
+        let directory = names::adapter_dir(args)?;
+        let mut watched = Watched {
+            registry: Arc::downgrade(&registry),
+            file: file.transpose()?,
+            directory: directory.map(|path| Directory { path, ..Directory::default() }),
+        };
+        if let Some(directory) = &mut watched.directory {
+            let followed = directory.follow(&registry, Instant::now());
+            let path = directory.path.display();
+            followed.with_context(|| format!("--adapter-dir {path}"))?;
         }
-        if let Some(dir) = &followed.dir {
-            let found =
-                adapters_in(dir).with_context(|| format!("--adapter-dir {}", dir.display()))?;
-            followed.registry.follow_directory(dir, &found);
-        }
-        Ok(followed)
+        registry.check_files(usize::MAX, Instant::now() + FIRST_CHECK);
+        Ok(Self { registry, watched })
     }
 
-    /// Follows both from now on, on a thread of its own, for as long as the registry lives.
+    /// Follows all of it from now on, on a thread of its own, for as long as the registry lives.
     ///
     /// # Errors
     /// Where the system gives no thread.
     pub fn watch(self) -> anyhow::Result<()> {
-        if self.file.is_none() && self.dir.is_none() {
-            return Ok(());
-        }
+        let Self { registry, mut watched } = self;
         let (said, changes) = sync_channel(1);
-        let watchers = self.watchers(&said);
-        let Self { registry, file, dir, seen } = self;
-        let mut watched = Watched { registry: Arc::downgrade(&registry), file, dir, seen };
+        let watchers = watched.watchers(&said);
         let run = move || {
             // They live as long as somebody listens.
             let _watchers = watchers;
             let _said = said;
-            while watched.look() {
-                wait(&changes);
+            while watched.look(Instant::now()) {
+                wait(&changes, watched.soon().unwrap_or(POLL));
             }
         };
         std::thread::Builder::new().name("adapter-watch".into()).spawn(run)?;
+        drop(registry);
         Ok(())
+    }
+}
+
+/// Registers what the file at `path` declares.
+fn open_file(path: &Path, registry: &Registry) -> anyhow::Result<FollowedFile> {
+    let text = read_text(path, MAX_ADAPTERS_FILE)?;
+    follow_file(path, &text, registry)?;
+    let what = "the file of adapters";
+    Ok(FollowedFile::new(path.to_owned(), MAX_ADAPTERS_FILE, what, Some(text)))
+}
+
+fn follow_file(path: &Path, text: &str, registry: &Registry) -> anyhow::Result<()> {
+    Ok(registry.follow_file(&parse_adapters(text, path.parent().unwrap_or(Path::new("")))?)?)
+}
+
+/// What is followed by the thread, which does not keep the registry alive.
+#[derive(Debug)]
+struct Watched {
+    registry: Weak<Registry>,
+    file: Option<FollowedFile>,
+    directory: Option<Directory>,
+}
+
+/// The directory of adapters.
+#[derive(Debug, Default)]
+struct Directory {
+    path: PathBuf,
+    names: AdapterNames,
+    /// Why it could not be read last time: a fault is told once.
+    told: Option<String>,
+}
+
+impl Directory {
+    fn follow(&mut self, registry: &Registry, now: Instant) -> anyhow::Result<()> {
+        registry.follow_directory(&self.path, self.names.look(&self.path, now)?);
+        Ok(())
+    }
+
+    fn look(&mut self, registry: &Registry, now: Instant) {
+        let error = self.follow(registry, now).err().map(|error| format!("{error:#}"));
+        if error != self.told {
+            let path = self.path.display();
+            match &error {
+                Some(error) => tracing::error!(
+                    "the directory of adapters {path} cannot be read, its adapters stay: {error}"
+                ),
+                None => tracing::info!("the directory of adapters {path} can be read again"),
+            }
+            self.told = error;
+        }
+    }
+}
+
+impl Watched {
+    /// Takes in what changed; false once the registry is gone.
+    fn look(&mut self, now: Instant) -> bool {
+        let Some(registry) = self.registry.upgrade() else { return false };
+        if let Some(file) = &mut self.file {
+            let path = file.path().to_owned();
+            if file.look(now, |text| follow_file(&path, text, &registry)).is_some() {
+                tracing::info!("the file of adapters changed and is followed");
+                registry.check_files(usize::MAX, now + FIRST_CHECK);
+            }
+        }
+        if let Some(directory) = &mut self.directory {
+            directory.look(&registry, now);
+        }
+        registry.refresh();
+        registry.retry_pinned();
+        registry.check_files(CHECKED, now + FIRST_CHECK);
+        true
+    }
+
+    /// Time until the next look where nothing is said, where it is not the usual one.
+    fn soon(&self) -> Option<Duration> {
+        self.file.as_ref()?.soon()
     }
 
     /// The system's word for changes; where it gives none, polling is what is left.
     fn watchers(&self, said: &SyncSender<()>) -> Vec<RecommendedWatcher> {
-        let dirs = [self.file.as_deref().and_then(Path::parent), self.dir.as_deref()];
+        let file = self.file.as_ref().and_then(|file| file.path().parent());
+        let directory = self.directory.as_ref().map(|directory| directory.path.as_path());
         let told = |dir| {
             changes::listen(dir, said.clone())
                 .inspect_err(|error| tracing::warn!("adapters are only polled: {error}"))
                 .ok()
         };
-        dirs.into_iter().flatten().filter_map(told).collect()
-    }
-
-    fn follow_file(&self, file: &Path) -> anyhow::Result<()> {
-        Ok(self.registry.follow_file(&read_adapters(file)?)?)
+        [file, directory].into_iter().flatten().filter_map(told).collect()
     }
 }
 
-/// What is followed by the thread, which does not keep the registry alive.
-struct Watched {
-    registry: Weak<Registry>,
-    file: Option<PathBuf>,
-    dir: Option<PathBuf>,
-    seen: Option<Vec<u8>>,
-}
-
-impl Watched {
-    /// Takes in what changed; false once the registry is gone.
-    fn look(&mut self) -> bool {
-        let Some(registry) = self.registry.upgrade() else { return false };
-        if let Some(file) = &self.file {
-            let now = std::fs::read(file).ok();
-            if now != self.seen {
-                self.seen = now;
-                let followed = read_adapters(file)
-                    .map_err(anyhow::Error::from)
-                    .and_then(|declared| Ok(registry.follow_file(&declared)?));
-                match followed {
-                    Ok(()) => tracing::info!("the file of adapters changed and is followed"),
-                    Err(error) => {
-                        tracing::error!("the file of adapters is not followed: {error:#}");
-                    }
-                }
-            }
-        }
-        if let Some(dir) = &self.dir {
-            match adapters_in(dir) {
-                Ok(found) => registry.follow_directory(dir, &found),
-                Err(error) => tracing::error!("the directory of adapters cannot be read: {error}"),
-            }
-        }
-        registry.refresh();
-        true
-    }
-}
-
-/// Waits for a word, and for what belongs to it: until nothing is said for a moment, or somebody
-/// never stops.
-fn wait(changes: &Receiver<()>) {
-    if changes.recv_timeout(POLL) == Ok(()) {
+/// Waits for a word, at most for `time`, and for what belongs to it: until nothing is said for a
+/// moment, or somebody never stops.
+fn wait(changes: &Receiver<()>, time: Duration) {
+    if changes.recv_timeout(time) == Ok(()) {
         let calm = |_: &usize| changes.recv_timeout(SETTLE) != Ok(());
         let _ = (0..MOST_MOMENTS).find(calm);
-    }
-}
-
-/// The names of the adapter directories in `dir`. What has no adapter's name, leads out of `dir` or
-/// has no configuration is none.
-fn adapters_in(dir: &Path) -> std::io::Result<BTreeSet<String>> {
-    let dir = Dir::open_ambient_dir(dir, ambient_authority())?;
-    let names = dir.entries()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let is_adapter = |name: &String| {
-        is_adapter_name(name)
-            && ["adapter_config.json", "init.safetensors"]
-                .iter()
-                .any(|file| dir.exists(Path::new(name).join(file)))
-    };
-    Ok(names.filter(is_adapter).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn a_directory_holds_adapters_and_other_things() {
-        let outer = tempfile::tempdir().unwrap();
-        let dir = outer.path().join("adapters");
-        for name in ["acme", "globex.v2", ".hidden", "no name", "empty"] {
-            fs::create_dir_all(dir.join(name)).unwrap();
-            if name != "empty" {
-                fs::write(dir.join(name).join("adapter_config.json"), "{}").unwrap();
-            }
-        }
-        fs::write(dir.join("file"), "").unwrap();
-        let outside = outer.path().join("outside");
-        fs::create_dir(&outside).unwrap();
-        fs::write(outside.join("adapter_config.json"), "{}").unwrap();
-        #[cfg(unix)]
-        for (target, name) in [("../outside", "out"), ("acme", "inside"), ("nowhere", "broken")] {
-            std::os::unix::fs::symlink(target, dir.join(name)).unwrap();
-        }
-        let found: Vec<String> = adapters_in(&dir).unwrap().into_iter().collect();
-        assert_eq!(found, ["acme", "globex.v2", "inside"]);
     }
 }

@@ -4,6 +4,8 @@
 use std::path::Path;
 
 use crate::adapter::base::BaseDigest;
+use crate::adapter::check::RecordedBase;
+use crate::adapter::error::AdapterError;
 use crate::adapter::file::LoadedAdapter;
 use crate::config::user_cache;
 use crate::model::digest_cache;
@@ -54,6 +56,21 @@ impl OnMismatch {
                 Ok(())
             }
             checked => Ok(checked?),
+        }
+    }
+
+    /// Compares the base that an adapter's configuration records, where it records one.
+    ///
+    /// # Errors
+    /// Where it is another, and that is not allowed.
+    pub fn check_recorded(
+        self,
+        recorded: &RecordedBase,
+        served: BaseDigest,
+    ) -> Result<(), AdapterError> {
+        match recorded.digest {
+            Some(_) if self == Self::Refuse => recorded.check(served),
+            _ => Ok(()),
         }
     }
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use clap::Subcommand;
 
-use super::access::{directory, read};
+use super::access::{MAX_KEYS_FILE, directory};
+use super::followed_file::read_text;
 use crate::tenant::key::NewKey;
 use crate::tenant::keys_file::{KeyEntry, KeysFile, Role, TenantEntry};
 use crate::tenant::policy::is_valid_name;
@@ -86,7 +87,7 @@ fn write(path: &Path, file: &mut File, args: &NewArgs, key: &NewKey) -> anyhow::
     let mut text = match fs::metadata(path) {
         Ok(known) => {
             file.set_permissions(known.permissions())?;
-            read(path).with_context(|| path.display().to_string())?
+            read_text(path, MAX_KEYS_FILE).with_context(|| path.display().to_string())?
         }
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).with_context(|| path.display().to_string()),

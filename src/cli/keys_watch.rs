@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::access::read;
+use super::access::{MAX_KEYS_FILE, keys_file};
 use super::changes;
+use super::followed_file::FollowedFile;
 use crate::server::tenancy::Tenancy;
-use crate::tenant::keys_file::KeysFile;
 
 /// Between two looks where nothing was heard of.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -37,40 +37,28 @@ pub fn watch(path: PathBuf, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
         }
     });
     let work = move || {
-        follow(&path, &tenancy, &looks);
+        follow(path, &tenancy, &looks);
         drop(watcher);
     };
     std::thread::Builder::new().name("keys".into()).spawn(work)?;
     Ok(())
 }
 
-fn follow(path: &Path, tenancy: &Tenancy, looks: &Receiver<()>) {
-    // What was found last, usable or not: a fault is told once. The first look is one too: the file
-    // may have changed since it was opened.
-    let mut seen = None;
-    while !matches!(looks.recv_timeout(INTERVAL), Err(RecvTimeoutError::Disconnected)) {
-        let text = match read(path) {
-            Ok(text) => text,
-            Err(error) => {
-                if seen.take().is_some() {
-                    tracing::warn!("the keys stay as they are: {error:#}");
-                }
-                continue;
-            }
-        };
-        if seen.as_ref() == Some(&text) {
-            continue;
+fn follow(path: PathBuf, tenancy: &Tenancy, looks: &Receiver<()>) {
+    // The first look is one too: the file may have changed since it was opened.
+    let mut file = FollowedFile::new(path, MAX_KEYS_FILE, "the keys file", None);
+    loop {
+        let time = file.soon().unwrap_or(INTERVAL);
+        if matches!(looks.recv_timeout(time), Err(RecvTimeoutError::Disconnected)) {
+            return;
         }
-        match reload(tenancy, &text) {
-            Ok((tenants, keys)) => {
-                tracing::info!(tenants, keys, "the keys file was read");
-            }
-            Err(error) => tracing::warn!("the keys stay as they are: {error:#}"),
+        if let Some((tenants, keys)) = file.look(Instant::now(), |text| reload(tenancy, text)) {
+            tracing::info!(tenants, keys, "the keys file was read");
         }
-        seen = Some(text);
+        tenancy.write_again();
     }
 }
 
 fn reload(tenancy: &Tenancy, text: &str) -> anyhow::Result<(usize, usize)> {
-    Ok(tenancy.reload(KeysFile::parse(text)?)?)
+    Ok(tenancy.reload(keys_file(text)?)?)
 }

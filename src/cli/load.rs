@@ -13,7 +13,7 @@ use super::model_source::ModelSource;
 use super::names::{self, base_names};
 use super::text_files::TextFiles;
 use crate::adapter::delta::FactorDType;
-use crate::adapter::registry::Source;
+use crate::adapter::registry::{Registry, Source};
 use crate::config::{
     AdapterArg, AdapterDTypeArg, DTypeArg, DeviceArg, QuantizeArg, ServeArgs, is_valid_name,
 };
@@ -184,14 +184,14 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     let engine = engine.spawn(crate::kernels::pin_caller)?;
 
     let summary = format!(
-        "serving {} ({} layers, {} vocabulary, {}, {}) with {} adapters, {} tokens of context, \
+        "serving {} ({} layers, {} vocabulary, {}, {}) with {}, {} tokens of context, \
          {} tokens of cache in {}",
         registry.base_name(),
         config.num_hidden_layers,
         config.vocab_size,
         held,
         if device.is_cpu() { "cpu" } else { "cuda" },
-        registry.num_adapters(),
+        counted(&registry),
         cache.max_model_len,
         cache.num_blocks * BLOCK_SIZE,
         kv_dtype.as_str(),
@@ -214,6 +214,18 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         tokenizer_config: text.tokenizer_config,
     });
     Ok(Loaded { engine, summary })
+}
+
+/// How many adapters are served, and how many are not.
+fn counted(registry: &Registry) -> String {
+    let (broken, refused) = (registry.num_broken(), registry.refused().len());
+    let mut text = format!("{} adapters", registry.num_adapters() - broken);
+    for (count, what) in [(broken, "broken"), (refused, "refused")] {
+        if count > 0 {
+            text += &format!(" ({count} more are {what}: see above)");
+        }
+    }
+    text
 }
 
 /// The pool of blocks. One process serves one model all its life: what it computes depends, besides

@@ -2,6 +2,7 @@
 
 mod access;
 mod adapter_loader;
+mod adapter_scan;
 mod adapter_watch;
 mod base_check;
 pub mod bench;
@@ -9,6 +10,7 @@ mod bench_server;
 mod changes;
 pub mod convert;
 pub mod extract;
+mod followed_file;
 mod gguf_vocab;
 pub mod health;
 pub mod inspect;

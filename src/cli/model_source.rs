@@ -1,7 +1,7 @@
 //! What a server's weights, configuration and texts come from: one model, or a SORSA checkpoint
 //! beside the model it was trained from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 
 use super::base_check::{OnMismatch, base_digest};
 use crate::adapter::base::BaseDigest;
+use crate::adapter::check::check;
 use crate::adapter::delta::{FactorDType, LowRankDelta, ModuleSpec};
 use crate::adapter::directory::AdapterDir;
 use crate::adapter::file::{self, AdapterKind, Limits};
@@ -183,20 +184,10 @@ impl AdapterReader {
     /// # Errors
     /// Where it cannot be used, or is relative to other weights.
     pub fn read(&self, source: &Source, modules: &[ModuleSpec]) -> anyhow::Result<ServedAdapter> {
-        let max_bytes = Limits::default().max_bytes;
-        let (dir, path) = match (source, &self.residual) {
-            (Source::Directory { path }, Some(residual)) => return residual.adapter(path, modules),
-            (Source::Directory { path }, None) => {
-                (AdapterDir::open(path, max_bytes)?, path.clone())
-            }
-            (Source::Beneath { root, path }, None) => {
-                (AdapterDir::beneath(root, path, max_bytes)?, root.join(path))
-            }
-            (Source::Remote { .. }, _) => bail!("bug: an adapter is read where it was fetched to"),
-            (Source::Beneath { .. }, Some(_)) => {
-                bail!("beside the residual of a SORSA checkpoint adapters come from --adapter only")
-            }
-        };
+        if let (Source::Directory { path }, Some(residual)) = (source, &self.residual) {
+            return residual.adapter(path, modules);
+        }
+        let (dir, path) = self.open(source)?;
         let loaded = file::load_from(dir, modules)?;
         self.on_mismatch.check_adapter(&path, &loaded, || Ok(self.digest))?;
         let kind = match loaded.kind {
@@ -205,6 +196,35 @@ impl AdapterReader {
         };
         let (rank, is_difference) = (loaded.rank, loaded.is_difference);
         Ok(ServedAdapter { delta: loaded.delta, kind, rank, is_difference })
+    }
+
+    /// Finds what is wrong with the adapter at `source` without reading its weights. What is found
+    /// wrong cannot be read; the rest may be.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self, source: &Source, modules: &[ModuleSpec]) -> anyhow::Result<()> {
+        if self.residual.is_some() {
+            // Whole checkpoints come from the command line, and are read at the start.
+            return Ok(());
+        }
+        let base = check(self.open(source)?.0, modules)?;
+        self.on_mismatch.check_recorded(&base, self.digest)?;
+        Ok(())
+    }
+
+    fn open(&self, source: &Source) -> anyhow::Result<(AdapterDir, PathBuf)> {
+        let max_bytes = Limits::default().max_bytes;
+        match source {
+            _ if self.residual.is_some() => {
+                bail!("beside the residual of a SORSA checkpoint adapters come from --adapter only")
+            }
+            Source::Directory { path } => Ok((AdapterDir::open(path, max_bytes)?, path.clone())),
+            Source::Beneath { root, path } => {
+                Ok((AdapterDir::beneath(root, path, max_bytes)?, root.join(path)))
+            }
+            Source::Remote { .. } => bail!("bug: an adapter is read where it was fetched to"),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::model_source::ModelSource;
 use super::sources;
 use crate::adapter::delta::LowRankDelta;
 use crate::adapter::registry::{Budget, Options, Registry, Wanted};
-use crate::config::{AdapterArg, ServeArgs, is_valid_name, may_be_in_name};
+use crate::config::{AdapterArg, AdaptersArgs, ServeArgs, is_valid_name, may_be_in_name};
 use crate::metrics::Metrics;
 use crate::model::builder::LoadOptions;
 use crate::model::contract::CausalLm;
@@ -46,7 +46,7 @@ pub fn registry(
         source.adapters(),
         model.modules().to_vec(),
         args.adapter_tolerance,
-        roots(args)?,
+        roots(args)?.into_iter().chain(adapter_dir(&args.adapters)?).collect(),
         sources::remote(args)?,
         options,
     )?;
@@ -119,6 +119,19 @@ pub fn roots(args: &ServeArgs) -> anyhow::Result<Vec<PathBuf>> {
         Ok(root_path)
     };
     given.chain(dir).map(canonical).collect()
+}
+
+/// The directory of adapters, from the root of the file system on. Links on the way to it are followed
+/// whenever it is opened: it may be another one then, as where orchestrators swap a link.
+///
+/// # Errors
+/// Where it is not there.
+pub fn adapter_dir(args: &AdaptersArgs) -> anyhow::Result<Option<PathBuf>> {
+    let absolute = |dir: &PathBuf| {
+        anyhow::ensure!(dir.is_dir(), "--adapter-dir {}: not a directory", dir.display());
+        Ok(std::path::absolute(dir)?)
+    };
+    args.adapter_dir.as_ref().map(absolute).transpose()
 }
 
 /// The names given to the model itself, else the file's or directory's own.

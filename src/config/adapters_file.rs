@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::adapter::registry::{Declared, DeclaredVersion, FileDigest, Source, SourceError};
 
 /// Largest file that is read, in bytes.
-const MAX_BYTES: usize = 16 << 20;
+pub const MAX_ADAPTERS_FILE: u64 = 16 << 20;
 /// Weight of a version that has an adapter to itself.
 const WHOLE: u32 = 100;
 /// Largest weight.
@@ -16,12 +16,6 @@ const MAX_WEIGHT: u32 = 1_000_000;
 /// Why a file of adapters cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AdaptersFileError {
-    /// It cannot be read.
-    #[error("it cannot be read: {0}")]
-    Io(#[from] std::io::Error),
-    /// It is larger than any list of adapters.
-    #[error("it has more than {MAX_BYTES} bytes")]
-    TooLarge,
     /// It is not TOML, or has keys that nobody knows.
     #[error("{0}")]
     Syntax(#[from] toml::de::Error),
@@ -69,19 +63,11 @@ struct Share {
     weight: u32,
 }
 
-/// Reads the file at `path`; paths in it start from where it lies.
+/// What the text of a file of adapters declares; paths in it start from `dir`, where it lies.
 ///
 /// # Errors
 /// Where it cannot be used.
-pub fn read_adapters(path: &Path) -> Result<Vec<Declared>, AdaptersFileError> {
-    let text = std::fs::read_to_string(path)?;
-    if text.len() > MAX_BYTES {
-        return Err(AdaptersFileError::TooLarge);
-    }
-    parse_adapters(&text, path.parent().unwrap_or(Path::new("")))
-}
-
-fn parse_adapters(text: &str, dir: &Path) -> Result<Vec<Declared>, AdaptersFileError> {
+pub fn parse_adapters(text: &str, dir: &Path) -> Result<Vec<Declared>, AdaptersFileError> {
     let file: File = toml::from_str(text)?;
     file.adapter.into_iter().map(|entry| entry.declared(dir)).collect()
 }

@@ -22,7 +22,7 @@ mod weights;
 pub use self::access::{AccessArgs, Secret};
 pub use self::adapter::{AdapterArg, is_valid_name, may_be_in_name};
 pub use self::adapters::AdaptersArgs;
-pub use self::adapters_file::{AdaptersFileError, read_adapters};
+pub use self::adapters_file::{AdaptersFileError, MAX_ADAPTERS_FILE, parse_adapters};
 pub use self::chat::{ChatArgs, ReasoningParserArg, TemplateArg, ToolCallParserArg};
 pub use self::device::DeviceArg;
 pub use self::engine::{EngineArgs, KvCacheDTypeArg};

@@ -80,6 +80,8 @@ pub struct AdapterMetrics {
     pub bytes: Gauge,
     /// Adapters that were declared or stored and cannot be registered.
     pub refused: Gauge,
+    /// Adapters that are registered and cannot be loaded, as far as is known.
+    pub broken: Gauge,
     /// 1 while changes cannot be stored.
     pub state_failing: Gauge,
     pub(super) lines: Mutex<String>,

@@ -134,6 +134,12 @@ impl Remote {
         self.0.enter(place, Job { order, since: Instant::now(), done: Box::new(done) });
     }
 
+    /// Whether anything may be fetched from there.
+    #[must_use]
+    pub fn allows(&self, location: &Location) -> bool {
+        self.0.allows(location)
+    }
+
     /// The same for who can wait, and out of turn. Blocks; not for async threads.
     ///
     /// # Errors

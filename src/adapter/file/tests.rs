@@ -6,6 +6,7 @@ use std::fs;
 use candle_core::{Device, Tensor};
 use serde_json::json;
 
+use super::super::check::check;
 use super::super::sorsa::{SorsaConfig, SorsaFactors, SorsaModule, write_adapter_dir};
 use super::*;
 
@@ -208,10 +209,38 @@ fn a_tensor_that_is_no_factor_is_refused() {
 
 #[test]
 fn a_module_that_the_base_lacks_is_refused() {
-    let name = "base_model.model.model.layers.1.q_proj.lora_A.weight";
+    let name = "base_model.model.model.layers.0.x_proj.lora_A.weight";
     let error = lora_error(|tensors| drop(tensors.insert(name.into(), tensor(&[2, 3], 0.0))));
     let AdapterError::UnknownModule { module, .. } = error else { panic!("{error}") };
-    assert_eq!(module, "\"base_model.model.model.layers.1.q_proj\"");
+    assert_eq!(module, "\"base_model.model.model.layers.0.x_proj\"");
+}
+
+#[test]
+fn an_adapter_of_another_base_is_told_from_a_broken_one() {
+    let pair = |module: &str, inputs: usize, outputs: usize| -> Tensors {
+        let name = |role| format!("base_model.model.{module}.{role}.weight");
+        let (down, up) = (tensor(&[2, inputs], 0.1), tensor(&[outputs, 2], 0.2));
+        [(name("lora_A"), down), (name("lora_B"), up)].into()
+    };
+    let many = (0..30).flat_map(|n| pair(&format!("model.layers.{n}.q_proj"), 3, 2)).collect();
+    let deeper = pair("model.layers.1.q_proj", 3, 2);
+    let wider = pair("model.layers.0.q_proj", 7, 9);
+    let stranger = pair("transformer.h.0.attn", 3, 2);
+    let mut partly = lora();
+    partly.extend(pair("model.layers.23.q_proj", 3, 2));
+    let config = with(lora_config(), "base_model_name_or_path", json!("org/large"));
+    for (tensors, evidence) in [
+        (many, "it adapts 30 layers, and the model served has 1"),
+        (deeper, "it adapts 2 layers, and the model served has 1"),
+        (partly, "it adapts 24 layers, and the model served has 1"),
+        (wider, "it adapts 7 inputs of model.layers.0.q_proj, and the model served has 3"),
+        (stranger, "none of its modules is in the model served"),
+    ] {
+        let error = read(&config, &tensors).unwrap_err();
+        assert!(matches!(error, AdapterError::OtherBase { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(evidence) && text.contains("\"org/large\""), "{text}");
+    }
 }
 
 #[test]
@@ -541,4 +570,57 @@ fn writing_never_replaces_a_file() {
     assert!(matches!(error, AdapterError::Write { .. }), "{error}");
     assert_eq!(fs::read(dir.path().join(CONFIG_FILE)).unwrap(), b"mine");
     assert!(!dir.path().join(WEIGHTS_FILE).exists(), "a half-written adapter was left");
+}
+
+/// What looking at configuration and headers finds wrong cannot be read either, and what can be read
+/// looks well.
+#[test]
+fn what_looks_wrong_cannot_be_read() {
+    let looked = |dir: &tempfile::TempDir| {
+        check(AdapterDir::open(dir.path(), Limits::default().max_bytes).unwrap(), &modules())
+    };
+    let agree = |files: &[(&str, &[u8])], what: &str| {
+        let (read, looks) = (load_files(files), looked(&directory(files)));
+        assert!(looks.is_ok() || read.is_err(), "{what}: {looks:?} and {read:?}");
+        (read.is_ok(), looks.is_ok())
+    };
+    let config = lora_config().to_string();
+    let (lora, sorsa) = (bytes(&lora()), bytes(&sorsa()));
+    let sorsa_config = sorsa_config().to_string();
+    let fine = (true, true);
+    let of = |config: &str, weights: &[u8], what: &str| {
+        agree(&[(CONFIG_FILE, config.as_bytes()), (WEIGHTS_FILE, weights)], what)
+    };
+    assert_eq!(of(&config, &lora, "LoRA"), fine);
+    assert_eq!(of(&sorsa_config, &sorsa, "SORSA"), fine);
+    let mut found = 0;
+    for length in 0..lora.len() {
+        found += usize::from(!of(&config, &lora[..length], &format!("{length} bytes")).1);
+    }
+    // A file that ends too early is told by its header alone.
+    assert_eq!(found, lora.len());
+    for (place, _) in config.char_indices() {
+        of(&config[..place], &lora, &format!("{place} bytes of the configuration"));
+        let damaged = format!("{}~{}", &config[..place], &config[place + 1..]);
+        of(&damaged, &lora, &damaged);
+    }
+    for place in (0..lora.len()).step_by(3) {
+        let mut damaged = lora.clone();
+        damaged[place] ^= 0x55;
+        of(&config, &damaged, &format!("byte {place}"));
+    }
+    assert!(!agree(&[(CONFIG_FILE, config.as_bytes())], "no weights").1);
+    assert!(!agree(&[("adapter_model.bin", b"x")], "no configuration").1);
+    let pickle = [(CONFIG_FILE, config.as_bytes()), ("adapter_model.bin", &b"x"[..])];
+    assert!(!agree(&pickle, "a pickle").1);
+    let pissa = with(lora_config(), "init_lora_weights", json!("pissa")).to_string();
+    assert!(!of(&pissa, &lora, "no initial factors").1);
+    assert!(!of(&with(lora_config(), "use_dora", json!(true)).to_string(), &lora, "DoRA").1);
+    let recorded = with(lora_config(), "base_digest", json!(BaseDigest([1; 32]).to_string()));
+    let files = [(CONFIG_FILE, recorded.to_string().into_bytes()), (WEIGHTS_FILE, lora)];
+    let files = files.each_ref().map(|(name, bytes)| (*name, bytes.as_slice()));
+    let base = looked(&directory(&files)).unwrap();
+    base.check(BaseDigest([1; 32])).unwrap();
+    let error = base.check(BaseDigest([2; 32])).unwrap_err();
+    assert!(matches!(error, AdapterError::BaseMismatch { .. }), "{error}");
 }

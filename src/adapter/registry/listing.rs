@@ -100,6 +100,17 @@ impl Registry {
         names.0.values().filter(|meaning| matches!(meaning, Meaning::Adapter(_))).count()
     }
 
+    /// How many adapters have a version that answers and could not be loaded, as far as is known.
+    #[must_use]
+    pub fn num_broken(&self) -> usize {
+        let names = self.names.load();
+        let broken = |meaning: &&Meaning| match meaning {
+            Meaning::Adapter(shares) => shares.slots().any(|slot| slot.is_broken()),
+            Meaning::Alias(_) => false,
+        };
+        names.0.values().filter(broken).count()
+    }
+
     /// Every adapter, in the order of their names.
     #[must_use]
     pub fn adapters(&self) -> Vec<AdapterInfo> {

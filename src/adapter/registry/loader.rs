@@ -30,6 +30,13 @@ pub trait Loader: fmt::Debug + Send + Sync + 'static {
     /// Where the device has no room, or a factor overflows.
     fn prepare(&self, delta: &LowRankDelta) -> Result<LowRankDelta, LoadError>;
 
+    /// Finds what is wrong with what lies at `source` without reading its weights. What is found wrong
+    /// cannot be read; the rest may be.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn check(&self, source: &Source) -> Result<(), LoadError>;
+
     /// What is seen of the files at `source` without reading them. `None` where they cannot be seen,
     /// as on another machine.
     fn stamp(&self, source: &Source) -> Option<Stamp>;

@@ -134,6 +134,11 @@ impl Loader for MadeUp {
         Ok(delta.to(&Device::Cpu, DType::F32).unwrap())
     }
 
+    fn check(&self, source: &Source) -> Result<(), LoadError> {
+        let message = || LoadError::unusable(format!("{} looks wrong", source.shown()));
+        self.content(source).map(drop).ok_or_else(message)
+    }
+
     fn stamp(&self, source: &Source) -> Option<Stamp> {
         if matches!(source, Source::Remote { .. }) {
             return None;

@@ -79,7 +79,7 @@ impl Memory {
         let limit = self.ledger.limit();
         if bytes > limit {
             return Err(LoadError::unusable(format!(
-                "it needs {bytes} bytes of memory, and adapters have {limit} in all"
+                "it needs {bytes} bytes of memory, and --adapter-memory gives all adapters {limit}"
             )));
         }
         loop {
@@ -90,7 +90,11 @@ impl Memory {
                 continue;
             }
             if Instant::now() >= deadline {
-                let message = "the adapters being answered with take all the memory there is";
+                let message = format!(
+                    "it needs {bytes} bytes of memory; of the {limit} that --adapter-memory gives, {} \
+                     are in use by adapters that are pinned or that requests are being answered with",
+                    self.ledger.used()
+                );
                 return Err(LoadError::new(LoadErrorKind::NoRoom, message));
             }
             self.ledger.wait(deadline);

@@ -31,6 +31,7 @@ mod version;
 mod workers;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,8 @@ pub struct Registry {
     workers: Workers,
     store: Option<Arc<Store>>,
     metrics: Arc<Metrics>,
+    /// Where [`Registry::check_files`] goes on.
+    next_check: AtomicUsize,
     started: Instant,
 }
 
@@ -172,6 +175,7 @@ impl Registry {
             workers,
             store,
             metrics,
+            next_check: AtomicUsize::new(0),
             started: Instant::now(),
         };
         registry.restore(contents.unwrap_or_default());

@@ -50,6 +50,8 @@ struct State {
     kept: Option<Kept>,
     /// Of the files that the resident version was read from.
     served: Option<Stamp>,
+    /// Of the files that were looked through last, or read and found wrong; `None` before any were.
+    checked: Option<Option<Stamp>>,
     /// Loads that failed since the last that did not.
     failures: u32,
     retired: bool,
@@ -259,6 +261,47 @@ impl Slot {
         }
     }
 
+    /// Whether files of this stamp are to be looked through: nobody did, or read them.
+    pub fn is_check_due(&self, now: Option<Stamp>) -> bool {
+        let files = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.files);
+        let state = self.state();
+        let known = state.checked.is_some_and(|checked| files(checked) == files(now));
+        !known && self.resident().is_none() && !matches!(state.phase, Phase::Loading(_))
+    }
+
+    /// Notes what looking through files of this stamp came to; true for an error that is new. Whoever
+    /// asks for it is not kept from trying.
+    pub fn checked(&self, stamp: Option<Stamp>, outcome: Result<(), LoadError>) -> bool {
+        let mut state = self.state();
+        if matches!(state.phase, Phase::Loading(_)) {
+            return false;
+        }
+        state.checked = Some(stamp);
+        let before = match std::mem::take(&mut state.phase) {
+            Phase::Failed { error, .. } => Some(error),
+            Phase::Idle | Phase::Loading(_) => None,
+        };
+        let Err(error) = outcome else { return false };
+        let is_new = before.as_ref() != Some(&error);
+        let now = Instant::now();
+        state.phase = Phase::Failed { error, until: now, stamp, retry: now };
+        is_new
+    }
+
+    /// Whether it is not in memory and could not be loaded.
+    pub fn is_broken(&self) -> bool {
+        self.resident().is_none() && matches!(self.state().phase, Phase::Failed { .. })
+    }
+
+    /// Whether it could not be loaded, and it is time to try once more.
+    pub fn is_retry_due(&self) -> bool {
+        let state = self.state();
+        match &state.phase {
+            Phase::Failed { retry, .. } => self.resident().is_none() && Instant::now() >= *retry,
+            Phase::Idle | Phase::Loading(_) => false,
+        }
+    }
+
     /// What is kept of it as it was read, where that is still what it is by what is `seen` of its
     /// files. What is kept of other files is forgotten.
     pub fn parsed(&self, seen: Seen) -> Option<Parsed> {
@@ -367,6 +410,7 @@ impl Slot {
         let mut state = self.state();
         let pause = lasts.saturating_mul(1 << state.failures.min(10)).min(LONGEST_PAUSE);
         state.failures = state.failures.saturating_add(1);
+        state.checked = Some(stamp);
         let now = Instant::now();
         state.phase = Phase::Failed { error, until: now + lasts, stamp, retry: now + pause };
     }

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Registry;
 use super::book::{Adapter, Book, Entry};
@@ -105,6 +107,49 @@ impl Registry {
             self.book().slots_answering().filter(|slot| slot.is_pinned()).map(Arc::clone).collect();
         // Whoever asks for one that fails is told; so is the log.
         pinned.iter().for_each(|slot| drop(self.workers.get(slot, Asker::OPERATOR)));
+    }
+
+    /// Looks through the files of adapters that answer and are not in memory, of at most `count` of
+    /// them until `deadline` and beginning where the last call ended. What is wrong with them is told
+    /// before anybody asks for them.
+    pub fn check_files(&self, count: usize, deadline: Instant) {
+        let slots: Vec<Arc<Slot>> = {
+            let book = self.book();
+            let all = book.slots_answering().count();
+            let first = self.next_check.load(Ordering::Relaxed) % all.max(1);
+            let count = count.min(all);
+            self.next_check.store(first + count, Ordering::Relaxed);
+            let round = book.slots_answering().chain(book.slots_answering());
+            round.skip(first).take(count).map(Arc::clone).collect()
+        };
+        for slot in slots {
+            if Instant::now() >= deadline {
+                break;
+            }
+            if slot.resident().is_some() {
+                continue;
+            }
+            let stamp = self.workers.stamp(&slot);
+            if !slot.is_check_due(stamp) {
+                continue;
+            }
+            let found = self.workers.check(&slot);
+            let error = found.as_ref().err().map(ToString::to_string);
+            if slot.checked(stamp, found)
+                && let Some(error) = error
+            {
+                tracing::warn!(adapter = slot.name, "this adapter cannot be loaded: {error}");
+            }
+        }
+        self.metrics.adapters.broken.set(self.num_broken() as f64);
+    }
+
+    /// Loads those that stay in memory and could not be loaded before, less and less often.
+    pub fn retry_pinned(&self) {
+        let due = |slot: &&Arc<Slot>| slot.is_pinned() && slot.is_retry_due();
+        let slots: Vec<Arc<Slot>> =
+            self.book().slots_answering().filter(due).map(Arc::clone).collect();
+        slots.iter().for_each(|slot| drop(self.workers.get(slot, Asker::OPERATOR)));
     }
 
     /// Registers the adapters that lie in the directory `root` by the names of their own

@@ -100,6 +100,11 @@ impl Workers {
         }
     }
 
+    /// Looks through a version's files without reading the weights.
+    pub fn check(&self, slot: &Slot) -> Result<(), LoadError> {
+        self.shared.loader.check(&slot.source)
+    }
+
     /// The stamp of a version's files as they are now.
     pub fn stamp(&self, slot: &Slot) -> Option<Stamp> {
         self.shared.loader.stamp(&slot.source)

@@ -14,9 +14,10 @@ use crate::server::tenancy::book::Book;
 use crate::server::tenancy::routes::Access;
 use crate::server::tenancy::{MetricsAccess, Tenancy};
 use crate::server::usage::UsageLog;
+use crate::tenant::declarations::ChangeError;
 use crate::tenant::directory::Directory;
 use crate::tenant::key::KeyHash;
-use crate::tenant::keys_file::KeysFile;
+use crate::tenant::keys_file::{KeysFile, TenantEntry};
 
 const COMPLETIONS: &str = "/v1/completions";
 
@@ -389,6 +390,41 @@ async fn a_new_file_holds_at_once_and_what_was_used_stays_used() {
     assert_eq!(get(&server, "a", "/v1/models").await.status(), 200);
     tenancy.reload(keys_file("[tenants.b]\n")).unwrap();
     assert_eq!(post(&server, "a", &body).await.status(), 401);
+    // As where half of the file was written: what was used is not forgotten.
+    for between in ["[tenants.b]\n", "[tenants.a]\nbase = true\n[tenants.b]\n"] {
+        tenancy.reload(keys_file(between)).unwrap();
+        tenancy.reload(keys_file(next)).unwrap();
+        assert_eq!(post(&server, "a", &body).await.status(), 429, "{between}");
+    }
+}
+
+/// A change of tenants that the disk did not take is no change, and is told by the probe until the
+/// disk takes what is in force.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_change_of_tenants_is_told_until_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state").join("tenants.toml");
+    let book = Book::open(keys_file("[tenants.platform]\n"), Some(path.clone())).unwrap();
+    let tenancy = Tenancy::with_book(book, MetricsAccess::Admins).unwrap();
+    let (server, _engine) = Server::for_tenants(Arc::clone(&tenancy)).await;
+    let ready = || async { server.client.get(format!("{}/ready", server.url)).send().await };
+    let change = |name: &'static str| {
+        tenancy.change(|all| all.put_tenant(name, TenantEntry::default())).unwrap()
+    };
+    change("first").unwrap();
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path.parent().unwrap(), "no directory").unwrap();
+    assert_eq!(change("second"), Err(ChangeError::NotWritten));
+    let answer = ready().await.unwrap();
+    let (status, body) = (answer.status(), answer.json::<Value>().await.unwrap());
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (503, &json!("state_unavailable")));
+    tenancy.write_again();
+    assert_eq!(ready().await.unwrap().status(), 503);
+    std::fs::remove_file(path.parent().unwrap()).unwrap();
+    tenancy.write_again();
+    assert_eq!(ready().await.unwrap().status(), 200);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("first") && !text.contains("second"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

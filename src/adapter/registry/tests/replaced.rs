@@ -230,3 +230,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_broken_is_told_before_anybody_asks() {
+    let (loader, registry) = followed();
+    let check = || registry.check_files(usize::MAX, Instant::now() + Duration::from_secs(60));
+    let state = |name: &str| {
+        let version = registry.adapter(name).unwrap().versions.remove(0);
+        (version.residency, version.error)
+    };
+    loader.place(&place("1"), None);
+    check();
+    assert_eq!(state("1"), (Residency::Failed, Some("1 looks wrong".to_owned())));
+    assert_eq!((state("2").0, registry.num_broken()), (Residency::Registered, 1));
+    assert_eq!(loader.reads.load(Ordering::SeqCst), 0);
+    // Nobody is kept from trying, and a failure that reading found stays.
+    assert_eq!(get(&registry, "1").unwrap_err().to_string(), "1 holds no adapter");
+    check();
+    assert_eq!(state("1").1.unwrap(), "1 holds no adapter");
+    loader.place(&place("1"), Some(11));
+    check();
+    assert_eq!((state("1").0, registry.num_broken()), (Residency::Registered, 0));
+    assert_eq!(content(&registry, "1"), 11);
+    // So many at a time, each in its turn.
+    for name in NAMES {
+        registry.unload(name).unwrap();
+        loader.place(&place(name), None);
+    }
+    for broken in 1..=3 {
+        registry.check_files(1, Instant::now() + Duration::from_secs(60));
+        assert_eq!(registry.num_broken(), broken);
+    }
+}
