@@ -7,6 +7,7 @@
 pub mod adapters;
 mod capped;
 pub mod tenants;
+pub mod work;
 
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +21,7 @@ use metrics_exporter_prometheus::{
 use self::adapters::{AdapterMetrics, AdapterSeries, ResidentAdapters};
 use self::capped::Capped;
 use self::tenants::{TenantSeries, Tenants};
+use self::work::WorkMetrics;
 
 const METADATA: Metadata<'static> = Metadata::new("sorsa", Level::INFO, None);
 
@@ -56,7 +58,7 @@ const TOKENS: &[f64] = &[
 /// Upper bounds of the number of choices.
 const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
-const HISTOGRAMS: [(&str, &str, &[f64]); 10] = [
+const HISTOGRAMS: [(&str, &str, &[f64]); 11] = [
     (
         "vllm:time_to_first_token_seconds",
         "Seconds from a request's arrival to its first token.",
@@ -91,6 +93,7 @@ const HISTOGRAMS: [(&str, &str, &[f64]); 10] = [
     ("vllm:request_generation_tokens", "Tokens generated for a finished request.", TOKENS),
     ("vllm:request_params_n", "The n of a request: choices asked for.", CHOICES),
     (adapters::LOAD_SECONDS.0, adapters::LOAD_SECONDS.1, LOAD_SECONDS),
+    (work::WAIT.0, work::WAIT.1, FIRST_TOKEN_SECONDS),
 ];
 
 /// Every metric of one server. Fields without another word are recorded by the engine.
@@ -288,6 +291,12 @@ impl Metrics {
         self.adapters.series(&self.recorder, name)
     }
 
+    /// The series of a kind of work that waits for its turn. Called by the server.
+    #[must_use]
+    pub fn work(&self, kind: &'static str) -> WorkMetrics {
+        WorkMetrics::new(&self.recorder, kind)
+    }
+
     /// Counts unknown fields of a request body. Called by the server.
     pub fn unknown_fields(&self, count: usize) {
         self.unknown_fields.increment(u64::try_from(count).unwrap_or(u64::MAX));
@@ -307,6 +316,7 @@ impl Metrics {
 }
 
 fn describe_labelled(recorder: &PrometheusRecorder) {
+    WorkMetrics::describe(recorder);
     let text = SharedString::const_str;
     recorder.describe_counter(
         KeyName::from(FINISHED),

@@ -2,9 +2,12 @@
 //! threads and far from the engine's, a bounded number at a time and for a bounded time.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::call::Call;
 use super::error::ApiError;
 use super::state::{AppState, Serving};
+use super::work::{party, text_bytes};
 use crate::engine::request::TokenSet;
 use crate::grammar::{Grammar, GrammarError, GrammarSpec, Vocabulary};
 use crate::text::tokenizer::Tokenizer;
@@ -30,6 +33,19 @@ pub fn vocabulary(tokenizer: &Tokenizer, vocab_size: usize, eos_token_ids: &[u32
     vocabulary
 }
 
+/// Bytes of the texts in a specification.
+fn bytes(spec: &GrammarSpec) -> usize {
+    match spec {
+        GrammarSpec::JsonObject => 0,
+        GrammarSpec::JsonSchema(schema) => text_bytes(schema),
+        GrammarSpec::Regex(text) => text.len(),
+        GrammarSpec::Choice(texts) => texts.iter().map(String::len).sum(),
+        GrammarSpec::Lark { text, schemas } => {
+            text.len() + schemas.iter().map(|(_, schema)| text_bytes(schema)).sum::<usize>()
+        }
+    }
+}
+
 /// True where a text of `grammar` may begin with one of these tokens, or be empty.
 fn can_begin(grammar: &Grammar, tokens: &TokenSet) -> bool {
     // Where the grammar cannot say, that is no fault of the tokens.
@@ -43,23 +59,23 @@ fn can_begin(grammar: &Grammar, tokens: &TokenSet) -> bool {
 /// 400 for one that is malformed, too large, not supported or impossible to obey.
 pub(super) async fn compile(
     state: &AppState,
-    serving: &Serving,
+    call: &Call,
+    (serving, allowed_token_ids): (&Serving, Option<Arc<TokenSet>>),
     form: Form,
-    allowed_token_ids: Option<Arc<TokenSet>>,
 ) -> Result<Arc<Grammar>, ApiError> {
     let Form { param, spec } = form;
-    let permit = Arc::clone(&state.grammar_work)
-        .acquire_owned()
-        .await
-        .expect("the semaphore is never closed");
+    let place = state.lanes.grammars.place(party(call), bytes(&spec)).await?;
+    place.begin();
     let grammars = Arc::clone(&serving.grammars);
     let work = tokio::task::spawn_blocking(move || {
+        let begun = Instant::now();
         let result = grammars.compile(spec).map(|grammar| {
             let begins = allowed_token_ids.is_none_or(|tokens| can_begin(&grammar, &tokens));
             begins.then_some(grammar)
         });
         // Given back when the work is done, not when its client stops waiting for it.
-        drop(permit);
+        place.charge(usize::try_from(begun.elapsed().as_micros()).unwrap_or(usize::MAX));
+        drop(place);
         result
     });
     let invalid = |reason: &dyn std::fmt::Display| {

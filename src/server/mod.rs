@@ -3,8 +3,9 @@
 //! [`serve`] owns connections and the drain, [`router`] says which path is whose, [`openai`] turns
 //! bodies into jobs, [`generation`] and [`choice`] turn the engine's events into text, [`stream`]
 //! writes them as they come. A whole answer is the same pieces, collected. [`vectors`] is the way of
-//! prompts that become vectors. [`tenancy`] says who may call, and counts what each tenant uses, and
-//! [`admin`] changes which adapters are served.
+//! prompts that become vectors. [`work`] is done before the engine sees a request, tenant by tenant.
+//! [`tenancy`] says who may call, and counts what each tenant uses, and [`admin`] changes which
+//! adapters are served.
 //!
 //! The server starts before the model is loaded: [`state::AppState`] gets its
 //! [`state::Serving`] later, and until then only probes succeed.
@@ -36,6 +37,7 @@ mod token_places;
 pub mod tokenization;
 pub mod usage;
 pub mod vectors;
+pub mod work;
 
 pub use serve::{Drained, serve};
 

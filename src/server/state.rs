@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::blocking::blocking;
 use super::body::budget::BodyBudget;
 use super::call::Call;
 use super::chat_format::ChatFormat;
@@ -18,6 +17,7 @@ use super::lifecycle::{Lifecycle, Phase};
 use super::tenancy::Tenancy;
 use super::tenancy::admission::Admission;
 use super::usage::UsageLog;
+use super::work::{self, Lanes, Work};
 use crate::adapter::registry::{LocationPrefix, Registry};
 use crate::engine::handle::EngineHandle;
 use crate::engine::request::{Pooling, RequestId};
@@ -51,8 +51,15 @@ pub struct ServerConfig {
     pub max_choices: usize,
     /// Prompts times `n` times `max_tokens` of one request.
     pub max_request_tokens: usize,
-    /// Requests whose text is rendered and tokenised at the same time.
+    /// Requests whose text is rendered and tokenised at the same time, and as many whose grammars are
+    /// compiled.
     pub text_workers: usize,
+    /// Requests that may wait for one kind of such work; a tenant's part is half of them beside others.
+    pub max_queued_jobs: usize,
+    /// Bytes of text that these requests may hold, likewise.
+    pub max_queued_bytes: usize,
+    /// Time that a request waits for its turn; longer is 429.
+    pub work_patience: Duration,
     /// Time for a schema, grammar or regular expression to compile; longer is 400.
     pub grammar_timeout: Duration,
     /// Time between two comments on a silent stream.
@@ -87,6 +94,9 @@ impl Default for ServerConfig {
             max_choices: 1024,
             max_request_tokens: 4 << 20,
             text_workers: 2,
+            max_queued_jobs: 2048,
+            max_queued_bytes: 256 << 20,
+            work_patience: Duration::from_secs(30),
             grammar_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(15),
             allowed_hosts: Vec::new(),
@@ -162,10 +172,8 @@ pub struct AppState {
     pub bodies: Arc<BodyBudget>,
     /// Places for parsing long bodies.
     pub(super) parse_work: Arc<Semaphore>,
-    /// Places for rendering and tokenising.
-    pub(super) text_work: Arc<Semaphore>,
-    /// Places for compiling grammars, so that slow ones hold up no other text work.
-    pub(super) grammar_work: Arc<Semaphore>,
+    /// Where requests wait for work that is done before the engine sees them.
+    pub(super) lanes: Lanes,
     serving: OnceLock<Arc<Serving>>,
     next_request: AtomicU64,
 }
@@ -182,8 +190,7 @@ impl AppState {
         Arc::new(Self {
             bodies: BodyBudget::new(config.max_bodies_memory),
             parse_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
-            text_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
-            grammar_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
+            lanes: Lanes::new(&config, &metrics),
             config,
             metrics,
             lifecycle: Lifecycle::default(),
@@ -244,22 +251,19 @@ impl AppState {
     }
 }
 
-/// Runs `work` (rendering, tokenising) off the async threads, a bounded number at a time.
+/// Does `work` (rendering, tokenising) on text of `bytes` off the async threads, when it is its turn.
 ///
 /// # Errors
-/// What `work` returns; a panic in it is an internal error.
-pub(super) async fn text_work<T, F>(state: &AppState, work: F) -> Result<T, ApiError>
+/// 429 where too much waits; what `work` returns; a panic in it is an internal error.
+pub(super) async fn text_work<T, F>(
+    state: &AppState,
+    call: &Call,
+    bytes: usize,
+    work: F,
+) -> Result<T, ApiError>
 where
     T: Send + 'static,
-    F: FnOnce() -> Result<T, ApiError> + Send + 'static,
+    F: FnOnce(&Work) -> Result<T, ApiError> + Send + 'static,
 {
-    let permit =
-        Arc::clone(&state.text_work).acquire_owned().await.expect("the semaphore is never closed");
-    let work = move || {
-        let result = work();
-        // Given back when the work is done, not when its client stops waiting for it.
-        drop(permit);
-        result
-    };
-    blocking("text work", work).await
+    work::run(&state.lanes.text, call, bytes, work).await
 }

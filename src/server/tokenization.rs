@@ -18,8 +18,19 @@ use super::openai::model::check_model;
 use super::openai::render::{self, TemplateOptions};
 use super::openai::tools::{AskedTools, FunctionStyle};
 use super::openai::validate::refused;
+use super::openai::workbench::Workbench;
 use super::openapi::{errors, requests};
-use super::state::{AppState, text_work};
+use super::state::{AppState, Serving, text_work};
+use super::work::Work;
+use crate::text::detokenizer::Detokenizer;
+use crate::text::tokenizer::{Keep, TokenizerError};
+
+/// All tokens of a text.
+const ALL: Keep = Keep::AtMost(usize::MAX);
+/// So many bytes are tokenised here whatever the context holds.
+const ALWAYS_COUNTED: usize = 1 << 20;
+/// Tokens that are turned into text between two looks at who else waits.
+const PIECE: usize = 8192;
 
 /// What [`tokenize`] answers.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,6 +52,31 @@ pub struct Detokenized {
 enum Input {
     Prompt { text: String, add_special_tokens: bool },
     Messages { conversation: Conversation, template: TemplateOptions },
+}
+
+impl Input {
+    /// # Errors
+    /// 400 for more text than the context could hold, where that is more than is always counted.
+    fn check_bytes(&self, bytes: usize, serving: &Serving) -> Result<(), ApiError> {
+        let most = serving.tokenizer.most_bytes(serving.max_model_len).unwrap_or(0);
+        let most = most.max(ALWAYS_COUNTED);
+        let param = match self {
+            Self::Prompt { .. } => "prompt",
+            Self::Messages { .. } => "messages",
+        };
+        if bytes <= most {
+            return Ok(());
+        }
+        let message = format!("`{param}` must be at most {most} bytes long to be tokenised");
+        Err(ApiError::invalid(param, message))
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Prompt { text, .. } => text.len(),
+            Self::Messages { conversation, .. } => conversation.bytes(),
+        }
+    }
 }
 
 /// Answers `POST /tokenize`.
@@ -68,14 +104,17 @@ pub async fn tokenize(
     let with_strings = fields.boolean("return_token_strs", false)?;
     finish(&state, fields)?;
     let config = state.config.clone();
-    let work = move || {
+    let bytes = input.bytes();
+    input.check_bytes(bytes, &serving)?;
+    let work = move |work: &Work| {
+        let bench = Workbench { config: &config, serving: &serving, work };
         let tokens = match input {
             Input::Prompt { text, add_special_tokens } => {
-                let tokens = convert::encode(&serving, &text, add_special_tokens, "prompt")?;
+                let tokens = bench.read(&text, "prompt", ALL, add_special_tokens)?.ids;
                 convert::known(&serving, tokens, "prompt")?
             }
             Input::Messages { conversation, template } => {
-                let chat = render::chat(&config, &serving, conversation, template, None)?;
+                let chat = render::chat(&bench, conversation, template, ALL, None)?;
                 convert::known(&serving, chat.tokens, "messages")?
             }
         };
@@ -88,7 +127,7 @@ pub async fn tokenize(
             tokens: tokens.to_vec(),
         })
     };
-    text_work(&state, work).await.map(Json)
+    text_work(&state, &call, bytes, work).await.map(Json)
 }
 
 fn take_input(fields: &mut Fields) -> Result<Input, ApiError> {
@@ -135,14 +174,23 @@ pub async fn detokenize(
         .tokens("tokens", serving.vocab_size, serving.max_model_len)?
         .ok_or_else(|| fields.missing("tokens"))?;
     finish(&state, fields)?;
-    let work = move || {
-        let prompt = serving
-            .tokenizer
-            .decode(&tokens, false)
-            .map_err(|error| ApiError::invalid("tokens", error.to_string()))?;
+    let bytes = size_of_val(tokens.as_slice());
+    let work = move |work: &Work| {
+        let invalid = |error: TokenizerError| ApiError::invalid("tokens", error.to_string());
+        let mut detokenizer = Detokenizer::new(serving.tokenizer.clone(), false);
+        let mut prompt = String::new();
+        for piece in tokens.chunks(PIECE) {
+            for token in piece {
+                prompt.push_str(&detokenizer.push(*token).map_err(invalid)?);
+            }
+            if !work.checkpoint(size_of_val(piece)) {
+                return Err(ApiError::abandoned());
+            }
+        }
+        prompt.push_str(&detokenizer.finish().map_err(invalid)?);
         Ok(Detokenized { prompt })
     };
-    text_work(&state, work).await.map(Json)
+    text_work(&state, &call, bytes, work).await.map(Json)
 }
 
 /// Answers `GET /tokenizer_info`: the model's `tokenizer_config.json`.

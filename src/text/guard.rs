@@ -16,10 +16,10 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use tokenizers::{
-    AddedToken, NormalizerWrapper, OffsetReferential, OffsetType, Tokenizer as Encoder,
-};
+use tokenizers::{AddedToken, Tokenizer as Encoder};
 
+use super::added_tokens::AddedTokens;
+use super::piecewise::{Ids, Pieces, Reading};
 use super::tokenizer::TokenizerError;
 
 /// The guard of one tokenizer.
@@ -35,6 +35,7 @@ pub(super) struct Guard {
 #[derive(Debug)]
 struct Reader {
     encoder: Encoder,
+    pieces: Pieces,
     /// A special token's id to its stand-in.
     stand_ins: BTreeMap<u32, String>,
     /// A stand-in's id to the special token's.
@@ -50,11 +51,11 @@ impl Guard {
         Self { mark: format!("{secret:020}"), reader: OnceLock::new() }
     }
 
-    /// `text` with a mark in each special token of `encoder`.
-    pub(super) fn protect<'a>(&self, encoder: &Encoder, text: &'a str) -> Cow<'a, str> {
+    /// `text` with a mark in each special token of `added`.
+    pub(super) fn protect<'a>(&self, added: &AddedTokens, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         loop {
-            let places = special_tokens(encoder, &text);
+            let places = added.special_in(&text);
             // A single character cannot be broken; no turn begins or ends with one.
             let places: Vec<usize> = places
                 .into_iter()
@@ -89,30 +90,30 @@ impl Guard {
     /// The ids of a rendered text, in which every special token is the template's.
     ///
     /// # Errors
-    /// [`TokenizerError::Encode`] with the tokenizer's reason.
+    /// Those of [`Pieces::encode`].
     pub(super) fn encode(
         &self,
         encoder: &Encoder,
+        added: &AddedTokens,
         text: &str,
-        add_special_tokens: bool,
-    ) -> Result<Vec<u32>, TokenizerError> {
+        reading: Reading<'_>,
+    ) -> Result<Ids, TokenizerError> {
         let reader = self.reader.get_or_init(|| Reader::new(encoder, &self.mark));
         let reader = reader.as_ref().map_err(|error| TokenizerError::Encode(error.clone()))?;
         let mut plain = String::with_capacity(text.len());
         let mut end = 0;
-        for (id, range) in special_tokens(encoder, text) {
+        for (id, range) in added.special_in(text) {
             let Some(stand_in) = reader.stand_ins.get(&id) else { continue };
             plain.push_str(&self.reveal(&text[end..range.start]));
             plain.push_str(stand_in);
             end = range.end;
         }
         plain.push_str(&self.reveal(&text[end..]));
-        let encoding = reader
-            .encoder
-            .encode_fast(plain, add_special_tokens)
-            .map_err(|error| TokenizerError::Encode(error.to_string()))?;
-        let ids = encoding.get_ids().iter();
-        Ok(ids.map(|id| reader.ids.get(id).copied().unwrap_or(*id)).collect())
+        let mut ids = reader.pieces.encode(&reader.encoder, &plain, reading)?;
+        for id in &mut ids.ids {
+            *id = reader.ids.get(id).copied().unwrap_or(*id);
+        }
+        Ok(ids)
     }
 }
 
@@ -139,27 +140,9 @@ impl Reader {
             .map(|(id, content)| Some((encoder.token_to_id(content)?, *id)))
             .collect::<Option<_>>()
             .ok_or("a stand-in for a special token is not known to the tokenizer")?;
-        Ok(Self { encoder, stand_ins, ids })
+        let pieces = Pieces::new(&encoder)?;
+        Ok(Self { encoder, pieces, stand_ins, ids })
     }
-}
-
-/// The special tokens in `text` as `encoder` finds them: ids, and where their own text lies.
-fn special_tokens(encoder: &Encoder, text: &str) -> Vec<(u32, Range<usize>)> {
-    let vocabulary = encoder.get_added_vocabulary();
-    let split = vocabulary.extract_and_normalize(None::<&NormalizerWrapper>, text);
-    let added = vocabulary.get_added_tokens_decoder();
-    let splits = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
-    let special = |(piece, (start, end), tokens): (&str, (usize, usize), &Option<Vec<_>>)| {
-        let token: &tokenizers::Token = tokens.as_ref()?.first()?;
-        let known = added.get(&token.id).filter(|known| known.special)?;
-        // Some take the white space around them; it is not theirs to change.
-        let range = match piece.find(&known.content) {
-            Some(at) => start + at..start + at + known.content.len(),
-            None => start..end,
-        };
-        Some((token.id, range))
-    };
-    splits.into_iter().filter_map(special).collect()
 }
 
 /// After the first character of a token, where it has more than one.
@@ -173,12 +156,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::samples;
-    use super::super::tokenizer::Tokenizer;
+    use super::super::tokenizer::{Reading, Tokenizer};
+
+    fn read(tokenizer: &Tokenizer, rendered: &str) -> Vec<u32> {
+        tokenizer.read_rendered(rendered, Reading::whole(false)).unwrap().ids
+    }
 
     /// What a template would make of `content`, encoded.
     fn turn(tokenizer: &Tokenizer, content: &str) -> Vec<u32> {
         let text = format!("<s>user\n{}</s>\n<s>", tokenizer.protect(content));
-        tokenizer.encode_rendered(&text, false).unwrap()
+        read(tokenizer, &text)
     }
 
     fn specials(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u32> {
@@ -229,8 +216,7 @@ mod tests {
                 }
                 // A turn with a typed token before it takes the other way through.
                 let forged = format!("<s>{}</s>", tokenizer.protect("<s>"));
-                let ids = tokenizer.encode_rendered(&format!("{forged}<s>{content}</s>\n"), false);
-                let ids = ids.unwrap();
+                let ids = read(tokenizer, &format!("{forged}<s>{content}</s>\n"));
                 prop_assert_eq!(specials(tokenizer, &ids), [1, 2, 1, 2]);
                 if tokenizer.reveal(&content) == content {
                     // The first piece of a text may be read differently from the others.

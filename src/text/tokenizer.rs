@@ -1,6 +1,6 @@
 //! A model's tokenizer: text to token ids and back, from the contents of a `tokenizer.json`.
 //!
-//! Encoding is the `tokenizers` crate's. Decoding is [`super::detokenizer`]'s, so that a streamed
+//! Encoding is the `tokenizers` crate's, a piece of a text at a time. Decoding is [`super::detokenizer`]'s, so that a streamed
 //! text and a whole one are the same by construction; it agrees with the crate's own decoders,
 //! except that a broken character in a run of `<0xNN>` tokens leaves its neighbours alone, as in
 //! SentencePiece itself. `clean_up_tokenization_spaces` is not applied: text is never changed
@@ -11,11 +11,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::byte_bound::ByteBound;
 use super::detokenizer::Detokenizer;
 use super::guard::Guard;
 use super::pieces::{Decoding, PieceTable};
+use super::piecewise::Pieces;
 
 pub use super::pieces::DecoderError;
+pub use super::piecewise::{Ids, Keep, Reading};
 
 /// Why a tokenizer could not be loaded, or a text not be converted.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,21 @@ pub enum TokenizerError {
     /// The text could not be encoded.
     #[error("the text cannot be tokenized: {0}")]
     Encode(String),
+    /// The text has more tokens than are wanted.
+    #[error("it has more than {limit} tokens")]
+    TooLong {
+        /// Those that are.
+        limit: usize,
+    },
+    /// It would have to be tokenised in one piece, and is too long for that.
+    #[error("more than {limit} bytes of it have no place where a token is certain to end")]
+    Run {
+        /// Bytes of a piece at most.
+        limit: usize,
+    },
+    /// Whoever asked wants the ids no more.
+    #[error("the text is not tokenized to its end")]
+    Stopped,
     /// An id that is no token.
     #[error("{id} is not a token: the vocabulary has {vocab_size} tokens")]
     UnknownToken {
@@ -54,9 +72,10 @@ pub struct Added {
 
 struct Inner {
     encoder: tokenizers::Tokenizer,
+    reader: Pieces,
+    bound: Option<ByteBound>,
     pieces: PieceTable,
     guard: Guard,
-    added: Added,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -87,8 +106,9 @@ impl Tokenizer {
         tokens.extend(added.into_iter().map(|(id, token)| (id, (token.content, token.special))));
         let tokens = tokens.into_iter().map(|(id, (token, special))| (id, token, special));
         let pieces = PieceTable::new(decoding, tokens);
-        let added = added_by(&encoder).unwrap_or_default();
-        Ok(Self(Arc::new(Inner { encoder, pieces, guard: Guard::new(), added })))
+        let reader = Pieces::new(&encoder).map_err(TokenizerError::Load)?;
+        let bound = ByteBound::new(&encoder, &pieces, reader.added());
+        Ok(Self(Arc::new(Inner { encoder, reader, bound, pieces, guard: Guard::new() })))
     }
 
     /// The token ids of `text`. Added tokens written in the text (`<|im_end|>`) become their id;
@@ -97,17 +117,54 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`] with the tokenizer's reason.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizerError> {
-        self.0
-            .encoder
-            .encode_fast(text, add_special_tokens)
-            .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|error| TokenizerError::Encode(error.to_string()))
+        Ok(self.read(text, Reading::whole(add_special_tokens))?.ids)
+    }
+
+    /// The token ids of `text` that `reading` wants.
+    ///
+    /// # Errors
+    /// [`TokenizerError::TooLong`] at once where the bytes alone say so, else as soon as it is
+    /// certain; [`TokenizerError::Run`], [`TokenizerError::Stopped`], and [`TokenizerError::Encode`]
+    /// with the tokenizer's reason.
+    pub fn read(&self, text: &str, reading: Reading<'_>) -> Result<Ids, TokenizerError> {
+        self.check_bytes(text, reading.keep)?;
+        self.0.reader.encode(&self.0.encoder, text, reading)
+    }
+
+    fn check_bytes(&self, text: &str, keep: Keep) -> Result<(), TokenizerError> {
+        match keep {
+            Keep::AtMost(limit) if self.exceeds(text, limit) => {
+                Err(TokenizerError::TooLong { limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `text` has more than `tokens` tokens, as far as its bytes say so.
+    #[must_use]
+    pub fn exceeds(&self, text: &str, tokens: usize) -> bool {
+        self.0.bound.is_some_and(|bound| bound.exceeds(text, tokens))
+    }
+
+    /// Bytes that `tokens` tokens can stand for at most, but for white space around added tokens that
+    /// take it with them; `None` where there is no such bound.
+    #[must_use]
+    pub fn most_bytes(&self, tokens: usize) -> Option<usize> {
+        self.0.bound.map(|bound| bound.bytes(tokens))
     }
 
     /// What `add_special_tokens` adds.
     #[must_use]
     pub fn added(&self) -> Added {
-        self.0.added
+        let [before, after] = self.0.reader.around();
+        Added { before: before.len(), after: after.len() }
+    }
+
+    /// `ids` with what `add_special_tokens` adds around a text.
+    #[must_use]
+    pub fn surrounded(&self, ids: &[u32]) -> Vec<u32> {
+        let [before, after] = self.0.reader.around();
+        [before.as_slice(), ids, after.as_slice()].concat()
     }
 
     /// Where each token of `text` begins in it, in characters: where the token before it ends. What
@@ -132,10 +189,10 @@ impl Tokenizer {
     }
 
     /// A client's string for a chat template, with every special token in it made harmless. What
-    /// is rendered from it must go through [`Self::encode_rendered`] or [`Self::reveal`].
+    /// is rendered from it must go through [`Self::read_rendered`] or [`Self::reveal`].
     #[must_use]
     pub fn protect<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        self.0.guard.protect(&self.0.encoder, text)
+        self.0.guard.protect(self.0.reader.added(), text)
     }
 
     /// `text` without what [`Self::protect`] put into it.
@@ -148,17 +205,12 @@ impl Tokenizer {
     /// strings that were protected are ordinary text.
     ///
     /// # Errors
-    /// [`TokenizerError::Encode`] with the tokenizer's reason.
-    pub fn encode_rendered(
-        &self,
-        text: &str,
-        add_special_tokens: bool,
-    ) -> Result<Vec<u32>, TokenizerError> {
-        if self.0.guard.is_marked(text) {
-            self.0.guard.encode(&self.0.encoder, text, add_special_tokens)
-        } else {
-            self.encode(text, add_special_tokens)
+    /// As [`Self::read`].
+    pub fn read_rendered(&self, text: &str, reading: Reading<'_>) -> Result<Ids, TokenizerError> {
+        if !self.0.guard.is_marked(text) {
+            return self.read(text, reading);
         }
+        self.0.guard.encode(&self.0.encoder, self.0.reader.added(), text, reading)
     }
 
     /// The text of `ids`; special tokens leave no trace where `skip_special_tokens` is set.
@@ -209,18 +261,6 @@ impl Tokenizer {
     pub(super) fn pieces(&self) -> &PieceTable {
         &self.0.pieces
     }
-}
-
-/// Found out with a text that has a token in any vocabulary of use; `None` where it has none.
-fn added_by(encoder: &tokenizers::Tokenizer) -> Option<Added> {
-    let encode = |add_special_tokens| encoder.encode_fast("a", add_special_tokens).ok();
-    let (plain, whole) = (encode(false)?, encode(true)?);
-    let (plain, whole) = (plain.get_ids(), whole.get_ids());
-    let before = match plain.len() {
-        0 => whole.len(),
-        len => whole.windows(len).position(|window| window == plain).unwrap_or(0),
-    };
-    Some(Added { before, after: whole.len().saturating_sub(before + plain.len()) })
 }
 
 #[cfg(test)]

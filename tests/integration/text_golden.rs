@@ -13,7 +13,7 @@ use serde_json::Value;
 use sorsa::text::chat_template::{ChatTemplate, RenderOptions};
 use sorsa::text::detokenizer::Detokenizer;
 use sorsa::text::gguf_vocab::{GgufVocab, HuggingFaceTokenizer};
-use sorsa::text::tokenizer::Tokenizer;
+use sorsa::text::tokenizer::{Keep, Reading, Tokenizer};
 use sorsa::text::tokenizer_config::{SpecialTokens, TemplateSources};
 
 const MODEL: &str =
@@ -107,6 +107,43 @@ fn prompts_have_the_recorded_token_ids() {
     }
 }
 
+/// Long texts are read in pieces, and have the tokens that the `tokenizers` crate gives the whole;
+/// their bytes never say that they are longer than they are.
+#[test]
+fn long_texts_have_the_tokens_of_the_whole() {
+    let json = serde_json::to_vec(&converted().tokenizer).unwrap();
+    let whole = tokenizers::Tokenizer::from_bytes(json).unwrap();
+    let prose = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/fixtures/perplexity.txt"
+    ));
+    let code = include_str!("text_golden.rs");
+    let mut texts = vec![prose.unwrap().repeat(20), code.repeat(10)];
+    let prompts = fixture_json("prompts.json");
+    let prompts = prompts["prompts"].as_array().unwrap();
+    texts.push(prompts.iter().filter_map(|prompt| prompt["text"].as_str()).collect());
+    texts[2] = texts[2].repeat(200_000 / texts[2].len() + 1);
+    let units =
+        ["日本語、テキスト。", "a1 ", "<|im_start|>user\n", "x\n\n", "é-", "=+0Af/", "Й и "];
+    texts.extend(units.map(|unit| unit.repeat(100_000 / unit.len())));
+    for text in texts {
+        let expected = whole.encode_fast(text.as_str(), false).unwrap().get_ids().to_vec();
+        let pieces = std::cell::Cell::new(0);
+        let watch = |bytes| {
+            pieces.set(pieces.get() + 1);
+            bytes <= 32 << 10
+        };
+        let keep = Keep::AtMost(expected.len());
+        let reading = Reading { add_special_tokens: false, keep, watch: &watch };
+        let read = tokenizer().read(&text, reading).unwrap();
+        assert!(read.ids == expected, "{text:.40}");
+        assert!(pieces.get() > 2);
+        let last = tokenizer().read(&text, Reading { keep: Keep::Last(999), ..reading }).unwrap();
+        assert_eq!(last.ids, expected[expected.len() - 999..]);
+        assert!(!tokenizer().exceeds(&text, expected.len()));
+    }
+}
+
 #[test]
 fn conversations_render_and_encode_as_recorded() {
     let recorded = fixture_json("chat_template.json");
@@ -138,7 +175,7 @@ fn protected(messages: &Value) -> Vec<u32> {
         message["content"] = content.into();
     }
     let text = template().render(&messages, true, &RenderOptions::default()).unwrap();
-    tokenizer().encode_rendered(&text, false).unwrap()
+    tokenizer().read_rendered(&text, Reading::whole(false)).unwrap().ids
 }
 
 #[test]

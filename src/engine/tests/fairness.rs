@@ -27,6 +27,8 @@ struct Arrival {
 struct Outcome {
     /// Seconds to the first token, by tenant.
     first_tokens: BTreeMap<u32, Vec<f64>>,
+    /// Steps from arrival to the first token, likewise.
+    steps: BTreeMap<u32, Vec<usize>>,
     /// Tenants in the order in which their prompts were begun.
     begun: Vec<(u32, usize)>,
     seconds: f64,
@@ -34,6 +36,13 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// The same in steps.
+    fn p99_steps(&self, tenants: impl Iterator<Item = u32>) -> usize {
+        let mut all: Vec<usize> = tenants.flat_map(|tenant| self.steps[&tenant].clone()).collect();
+        all.sort_unstable();
+        all[(all.len() * 99) / 100]
+    }
+
     /// The 99th of a hundred of these tenants' requests.
     fn p99(&self, tenants: impl Iterator<Item = u32>) -> f64 {
         let mut all: Vec<f64> =
@@ -61,10 +70,10 @@ fn simulate(
     scheduler.learn(StepRows { decode: 1, prompt: 0 }, Duration::from_secs_f64(STEP));
     let (handle, mut submissions) = channel(1024);
     let (adapters, share) = (adapters(), share(usize::MAX));
-    let mut came: BTreeMap<SequenceId, (Arrival, bool)> = BTreeMap::new();
+    let mut came: BTreeMap<SequenceId, (Arrival, usize, bool)> = BTreeMap::new();
     let mut outcome = Outcome::default();
     let mut coming = arrivals.into_iter().peekable();
-    let mut number = 0;
+    let (mut number, mut step) = (0, 0);
     while coming.peek().is_some() || !scheduler.is_idle() {
         if let Some(next) = coming.peek().filter(|_| scheduler.is_idle()) {
             outcome.seconds = outcome.seconds.max(next.at);
@@ -85,9 +94,10 @@ fn simulate(
             let Received::Submission(submission) = submissions.receive(false) else { panic!() };
             let id = scheduler.next_id();
             scheduler.add(Sequence::new(id, *submission));
-            came.insert(id, (arrival, false));
+            came.insert(id, (arrival, step, false));
         }
         let schedule = scheduler.schedule();
+        step += 1;
         assert!(!schedule.scheduled.is_empty() || scheduler.is_idle(), "work is left undone");
         let rows = schedule.rows();
         assert!(rows.decode + rows.prompt <= 512 && scheduler.num_running() <= max_num_seqs);
@@ -97,7 +107,7 @@ fn simulate(
         scheduler.learn(rows, Duration::from_secs_f64(took));
         for scheduled in schedule.scheduled {
             let id = scheduled.id;
-            let (arrival, begun) = came.get_mut(&id).unwrap();
+            let (arrival, came_at, begun) = came.get_mut(&id).unwrap();
             if !std::mem::replace(begun, true) {
                 outcome.begun.push((arrival.tenant, arrival.adapter));
             }
@@ -109,6 +119,7 @@ fn simulate(
             if sequence.num_generated() == 0 {
                 let waited = outcome.seconds - arrival.at;
                 outcome.first_tokens.entry(arrival.tenant).or_default().push(waited);
+                outcome.steps.entry(arrival.tenant).or_default().push(step - *came_at);
             }
             sequence.push(1, None);
             if sequence.num_generated() == arrival.generated {
@@ -153,6 +164,30 @@ fn one_greedy_tenant_leaves_the_others_their_first_tokens() {
         eprintln!("p99 to the first token: {alone:.3} s alone, {with:.3} s beside 200 requests");
         assert!(with <= 2.0 * alone, "{with} and {alone} alone");
         assert_eq!(beside.first_tokens[&0].len(), 200, "nobody starves");
+    }
+}
+
+/// Three modest tenants beside one that abuses the server: with many prompts, with long ones, with
+/// long answers, with choices without end, one after the other and together.
+#[test]
+fn an_abusive_tenant_costs_three_modest_ones_few_steps() {
+    let modest: Vec<Arrival> = modest().into_iter().filter(|one| one.tenant <= 3).collect();
+    let alone = simulate(modest.clone(), 64, |_| 1);
+    let many = |count, prompt, generated| {
+        let arrival = Arrival { at: 0.0, tenant: 0, adapter: 0, prompt, generated };
+        vec![arrival; count]
+    };
+    let abuses = [many(900, 16, 16), many(60, 1000, 8), many(250, 16, 600), many(60, 200, 500)];
+    let together =
+        abuses.iter().map(|abuse| abuse[..abuse.len().min(200)].to_vec()).collect::<Vec<_>>();
+    for abuse in abuses.into_iter().chain([together.concat()]) {
+        let count = abuse.len();
+        let beside = simulate([modest.clone(), abuse].concat(), 64, |_| 1);
+        let steps = (alone.p99_steps(1..=3), beside.p99_steps(1..=3));
+        assert!(steps.1 <= 3 * steps.0, "{steps:?} steps to a first token beside {count}");
+        let seconds = (alone.p99(1..=3), beside.p99(1..=3));
+        assert!(seconds.1 <= 3.0 * seconds.0, "{seconds:?} s to a first token beside {count}");
+        assert_eq!(beside.first_tokens[&0].len(), count, "nobody starves");
     }
 }
 

@@ -23,6 +23,7 @@ use super::types::{
 use super::validate::length::take_max_tokens;
 use super::validate::logprobs::take_logprob_token_ids;
 use super::validate::{Common, MAX_LOGPROBS};
+use super::workbench::{Workbench, check_messages};
 use crate::server::choice::{AnswerRules, CallDelta, Delta};
 use crate::server::error::ApiError;
 use crate::server::extract::Admitted;
@@ -99,11 +100,15 @@ impl Endpoint for ChatRequest {
         convert::check_choices(config, 1, common.n)?;
         let (logprobs, vocab_size) = (take_logprobs(fields)?, serving.vocab_size);
         let (asked, how) = (logprobs.is_some(), "`logprobs`: true");
+        let conversation = Conversation {
+            messages: take_messages(fields)?,
+            tools: AskedTools::take(fields, FunctionStyle::Nested)?.offered(),
+        };
+        if common.truncation.is_none() {
+            check_messages(serving, "messages", conversation.bytes())?;
+        }
         Ok(Self {
-            conversation: Conversation {
-                messages: take_messages(fields)?,
-                tools: AskedTools::take(fields, FunctionStyle::Nested)?.offered(),
-            },
+            conversation,
             max_tokens: take_max_tokens(fields, &["max_completion_tokens", "max_tokens"], 1)?,
             logprobs,
             logprob_token_ids: take_logprob_token_ids(fields, vocab_size, asked, how)?,
@@ -120,10 +125,15 @@ impl Endpoint for ChatRequest {
         (ChatWriter { answer, n, prompt_logprobs }, delivery)
     }
 
-    fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
+    fn bytes(&self) -> usize {
+        self.conversation.bytes()
+    }
+
+    fn into_job(self, bench: &Workbench<'_>) -> Result<Job, ApiError> {
         let common = &self.common;
+        let keep = convert::keep(bench.serving, common.truncation, self.max_tokens);
         let Rendered { tokens, answer, marks, form } =
-            render::chat(config, serving, self.conversation, self.template, common.form.clone())?;
+            render::chat(bench, self.conversation, self.template, keep, common.form.clone())?;
         let rules = PromptRules {
             param: "messages",
             add_special_tokens: false,
@@ -133,11 +143,12 @@ impl Endpoint for ChatRequest {
             truncation: common.truncation,
             max_tokens: self.max_tokens,
             // The rest of the context, as far as the choices together may have it.
-            default_max_tokens: (config.max_request_tokens / common.n).max(1),
+            default_max_tokens: (bench.config.max_request_tokens / common.n).max(1),
             most_tokens: common.model.max_tokens,
         };
-        let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
-        let job = convert::job(config, common, prompts, self.logprobs, common.prompt_logprobs)?;
+        let prompts = convert::prompts(bench, vec![PromptInput::Tokens(tokens)], rules)?;
+        let job =
+            convert::job(bench.config, common, prompts, self.logprobs, common.prompt_logprobs)?;
         let answer = AnswerRules { hide_reasoning: !self.include_reasoning, ..answer };
         Ok(Job { answer, form, logprob_token_ids: self.logprob_token_ids, ..job })
     }

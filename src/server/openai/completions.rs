@@ -17,6 +17,7 @@ use super::types::{CompletionChoice, Envelope};
 use super::validate::length::take_max_tokens;
 use super::validate::logprobs::take_logprob_token_ids;
 use super::validate::{self, Common, MAX_LOGPROBS};
+use super::workbench::{Workbench, check_text};
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::Admitted;
@@ -84,6 +85,10 @@ impl Endpoint for CompletionRequest {
         let prompts = take_prompts(fields, "prompt", serving.vocab_size, config.max_choices)?;
         convert::check_choices(config, prompts.len(), common.n)?;
         convert::check_prompts(serving, prompts.len())?;
+        if common.truncation.is_none() {
+            let mut texts = prompts.iter().filter_map(PromptInput::text);
+            texts.try_for_each(|text| check_text(serving, "prompt", text))?;
+        }
         validate::take_best_of(fields, common.n)?;
         let max_tokens = take_max_tokens(fields, &["max_tokens"], 0)?.map(|(_, asked)| asked);
         let logprobs = fields.count("logprobs", 0..=MAX_LOGPROBS)?;
@@ -107,7 +112,11 @@ impl Endpoint for CompletionRequest {
         (CompletionWriter { answer, n, prompt_logprobs, opened: Vec::new() }, delivery)
     }
 
-    fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
+    fn bytes(&self) -> usize {
+        self.prompts.iter().map(PromptInput::bytes).sum()
+    }
+
+    fn into_job(self, bench: &Workbench<'_>) -> Result<Job, ApiError> {
         let rules = PromptRules {
             param: "prompt",
             add_special_tokens: self.add_special_tokens,
@@ -119,11 +128,12 @@ impl Endpoint for CompletionRequest {
             default_max_tokens: DEFAULT_MAX_TOKENS,
             most_tokens: self.common.model.max_tokens,
         };
-        let prompts = convert::prompts(serving, self.prompts, rules)?;
+        let prompts = convert::prompts(bench, self.prompts, rules)?;
         // Both may ask for the prompt's: the larger number serves both.
         let echoed = self.logprobs.filter(|_| self.echo);
         let prompt_logprobs = self.common.prompt_logprobs.max(echoed);
-        let job = convert::job(config, &self.common, prompts, self.logprobs, prompt_logprobs)?;
+        let job =
+            convert::job(bench.config, &self.common, prompts, self.logprobs, prompt_logprobs)?;
         Ok(Job { logprob_token_ids: self.logprob_token_ids, ..job })
     }
 }

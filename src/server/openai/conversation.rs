@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::tools::Tools;
 use crate::server::chat_format::ChatFormat;
+use crate::server::work::text_bytes;
 use crate::text::chat_template::abilities::ArgumentsForm;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::tool_format::ToolFormat;
@@ -31,6 +32,13 @@ pub struct TemplateInput {
 }
 
 impl Conversation {
+    /// Bytes of the texts in it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let tools = self.tools.as_ref().map_or(0, Tools::bytes);
+        self.messages.iter().map(text_bytes).sum::<usize>() + tools
+    }
+
     /// The conversation in the form that the template for it takes.
     #[must_use]
     pub fn into_input(self, format: &ChatFormat) -> TemplateInput {

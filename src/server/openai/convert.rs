@@ -8,6 +8,7 @@ use super::prompts::PromptInput;
 use super::validate::Common;
 use super::validate::length::fit_max_tokens;
 use super::validate::truncation::{Truncation, room};
+use super::workbench::Workbench;
 use crate::adapter::registry::Target;
 use crate::engine::request::PromptTokens;
 use crate::server::choice::AnswerRules;
@@ -15,7 +16,7 @@ use crate::server::error::ApiError;
 use crate::server::generation::{Job, Prompt};
 use crate::server::state::{ServerConfig, Serving};
 use crate::text::detokenizer::Detokenizer;
-use crate::text::tokenizer::{Added, TokenizerError};
+use crate::text::tokenizer::{Added, Keep};
 
 /// What an endpoint asks of [`prompts`].
 #[derive(Debug, Clone, Copy)]
@@ -45,22 +46,37 @@ pub struct PromptRules<'a> {
 /// # Errors
 /// Where a prompt is empty or too long.
 pub fn prompts(
-    serving: &Serving,
+    bench: &Workbench<'_>,
     inputs: Vec<PromptInput>,
     rules: PromptRules<'_>,
 ) -> Result<Vec<Prompt>, ApiError> {
-    inputs.into_iter().map(|input| prompt(serving, input, rules)).collect()
+    inputs.into_iter().map(|input| prompt(bench, input, rules)).collect()
+}
+
+/// Which tokens of a prompt are wanted, beside as many to generate as were asked for: all that the
+/// context holds, or one more than `truncation` keeps.
+#[must_use]
+pub fn keep(
+    serving: &Serving,
+    truncation: Option<Truncation>,
+    max_tokens: Option<(&str, usize)>,
+) -> Keep {
+    let most = serving.max_model_len;
+    let room = room(max_tokens.map(|(_, asked)| asked), most);
+    truncation.map_or(Keep::AtMost(most), |truncation| truncation.keep(room))
 }
 
 fn prompt(
-    serving: &Serving,
+    bench: &Workbench<'_>,
     input: PromptInput,
     rules: PromptRules<'_>,
 ) -> Result<Prompt, ApiError> {
+    let serving = bench.serving;
     let (mut tokens, mut text, mut added) = match input {
         PromptInput::Tokens(tokens) => (tokens, None, Added::default()),
         PromptInput::Text(text) => {
-            let tokens = encode(serving, &text, rules.add_special_tokens, rules.param)?;
+            let keep = keep(serving, rules.truncation, rules.max_tokens);
+            let tokens = bench.read(&text, rules.param, keep, rules.add_special_tokens)?.ids;
             let added = rules.add_special_tokens.then(|| serving.tokenizer.added());
             (tokens, Some(text), added.unwrap_or_default())
         }
@@ -109,19 +125,6 @@ fn check_asked(rules: PromptRules<'_>) -> Result<(), ApiError> {
     }
 }
 
-/// Tokenises `text`.
-///
-/// # Errors
-/// Where the tokenizer cannot.
-pub fn encode(
-    serving: &Serving,
-    text: &str,
-    add_special_tokens: bool,
-    param: &str,
-) -> Result<Vec<u32>, ApiError> {
-    serving.tokenizer.encode(text, add_special_tokens).map_err(|error| not_tokenised(&error, param))
-}
-
 /// The tokens of a prompt in `param`, all of which the model knows. Its tokenizer may have more: a
 /// token that was added to it alone has no row in the embedding.
 ///
@@ -133,13 +136,6 @@ pub fn known(serving: &Serving, tokens: Vec<u32>, param: &str) -> Result<PromptT
         let message = format!("`{param}` has a token that the model does not know: {text:?}");
         ApiError::invalid(param, format!("{message} ({error})"))
     })
-}
-
-/// The error for text in `param` that the tokenizer cannot read; the log has the reason.
-#[must_use]
-pub fn not_tokenised(error: &TokenizerError, param: &str) -> ApiError {
-    tracing::warn!(%error, "a prompt could not be tokenised");
-    ApiError::invalid(param, format!("`{param}` could not be tokenised"))
 }
 
 /// The job of a request, once its prompts are known.

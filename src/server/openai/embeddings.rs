@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::convert;
 use super::endpoint::with_digest;
 use super::fields::Fields;
 use super::model::{Model, take_model};
@@ -18,6 +17,7 @@ use super::prompts::{PromptInput, take_prompts};
 use super::validate::accepted::take_accepted;
 use super::validate::truncation::Truncation;
 use super::validate::{refused, take_cache_salt};
+use super::workbench::{Workbench, check_text};
 use crate::adapter::registry::Target;
 use crate::engine::request::{Pooling, PromptTokens};
 use crate::server::error::ApiError;
@@ -25,7 +25,8 @@ use crate::server::extract::Admitted;
 use crate::server::openapi::{errors, requests};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::vectors::{PoolJob, pool};
-use crate::text::tokenizer::Added;
+use crate::server::work::Work;
+use crate::text::tokenizer::{Added, Keep};
 
 /// As many as OpenAI takes.
 const MAX_INPUTS: usize = 2048;
@@ -119,12 +120,23 @@ pub async fn embeddings(
     state.metrics.unknown_fields(refused::count_unknown(&fields));
     let writing = request.writing;
     let of_serving = Arc::clone(&serving);
-    let job = text_work(&state, move || request.into_job(&of_serving, target)).await?;
+    let bytes = request.inputs.iter().map(PromptInput::bytes).sum();
+    let of_state = Arc::clone(&state);
+    let work = move |work: &Work| {
+        let (config, serving) = (&of_state.config, &*of_serving);
+        request.into_job(&Workbench { config, serving, work }, target)
+    };
+    let job = text_work(&state, &call, bytes, work).await?;
     let vectors = pool(&state, &serving, &job, &call, admission).await?;
     let tokens = job.prompts.iter().map(|prompt| prompt.len()).sum();
     let usage = EmbeddingUsage { prompt_tokens: tokens, total_tokens: tokens };
     // Millions of numbers to write are no work for an async thread either.
-    let json = text_work(&state, move || Ok(writing.list(&name, vectors, usage))).await?;
+    let bytes = vectors.iter().map(|vector| size_of_val(vector.as_slice())).sum();
+    let write = move |work: &Work| {
+        work.charge(bytes);
+        Ok(writing.list(&name, vectors, usage))
+    };
+    let json = text_work(&state, &call, bytes, write).await?;
     let json_type = HeaderValue::from_static("application/json");
     let response = ([(header::CONTENT_TYPE, json_type)], json).into_response();
     Ok(with_digest(response, digest))
@@ -136,10 +148,16 @@ impl EmbeddingRequest {
         serving: &Serving,
         config: &ServerConfig,
     ) -> Result<Self, ApiError> {
+        let inputs = take_prompts(fields, "input", serving.vocab_size, MAX_INPUTS)?;
+        let truncation = Truncation::take(fields, serving.max_model_len)?;
+        if truncation.is_none() {
+            let mut texts = inputs.iter().filter_map(PromptInput::text);
+            texts.try_for_each(|text| check_text(serving, "input", text))?;
+        }
         Ok(Self {
-            inputs: take_prompts(fields, "input", serving.vocab_size, MAX_INPUTS)?,
+            inputs,
             add_special_tokens: fields.boolean("add_special_tokens", true)?,
-            truncation: Truncation::take(fields, serving.max_model_len)?,
+            truncation,
             pooling: take_pooling(fields)?.unwrap_or(config.pooling),
             cache_salt: take_cache_salt(fields)?,
             writing: Writing {
@@ -150,14 +168,17 @@ impl EmbeddingRequest {
     }
 
     /// Slow for long texts: not for async threads.
-    fn into_job(self, serving: &Serving, target: Target) -> Result<PoolJob, ApiError> {
+    fn into_job(self, bench: &Workbench<'_>, target: Target) -> Result<PoolJob, ApiError> {
+        let serving = bench.serving;
+        let most = serving.max_model_len;
         let tokens = |input| -> Result<PromptTokens, ApiError> {
             let (mut tokens, mut added) = match input {
                 PromptInput::Tokens(tokens) => (tokens, Added::default()),
                 PromptInput::Text(text) => {
-                    let tokens = convert::encode(serving, &text, self.add_special_tokens, "input")?;
+                    let keep = self.truncation.map_or(Keep::AtMost(most), |cut| cut.keep(most));
+                    let ids = bench.read(&text, "input", keep, self.add_special_tokens)?.ids;
                     let added = self.add_special_tokens.then(|| serving.tokenizer.added());
-                    (tokens, added.unwrap_or_default())
+                    (ids, added.unwrap_or_default())
                 }
             };
             if let Some(truncation) = self.truncation {

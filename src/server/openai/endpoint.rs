@@ -25,6 +25,7 @@ use axum::response::Response;
 use super::fields::Fields;
 use super::model::{Model, take_model};
 use super::validate::refused;
+use super::workbench::Workbench;
 use crate::server::choice::Delta;
 use crate::server::error::ApiError;
 use crate::server::extract::Admitted;
@@ -32,6 +33,7 @@ use crate::server::form;
 use crate::server::generation::{Generation, Job};
 use crate::server::state::{AppState, ServerConfig, Serving, text_work};
 use crate::server::stream::{self, Events};
+use crate::server::work::Work;
 
 /// Says by which weights an adapter answered: names come and go.
 const ADAPTER_DIGEST: HeaderName = HeaderName::from_static("x-sorsa-adapter-digest");
@@ -64,11 +66,14 @@ pub trait Endpoint: Sized + Send + 'static {
     /// What will write the answer, and whether it is streamed.
     fn writer(&self, serving: &Arc<Serving>) -> (Self::Writer, Delivery);
 
+    /// Bytes of text, or of token ids, that [`Self::into_job`] works on.
+    fn bytes(&self) -> usize;
+
     /// Renders, tokenises and measures: what the engine is to do. Runs off the async threads.
     ///
     /// # Errors
     /// Prompts that cannot be read or do not fit, and more work than one request may ask for.
-    fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError>;
+    fn into_job(self, bench: &Workbench<'_>) -> Result<Job, ApiError>;
 }
 
 /// How a client wants its answer.
@@ -106,11 +111,15 @@ pub async fn answer<E: Endpoint>(
     state.metrics.unknown_fields(E::take_rest(fields)?);
     let (mut writer, delivery) = request.writer(&serving);
     let (of_state, of_serving) = (Arc::clone(state), Arc::clone(&serving));
-    let mut job = text_work(state, move || request.into_job(&of_serving, &of_state.config)).await?;
+    let bytes = request.bytes();
+    let work = move |work: &Work| {
+        let (config, serving) = (&of_state.config, &*of_serving);
+        request.into_job(&Workbench { config, serving, work })
+    };
+    let mut job = text_work(state, &call, bytes, work).await?;
     if let Some(form) = job.form.take() {
-        job.grammar = Some(
-            form::compile(state, &serving, form, job.sampling.allowed_token_ids.clone()).await?,
-        );
+        let allowed = job.sampling.allowed_token_ids.clone();
+        job.grammar = Some(form::compile(state, &call, (&serving, allowed), form).await?);
     }
     let mut generation = Generation::start(state, &serving, job, &call, admission).await?;
     let response = match delivery {

@@ -25,3 +25,4 @@ pub mod text_parts;
 pub mod tools;
 pub mod types;
 pub mod validate;
+pub mod workbench;

@@ -15,6 +15,23 @@ pub enum PromptInput {
     Tokens(Vec<u32>),
 }
 
+impl PromptInput {
+    /// Its text, where it is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// Bytes it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(tokens) => size_of_val(tokens.as_slice()),
+        }
+    }
+}
+
 /// Takes the prompts in field `param`, which is required; at most `max_prompts`, all of one kind.
 ///
 /// # Errors

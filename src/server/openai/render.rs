@@ -5,19 +5,19 @@
 use uuid::Uuid;
 
 use super::conversation::Conversation;
-use super::convert;
 use super::demand;
 use super::fields::Fields;
 use super::tools::{ToolChoice, Tools};
 use super::validate::effort::take_effort;
+use super::workbench::Workbench;
 use crate::server::chat_format::ChatFormat;
 use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
 use crate::server::form::Form;
-use crate::server::state::{ServerConfig, Serving};
+use crate::server::state::ServerConfig;
 use crate::text::answer::{AnswerParser, Calls, Thoughts, reasoning};
 use crate::text::chat_template::{ChatTemplateError, RenderOptions};
-use crate::text::tokenizer::Tokenizer;
+use crate::text::tokenizer::{Keep, Tokenizer};
 use crate::text::tool_format::ToolFormat;
 
 /// What a request may tell the template.
@@ -100,19 +100,21 @@ pub struct Rendered {
     pub form: Option<Form>,
 }
 
-/// Renders and tokenises a conversation; the content of its answer must be of the form `asked`. Slow
+/// Renders a conversation and takes the tokens that `keep` wants; the content of its answer must be of
+/// the form `asked`. Slow
 /// for long ones: not for async threads.
 ///
 /// # Errors
 /// Where the model has no template or calls no functions, and where the template refuses the
 /// messages.
 pub fn chat(
-    config: &ServerConfig,
-    serving: &Serving,
+    bench: &Workbench<'_>,
     conversation: Conversation,
     options: TemplateOptions,
+    keep: Keep,
     asked: Option<Form>,
 ) -> Result<Rendered, ApiError> {
+    let Workbench { config, serving, .. } = *bench;
     let format = serving.chat.as_ref().ok_or_else(|| {
         let message = "this model has no chat template: use `/v1/completions`";
         ApiError::invalid("messages", message)
@@ -127,9 +129,7 @@ pub fn chat(
     let last = last_content(&conversation, options)?;
     let tools = conversation.tools.clone();
     let text = text(config, tokenizer, format, conversation, options)?;
-    let tokens = tokenizer
-        .encode_rendered(&text, options.add_special_tokens)
-        .map_err(|error| convert::not_tokenised(&error, "messages"))?;
+    let tokens = bench.read_rendered(&text, keep, options.add_special_tokens)?;
     let thoughts = format.thinks.then(|| thoughts(&text, last.as_deref()));
     let form = demand::form(format, tokenizer, tools.as_ref(), asked, thoughts)?;
     let parser = (thoughts.is_some() || with_tools).then(|| AnswerParser::new(thoughts, calls));

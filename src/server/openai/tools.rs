@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use crate::server::error::ApiError;
+use crate::server::work::text_bytes;
 
 /// Functions of one request.
 const MAX_TOOLS: usize = 128;
@@ -103,6 +104,16 @@ impl Tools {
             json!({"type": "function", "function": map})
         };
         self.functions.iter().map(definition).collect()
+    }
+
+    /// Bytes of the texts in it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = |function: &Function| {
+            let description = function.description.as_ref().map_or(0, String::len);
+            function.name.len() + description + text_bytes(&function.parameters)
+        };
+        self.functions.iter().map(bytes).sum()
     }
 
     /// The names that may be called.

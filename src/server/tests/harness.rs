@@ -233,6 +233,14 @@ impl Server {
         Self::recording(tenancy, None).await
     }
 
+    /// The same with limits of its own.
+    pub async fn for_tenants_with(tenancy: Arc<Tenancy>, config: ServerConfig) -> (Self, Engine) {
+        let server = Self::loading_for((tenancy, None), config, Duration::from_secs(60)).await;
+        let (serving, engine) = model(16);
+        assert!(server.state.set_serving(serving));
+        (server, engine)
+    }
+
     /// The same, with usage records.
     pub async fn recording(tenancy: Arc<Tenancy>, usage: Option<UsageLog>) -> (Self, Engine) {
         Self::of_tenants((tenancy, usage), ServerConfig::default()).await

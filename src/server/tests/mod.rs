@@ -16,3 +16,4 @@ mod responses;
 mod tenants;
 mod tools;
 mod vllm_fields;
+mod work;

@@ -19,6 +19,7 @@ use super::super::validate::form::only;
 use super::super::validate::length::take_max_tokens;
 use super::super::validate::logprobs::take_logprob_token_ids;
 use super::super::validate::{Common, MAX_LOGPROBS, refused};
+use super::super::workbench::{Workbench, check_messages};
 use super::input::take_input;
 use super::object::{Reasoning, Settings};
 use super::text::{Text, take_text};
@@ -102,9 +103,13 @@ impl Endpoint for ResponseRequest {
             tools: tools::definitions(&asked),
             truncation: take_truncation(fields)?,
         };
+        let conversation = Conversation { messages, tools: asked.offered() };
+        if common.truncation.is_none() {
+            check_messages(serving, "input", conversation.bytes())?;
+        }
         Ok(Self {
             common,
-            conversation: Conversation { messages, tools: asked.offered() },
+            conversation,
             max_tokens,
             logprobs,
             logprob_token_ids,
@@ -120,11 +125,16 @@ impl Endpoint for ResponseRequest {
         (ResponseWriter::new(answer, self.settings.clone()), delivery)
     }
 
-    fn into_job(self, serving: &Serving, config: &ServerConfig) -> Result<Job, ApiError> {
+    fn bytes(&self) -> usize {
+        self.conversation.bytes()
+    }
+
+    fn into_job(self, bench: &Workbench<'_>) -> Result<Job, ApiError> {
         let common = &self.common;
         let asked = common.form.clone();
+        let keep = convert::keep(bench.serving, common.truncation, self.max_tokens);
         let Rendered { tokens, answer, marks, form } =
-            render::chat(config, serving, self.conversation, self.template, asked)
+            render::chat(bench, self.conversation, self.template, keep, asked)
                 .map_err(|error| error.renamed("messages", "input"))?;
         let rules = PromptRules {
             param: "input",
@@ -134,11 +144,11 @@ impl Endpoint for ResponseRequest {
             marks: &marks,
             truncation: common.truncation,
             max_tokens: self.max_tokens,
-            default_max_tokens: config.max_request_tokens,
+            default_max_tokens: bench.config.max_request_tokens,
             most_tokens: common.model.max_tokens,
         };
-        let prompts = convert::prompts(serving, vec![PromptInput::Tokens(tokens)], rules)?;
-        let job = convert::job(config, common, prompts, self.logprobs, None)
+        let prompts = convert::prompts(bench, vec![PromptInput::Tokens(tokens)], rules)?;
+        let job = convert::job(bench.config, common, prompts, self.logprobs, None)
             .map_err(|error| error.renamed("max_tokens", "max_output_tokens"))?;
         Ok(Job { answer, form, logprob_token_ids: self.logprob_token_ids, ..job })
     }

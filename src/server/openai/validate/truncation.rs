@@ -2,7 +2,7 @@
 
 use super::super::fields::Fields;
 use crate::server::error::ApiError;
-use crate::text::tokenizer::Added;
+use crate::text::tokenizer::{Added, Keep};
 
 /// Where nobody said how much is generated, the room that is left for it.
 const UNASKED_ROOM: usize = 16;
@@ -47,6 +47,13 @@ impl Truncation {
                 Err(ApiError::invalid("truncate_prompt_tokens", message))
             }
         }
+    }
+
+    /// Which tokens of a text are enough for [`Self::apply`]: one more than it keeps.
+    #[must_use]
+    pub fn keep(self, room: usize) -> Keep {
+        let enough = self.limit.unwrap_or(room).saturating_add(1);
+        if self.at_end { Keep::First(enough) } else { Keep::Last(enough) }
     }
 
     /// Leaves out what is too much of `tokens`, where the context has room for `room` of them. Those
