@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::convert::known;
 use super::endpoint::with_digest;
 use super::fields::Fields;
 use super::model::{Model, take_model};
@@ -185,7 +186,7 @@ impl EmbeddingRequest {
                 truncation.apply(&mut tokens, &mut added, serving.max_model_len);
             }
             check_len(tokens.len(), serving.max_model_len)?;
-            convert::known(serving, tokens, "input")
+            known(serving, tokens, "input")
         };
         Ok(PoolJob {
             prompts: self.inputs.into_iter().map(tokens).collect::<Result<_, _>>()?,
