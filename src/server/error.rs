@@ -286,12 +286,6 @@ impl ApiError {
         Self::new(Kind::BeyondLimit, message)
     }
 
-    /// The client has gone: nobody reads this.
-    #[must_use]
-    pub fn abandoned() -> Self {
-        Self::new(Kind::Internal, "the client has gone")
-    }
-
     /// 429: the work that a request needs has no place in the queue, or none in time.
     #[must_use]
     pub fn work_refused(reason: &impl fmt::Display) -> Self {

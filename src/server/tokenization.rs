@@ -184,7 +184,8 @@ pub async fn detokenize(
                 prompt.push_str(&detokenizer.push(*token).map_err(invalid)?);
             }
             if !work.checkpoint(size_of_val(piece)) {
-                return Err(ApiError::abandoned());
+                // The client has gone: nobody reads this.
+                return Err(ApiError::internal());
             }
         }
         prompt.push_str(&detokenizer.finish().map_err(invalid)?);

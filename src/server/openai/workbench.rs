@@ -70,7 +70,8 @@ impl Workbench<'_> {
             TokenizerError::TooLong { .. } | TokenizerError::Run { .. } => {
                 ApiError::invalid(param, format!("`{param}` cannot be tokenised: {error}"))
             }
-            TokenizerError::Stopped => ApiError::abandoned(),
+            // The client has gone: nobody reads this.
+            TokenizerError::Stopped => ApiError::internal(),
             error => {
                 tracing::warn!(%error, "a prompt could not be tokenised");
                 ApiError::invalid(param, format!("`{param}` could not be tokenised"))
