@@ -1,15 +1,20 @@
 //! From a specification to a grammar: on a stack of its own, within limits, once for each content.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llguidance::api::{GrammarWithLexer, StopReason, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{Matcher as Parser, ParserFactory};
 use moka::sync::Cache;
+use rand::SeedableRng;
+use rand::seq::IteratorRandom;
+use rand_chacha::ChaCha8Rng;
 
-use super::error::GrammarError;
+use super::error::{GrammarError, MatchError};
 use super::limits;
 use super::matcher::Grammar;
 use super::spec::{GrammarSpec, Source};
@@ -20,11 +25,17 @@ const STACK_BYTES: usize = 256 << 20;
 /// Memory per byte of a specification, beside its automata: rules, and their copy for the first row.
 const BYTES_PER_SOURCE_BYTE: usize = 64;
 
+/// Texts of a client's grammar that are followed to find out whether one gets stuck, ...
+const WALKS: u32 = 8;
+/// ... and for how long.
+const WALK_TOKENS: u32 = 32;
+
 /// Compiles grammars over one vocabulary, and remembers them.
 pub struct GrammarCompiler {
     factory: ParserFactory,
     writable: Arc<Writable>,
     cache: Cache<[u8; 32], Arc<Grammar>>,
+    num_compiled: AtomicUsize,
 }
 
 impl fmt::Debug for GrammarCompiler {
@@ -51,11 +62,11 @@ impl GrammarCompiler {
             |_: &_, grammar: &Arc<Grammar>| u32::try_from(grammar.num_bytes()).unwrap_or(u32::MAX);
         let cache = Cache::builder().weigher(weigh).max_capacity(cache_bytes).build();
         let writable = Arc::new(Writable::new(env.tok_trie()));
-        Ok(Self { factory, writable, cache })
+        Ok(Self { factory, writable, cache, num_compiled: AtomicUsize::new(0) })
     }
 
-    /// The grammar of a specification. Slow, if bounded, the first time: not for async threads. The
-    /// same content at the same time is compiled once.
+    /// The grammar of a specification, which shares nothing with any that was given out before. Slow, if
+    /// bounded: not for async threads. The same content is compiled once.
     ///
     /// # Errors
     /// Where it breaks a limit, is malformed, or cannot be satisfied.
@@ -64,8 +75,10 @@ impl GrammarCompiler {
         let compile = || {
             let source = spec.into_source()?;
             let key = source.key();
-            self.cache
-                .try_get_with(key, || self.compile_source(source).map(Arc::new))
+            let compiled =
+                self.cache.try_get_with(key, || self.compile_source(source).map(Arc::new));
+            compiled
+                .map(|grammar| Arc::new(grammar.copy()))
                 .map_err(|error| GrammarError::clone(&error))
         };
         let builder = std::thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES);
@@ -79,9 +92,20 @@ impl GrammarCompiler {
         })
     }
 
+    /// Specifications that were compiled, and not found compiled.
+    #[must_use]
+    pub fn num_compiled(&self) -> usize {
+        self.num_compiled.load(Ordering::Relaxed)
+    }
+
     fn compile_source(&self, source: Source) -> Result<Grammar, GrammarError> {
         let refused = |error: anyhow::Error| GrammarError::from_parser(&error.to_string());
+        self.num_compiled.fetch_add(1, Ordering::Relaxed);
+        for token in &source.special_tokens {
+            self.check_special_token(token)?;
+        }
         let source_bytes = source.num_bytes();
+        let is_clients = source.is_clients;
         let mut parser = self.factory.create_parser(source.into_grammars()).map_err(refused)?;
         parser.start_without_prompt();
         // The first tokens: that there are any, and found once for every text.
@@ -91,23 +115,97 @@ impl GrammarCompiler {
         })?;
         let automata = parser.parser.lexer_stats().num_bytes;
         let bytes = automata + BYTES_PER_SOURCE_BYTE * source_bytes;
-        Ok(Grammar::new(Parser::new(Ok(parser)), Arc::clone(&self.writable), bytes))
+        let grammar = Grammar::new(Parser::new(Ok(parser)), Arc::clone(&self.writable), bytes);
+        let check = grammar.copy();
+        // What this module wrote has no dead ends; what a client wrote may have some.
+        check_walks(&check, if is_clients { WALKS } else { 0 })?;
+        Ok(grammar)
     }
+
+    /// # Errors
+    /// Where a special token, or every one of some, can be no part of a text.
+    fn check_special_token(&self, token: &str) -> Result<(), GrammarError> {
+        let trie = self.factory.tok_env().tok_trie();
+        let Some(list) = token.strip_prefix("<[").and_then(|token| token.strip_suffix("]>")) else {
+            // A name that nobody knows is the parser's to refuse.
+            let id = trie.get_special_token(token);
+            return self.check_writable(token, id.map(|id| id..=id));
+        };
+        if list == "*" || list.starts_with('^') {
+            return Ok(());
+        }
+        let range = |item: &str| {
+            let (first, last) = item.split_once('-').unwrap_or((item, item));
+            Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+        };
+        self.check_writable(token, list.split(',').filter_map(range))
+    }
+
+    fn check_writable(
+        &self,
+        token: &str,
+        ranges: impl IntoIterator<Item = RangeInclusive<u32>>,
+    ) -> Result<(), GrammarError> {
+        let within = &self.writable.within;
+        let size = u32::try_from(within.len()).unwrap_or(u32::MAX);
+        let mut known = false;
+        for range in ranges {
+            known = true;
+            let last = (*range.end()).min(size.saturating_sub(1));
+            if (*range.start()..=last).any(|id| within.is_allowed(id)) {
+                return Ok(());
+            }
+        }
+        if !known {
+            return Ok(());
+        }
+        let message = format!(
+            "`{token}` ends a text or is no token of the model, and can be no part of a text"
+        );
+        Err(GrammarError::Invalid(message))
+    }
+}
+
+/// Looks at a grammar's beginning, and follows a number of texts of it for a while.
+///
+/// # Errors
+/// Where a text cannot begin or cannot go on.
+fn check_walks(grammar: &Grammar, walks: u32) -> Result<(), GrammarError> {
+    let refused = |error: MatchError| match error {
+        MatchError::Stuck => GrammarError::Unsatisfiable,
+        error => GrammarError::Invalid(error.to_string()),
+    };
+    grammar.matcher().allowed().map_err(refused)?;
+    for seed in 0..walks {
+        let mut random = ChaCha8Rng::seed_from_u64(u64::from(seed));
+        let mut text = grammar.matcher();
+        for _ in 0..WALK_TOKENS {
+            let allowed = text.allowed().map_err(|error| match error {
+                MatchError::Stuck => GrammarError::DeadEnd,
+                error => refused(error),
+            })?;
+            let Some(token) = allowed.iter().choose(&mut random) else { break };
+            text.advance(token).map_err(refused)?;
+            if text.is_finished() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Source {
     fn num_bytes(&self) -> usize {
-        let schemas = self.schemas.iter().map(|(_, schema)| schema.to_string().len());
-        self.lark.as_ref().map_or(0, String::len) + schemas.sum::<usize>()
+        self.lark.len() + self.named.iter().map(|(_, lark)| lark.len()).sum::<usize>()
     }
 
     fn into_grammars(self) -> TopLevelGrammar {
-        let schemas = self.schemas.into_iter().map(|(name, schema)| GrammarWithLexer {
+        let named = self.named.into_iter().map(|(name, lark)| GrammarWithLexer {
             name: Some(name),
-            json_schema: Some(schema),
-            lark_grammar: None,
+            json_schema: None,
+            lark_grammar: Some(lark),
         });
-        let lark = self.lark.map(GrammarWithLexer::from_lark);
-        TopLevelGrammar { grammars: lark.into_iter().chain(schemas).collect(), max_tokens: None }
+        let main = GrammarWithLexer::from_lark(self.lark);
+        TopLevelGrammar { grammars: [main].into_iter().chain(named).collect(), max_tokens: None }
     }
 }

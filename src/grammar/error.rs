@@ -25,6 +25,9 @@ pub enum GrammarError {
     /// No finite text obeys it.
     #[error("no finite text can satisfy it")]
     Unsatisfiable,
+    /// It lets a text get to where nothing may follow.
+    #[error("a text of it can get to where nothing that can be written may follow")]
+    DeadEnd,
     /// It is no valid regular expression, schema or grammar, or too complex a one.
     #[error("{0}")]
     Invalid(String),
@@ -40,16 +43,9 @@ impl GrammarError {
             tracing::warn!(error, "the grammar compiler failed");
             return Self::Failed;
         }
-        if error.contains("oneOf constraints") {
-            let message = "`oneOf` is supported where its alternatives evidently exclude each other, \
-                           by type or by a required constant";
-            return Self::Unsupported(message.to_owned());
-        }
-        let message = error.split("\n<").next().unwrap_or(error).trim();
-        match message.strip_prefix("Unimplemented keys: ") {
-            Some(keys) => Self::Unsupported(format!("the keywords {keys} are not supported")),
-            None => Self::Invalid(message.to_owned()),
-        }
+        let message = error.split("\n<").next().unwrap_or(error);
+        let message = message.split("; following special tokens").next().unwrap_or(message).trim();
+        Self::Invalid(message.to_owned())
     }
 }
 

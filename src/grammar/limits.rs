@@ -20,16 +20,21 @@ const MAX_DEPTH: usize = 64;
 pub(super) const MAX_VALUES: usize = 8 << 10;
 /// Strings of a choice.
 pub(super) const MAX_CHOICES: usize = 4 << 10;
+/// Schemas in a grammar.
+pub(super) const MAX_SCHEMAS: usize = 256;
 /// A run of one prefix operator: each is a call of the parser's.
 const MAX_PREFIX_RUN: usize = 64;
+/// Things that must be true of one string at once: the work for it doubles with each.
+pub(super) const MAX_CONJUNCTS: usize = 8;
 
 /// The parser's own limits: what one mask may cost in time (some milliseconds), and one text in
 /// memory.
 pub(super) fn parser() -> ParserLimits {
     ParserLimits {
+        max_items_in_row: 16_000,
         initial_lexer_fuel: 1_000_000,
-        step_lexer_fuel: 200_000,
-        step_max_items: 50_000,
+        step_lexer_fuel: 1_000_000,
+        step_max_items: 200_000,
         max_lexer_states: 50_000,
         max_grammar_size: 100_000,
         verbose_errors: false,
@@ -54,9 +59,14 @@ pub(super) fn check_bytes(bytes: usize) -> Result<(), GrammarError> {
 }
 
 /// # Errors
-/// Where a regular expression is too long, none, or too large once its repetitions are written out.
+/// Where a regular expression is too long.
+pub(super) fn check_regex_bytes(text: &str) -> Result<(), GrammarError> {
+    check_count("bytes", text.len(), MAX_REGEX_BYTES)
+}
+
+/// # Errors
+/// Where a regular expression is none, or too large once its repetitions are written out.
 pub(super) fn check_regex(text: &str) -> Result<(), GrammarError> {
-    check_count("bytes", text.len(), MAX_REGEX_BYTES)?;
     let compiled = regex::RegexBuilder::new(text).size_limit(MAX_COMPILED_REGEX_BYTES).build();
     let reason = match compiled {
         Ok(_) => return Ok(()),

@@ -10,8 +10,8 @@ use llguidance::toktrie::SimpleVob;
 use super::error::MatchError;
 use super::vocabulary::Writable;
 
-/// A compiled grammar. Texts are followed in copies of it, which share nothing: what one text costs,
-/// no other pays.
+/// A compiled grammar, and what its automata have learned. Its texts share them: a request has a
+/// [`Grammar::copy`] of its own, so that what its texts cost, no other request pays.
 pub struct Grammar {
     parser: Parser,
     writable: Arc<Writable>,
@@ -36,10 +36,17 @@ impl Grammar {
         self.bytes
     }
 
+    /// A grammar that shares nothing with this one. Its automata are copied, which takes some
+    /// milliseconds where they are large: not for the engine's thread.
+    pub(super) fn copy(&self) -> Self {
+        let parser = self.parser.deep_clone();
+        Self { parser, writable: Arc::clone(&self.writable), bytes: self.bytes }
+    }
+
     /// A text that has not begun.
     #[must_use]
     pub fn matcher(&self) -> Matcher {
-        Matcher { parser: self.parser.deep_clone(), writable: Arc::clone(&self.writable) }
+        Matcher { parser: self.parser.clone(), writable: Arc::clone(&self.writable) }
     }
 }
 
@@ -95,13 +102,17 @@ impl Matcher {
         tracing::debug!(reason, "a grammar could not be followed");
         match self.parser.stop_reason() {
             StopReason::LexerTooComplex | StopReason::ParserTooComplex => MatchError::TooComplex,
-            _ if reason.contains("TooComplex") || reason.contains("too complex") => {
-                MatchError::TooComplex
-            }
+            _ if is_too_complex(&reason) => MatchError::TooComplex,
             _ if reason.starts_with("panic") => MatchError::Failed,
             _ => MatchError::Stuck,
         }
     }
+}
+
+/// Whether a failure, in the parser's words, is that of a limit.
+fn is_too_complex(reason: &str) -> bool {
+    let limits = ["TooComplex", "too complex", "Too many items", "Current row has"];
+    limits.iter().any(|limit| reason.contains(limit))
 }
 
 /// A set of tokens that may come next.
@@ -129,6 +140,11 @@ impl Allowed {
     #[must_use]
     pub fn contains(&self, token: u32) -> bool {
         (token as usize) < self.tokens.len() && self.tokens.is_allowed(token)
+    }
+
+    /// The tokens, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.tokens.iter()
     }
 
     /// Adds tokens.

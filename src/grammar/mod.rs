@@ -8,9 +8,9 @@
 
 mod compiler;
 mod error;
+mod lark;
 mod limits;
 mod matcher;
-mod productive;
 mod schema;
 mod spec;
 mod vocabulary;

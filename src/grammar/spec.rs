@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::error::GrammarError;
-use super::{limits, schema};
+use super::{lark, limits, schema};
 
 /// The form of a text.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,10 +29,20 @@ pub enum GrammarSpec {
 /// A specification in the parser's terms: texts that mean the same whenever they are the same.
 #[derive(Debug, PartialEq)]
 pub(super) struct Source {
-    /// The Lark grammar, unless the whole is a schema.
-    pub(super) lark: Option<String>,
-    /// Schemas with their names.
-    pub(super) schemas: Vec<(String, Value)>,
+    /// The grammar, in llguidance's dialect of Lark.
+    pub(super) lark: String,
+    /// Grammars with names, to which it refers.
+    pub(super) named: Vec<(String, String)>,
+    /// Special tokens that it names.
+    pub(super) special_tokens: Vec<String>,
+    /// Whether a client wrote it as it is.
+    pub(super) is_clients: bool,
+}
+
+impl From<String> for Source {
+    fn from(lark: String) -> Self {
+        Self { lark, named: Vec::new(), special_tokens: Vec::new(), is_clients: false }
+    }
 }
 
 impl GrammarSpec {
@@ -42,36 +52,50 @@ impl GrammarSpec {
     /// The first limit it breaks, or the first thing in it that is not supported.
     pub(super) fn into_source(self) -> Result<Source, GrammarError> {
         match self {
-            Self::JsonObject => Self::JsonSchema(json!({"type": "object"})).into_source(),
-            Self::JsonSchema(value) => {
-                let schemas = vec![("schema".to_owned(), schema::prepare(value)?)];
-                Ok(Source { lark: None, schemas })
-            }
-            Self::Regex(regex) => {
-                limits::check_regex(&regex)?;
-                let regex = llguidance::regex_to_lark(&regex, "");
-                Ok(Source { lark: Some(format!("start: /{regex}/")), schemas: Vec::new() })
-            }
-            Self::Choice(strings) => {
-                if strings.is_empty() || strings.iter().any(String::is_empty) {
-                    return Err(GrammarError::NoChoice);
-                }
-                limits::check_count("strings", strings.len(), limits::MAX_CHOICES)?;
-                limits::check_bytes(strings.iter().map(String::len).sum())?;
-                let quoted: Vec<String> =
-                    strings.iter().map(|s| Value::from(&**s).to_string()).collect();
-                let lark = format!("start: {}", quoted.join("\n    | "));
-                Ok(Source { lark: Some(lark), schemas: Vec::new() })
-            }
+            Self::JsonObject => schema::lower(&json!({"type": "object"})).map(Source::from),
+            Self::JsonSchema(value) => schema::lower(&value).map(Source::from),
+            Self::Regex(regex) => regex_source(&regex),
+            Self::Choice(strings) => choice_source(&strings),
             Self::Lark { text, schemas } => {
                 limits::check_lark(&text)?;
-                let prepare = |(name, value)| Ok((name, schema::prepare(value)?));
-                let schemas =
-                    schemas.into_iter().map(prepare).collect::<Result<_, GrammarError>>()?;
-                Ok(Source { lark: Some(text), schemas })
+                let scanned = lark::scan(&text)?;
+                let is_clients = schemas.is_empty();
+                let count = schemas.len() + scanned.schemas.len();
+                limits::check_count("schemas", count, limits::MAX_SCHEMAS)?;
+                let mut named = Vec::new();
+                for (name, schema) in schemas.into_iter().chain(scanned.schemas) {
+                    named.push((name, schema::lower(&schema)?));
+                }
+                let special_tokens = scanned.special_tokens;
+                Ok(Source { lark: scanned.text, named, special_tokens, is_clients })
             }
         }
     }
+}
+
+fn regex_source(regex: &str) -> Result<Source, GrammarError> {
+    limits::check_regex_bytes(regex)?;
+    limits::check_regex(regex)?;
+    // Without its groups' names: the parser gives some a meaning of its own.
+    let read = regex_syntax::Parser::new().parse(regex);
+    let hir = read.map_err(|error| GrammarError::Regex(error.to_string()))?;
+    let text = hir.to_string();
+    if text.is_empty() {
+        return Err(GrammarError::NoChoice);
+    }
+    Ok(format!("start: TEXT\nTEXT: /{}/", llguidance::regex_to_lark(&text, "")).into())
+}
+
+/// All strings are one lexeme: what may come next is then found at once, however many there are.
+fn choice_source(strings: &[String]) -> Result<Source, GrammarError> {
+    if strings.is_empty() || strings.iter().any(String::is_empty) {
+        return Err(GrammarError::NoChoice);
+    }
+    limits::check_count("strings", strings.len(), limits::MAX_CHOICES)?;
+    limits::check_bytes(strings.iter().map(String::len).sum())?;
+    let escaped: Vec<String> = strings.iter().map(|text| regex_syntax::escape(text)).collect();
+    let regex = llguidance::regex_to_lark(&escaped.join("|"), "");
+    Ok(format!("start: TEXT\nTEXT: /{regex}/").into())
 }
 
 impl Source {
@@ -82,11 +106,10 @@ impl Source {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         };
-        part(if self.lark.is_some() { "lark" } else { "schema" });
-        part(self.lark.as_deref().unwrap_or_default());
-        for (name, schema) in &self.schemas {
+        part(&self.lark);
+        for (name, lark) in &self.named {
             part(name);
-            part(&schema.to_string());
+            part(lark);
         }
         hasher.finalize().into()
     }

@@ -3,9 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::fields::Fields;
-use super::super::validate::form::take_json_schema;
+use super::super::validate::form::{take_json_object, take_json_schema};
 use super::object::TextSettings;
-use crate::grammar::GrammarSpec;
 use crate::server::error::ApiError;
 use crate::server::form::Form;
 
@@ -37,9 +36,7 @@ fn take_format(format: Value) -> Result<Option<Form>, ApiError> {
     let mut format = Fields::nested(PLACE, format)?;
     match format.string("type")?.as_deref() {
         Some("text") => Ok(None),
-        Some("json_object") => {
-            Ok(Some(Form { param: PLACE.to_owned(), spec: GrammarSpec::JsonObject }))
-        }
+        Some("json_object") => take_json_object(&mut format, PLACE).map(Some),
         Some("json_schema") => take_json_schema(&mut format, PLACE).map(Some),
         _ => {
             let message = "`text.format.type` must be `text`, `json_object` or `json_schema`";

@@ -51,7 +51,7 @@ fn take_response_format(fields: &mut Fields) -> Result<Option<Form>, ApiError> {
     let Some(mut format) = fields.object("response_format")? else { return Ok(None) };
     match format.string("type")?.as_deref() {
         Some("text") => Ok(None),
-        Some("json_object") => Ok(form("response_format", GrammarSpec::JsonObject)),
+        Some("json_object") => take_json_object(&mut format, "response_format").map(Some),
         Some("json_schema") => {
             let schema = format.object("json_schema")?;
             let mut schema = schema.ok_or_else(|| format.missing("json_schema"))?;
@@ -61,6 +61,25 @@ fn take_response_format(fields: &mut Fields) -> Result<Option<Form>, ApiError> {
         _ => {
             let param = "response_format.type";
             let message = format!("`{param}` must be `text`, `json_object` or `json_schema`");
+            Err(ApiError::invalid(param, message))
+        }
+    }
+}
+
+/// Any JSON object, or with a `schema`, as llama.cpp has it, JSON that satisfies it. The object's place
+/// in the body is `place`.
+///
+/// # Errors
+/// Where the schema is none.
+pub fn take_json_object(format: &mut Fields, place: &str) -> Result<Form, ApiError> {
+    let param = format!("{place}.schema");
+    match format.take("schema") {
+        None => Ok(Form { param: place.to_owned(), spec: GrammarSpec::JsonObject }),
+        Some(schema @ (Value::Object(_) | Value::Bool(_))) => {
+            Ok(Form { param, spec: GrammarSpec::JsonSchema(schema) })
+        }
+        Some(_) => {
+            let message = format!("`{param}` must be an object");
             Err(ApiError::invalid(param, message))
         }
     }

@@ -35,7 +35,10 @@ pub enum ResponseFormat {
     /// Any text.
     Text,
     /// A JSON object.
-    JsonObject,
+    JsonObject {
+        /// What it must satisfy, if anything.
+        schema: Option<JsonSchema>,
+    },
     /// JSON that a schema describes.
     JsonSchema {
         /// The schema.

@@ -246,7 +246,10 @@ pub enum TextFormat {
     /// Any text.
     Text,
     /// A JSON object.
-    JsonObject,
+    JsonObject {
+        /// What it must satisfy, if anything.
+        schema: Option<JsonSchema>,
+    },
     /// JSON that a schema describes.
     JsonSchema {
         /// Its name, which changes nothing.
