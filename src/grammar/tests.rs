@@ -477,7 +477,7 @@ fn what_a_schema_says_is_written_to_the_last_digit_and_character() {
         for text in texts {
             // Integers beyond 64 bits are more than this reader reads.
             if let Ok(value) = serde_json::from_str::<Value>(&text)
-                && !(value.is_f64() && !text.contains('.'))
+                && (!value.is_f64() || text.contains('.'))
             {
                 assert!(validator.is_valid(&value), "{case}: {text}");
             }
