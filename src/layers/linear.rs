@@ -346,3 +346,6 @@ impl Linear {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
