@@ -437,6 +437,38 @@ mod tests {
         assert_eq!(pool.open[0].written, 0, "another namespace finds nothing");
     }
 
+    /// A manager of 4 blocks of 4 tokens, and a table of two of them whose content has a name.
+    fn named() -> (BlockManager, BlockTable, HashChain) {
+        let mut manager = BlockManager::new(4, 4).with_prefix_cache([7; 32]);
+        let context = PrefixContext { adapter: None, namespace: &[] };
+        let mut chain = manager.chain(context).unwrap();
+        chain.extend(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        let mut table = BlockTable::default();
+        manager.reserve(&mut table, 0, 8).unwrap();
+        manager.remember(&table, &chain, 0..2);
+        (manager, table, chain)
+    }
+
+    #[test]
+    fn a_block_that_is_written_again_is_not_found() {
+        let (mut manager, mut table, chain) = named();
+        assert_eq!(manager.cached(&chain, 8), table.blocks());
+        manager.reserve(&mut table, 5, 8).unwrap();
+        assert_eq!(manager.cached(&chain, 8), table.blocks()[..1], "its second block changes");
+    }
+
+    #[test]
+    fn blocks_without_a_name_are_reused_before_those_that_may_be_found() {
+        let (mut manager, mut table, chain) = named();
+        let mut nameless = BlockTable::default();
+        manager.reserve(&mut nameless, 0, 8).unwrap();
+        manager.release(&mut table);
+        manager.release(&mut nameless);
+        let mut other = BlockTable::default();
+        manager.reserve(&mut other, 0, 8).unwrap();
+        assert_eq!(manager.cached(&chain, 8).len(), 2, "both named blocks are still there");
+    }
+
     #[test]
     fn a_shared_partial_block_is_copied_once_and_a_full_one_never() {
         let mut manager = BlockManager::new(8, 4);
