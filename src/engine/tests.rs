@@ -5,6 +5,7 @@ mod fairness;
 mod grammars;
 mod isolation;
 mod pooling;
+mod preemption;
 mod prefix;
 mod speculation;
 
