@@ -100,8 +100,12 @@ fn secret(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use serde_json::Value;
 
     use super::*;
+    use crate::server::router::routes;
+    use crate::tenant::directory::Directory;
+    use crate::tenant::keys_file::KeysFile;
 
     #[test]
     fn a_key_comes_in_one_of_two_headers() {
@@ -121,5 +125,56 @@ mod tests {
             assert_eq!(with(none), None);
         }
         assert_eq!(with(&[(auth, "Bearer a"), (auth, "Bearer b")]), None);
+    }
+
+    /// The layer's own word for a call to `route` with `key`; a handler's check does not count.
+    fn verdict(route: &str, key: &str) -> Result<bool, Option<String>> {
+        let directory = ["user", "admin"].map(|role| {
+            let hash = KeyHash::of(role);
+            format!("[keys.{role}]\ntenant = \"acme\"\nsha256 = \"{hash}\"\nroles = [\"{role}\"]\n")
+        });
+        let file = KeysFile::parse(&format!("[tenants.acme]\n{}", directory.concat())).unwrap();
+        let tenancy = Tenancy::with_keys(Directory::new(&file).unwrap(), MetricsAccess::Admins);
+        let mut headers = HeaderMap::new();
+        headers.insert(X_API_KEY, HeaderValue::from_str(key).unwrap());
+        check(&tenancy, Access::of(Some(route)), &headers).map(|caller| caller.is_some()).map_err(
+            |error| {
+                let body: Value = serde_json::from_str(&error.to_json()).unwrap();
+                body["error"]["code"].as_str().map(str::to_owned)
+            },
+        )
+    }
+
+    #[test]
+    fn every_route_asks_for_the_key_of_its_kind_before_any_handler() {
+        let (needed, denied) = ("invalid_api_key", "insufficient_permissions");
+        let refused = |code: &str| Err(Some(code.to_owned()));
+        for (route, _) in routes() {
+            let [user, admin, other] = ["user", "admin", "else"].map(|key| verdict(route, key));
+            let manages = route.starts_with("/admin/") || route.ends_with("load_lora_adapter");
+            match Access::of(Some(route)) {
+                Access::Public => {
+                    assert_eq!([user, admin, other], [Ok(false), Ok(false), Ok(false)], "{route}");
+                }
+                Access::Metrics => {
+                    assert_eq!([user, admin, other], [refused(denied), Ok(false), refused(needed)]);
+                }
+                Access::User => {
+                    assert_eq!(
+                        [user, admin, other],
+                        [Ok(true), refused(denied), refused(needed)],
+                        "{route}"
+                    );
+                }
+                Access::Admin => {
+                    assert_eq!(
+                        [user, admin, other],
+                        [refused(denied), Ok(true), refused(needed)],
+                        "{route}"
+                    );
+                }
+            }
+            assert_eq!(Access::of(Some(route)) == Access::Admin, manages, "{route}");
+        }
     }
 }
