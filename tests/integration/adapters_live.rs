@@ -250,6 +250,21 @@ async fn churn_serves_each_its_own() {
     churn(&tiny(), plan).await;
 }
 
+/// The same for seconds on the real model.
+#[tokio::test(flavor = "multi_thread")]
+async fn churn_for_seconds() {
+    let plan = Churn {
+        shape: lora::SMOLLM2.of_size(0.2),
+        names: 12,
+        rank: 4,
+        streams: 8,
+        slots: "4",
+        crashes: 1,
+        time: Duration::from_secs(5),
+    };
+    churn(&model::hugging_face(), plan).await;
+}
+
 /// The same for minutes on the real model:
 /// `cargo nextest run --release --test integration --run-ignored only churn_for_minutes`
 #[tokio::test(flavor = "multi_thread")]
