@@ -71,6 +71,14 @@ pub fn read_tree(src: &Path) -> Vec<Module> {
     modules
 }
 
+/// The text of every Rust file below `folder`, tests included.
+pub fn text_of(folder: &Path) -> String {
+    let mut files = Vec::new();
+    collect(folder, &mut files);
+    let read = |file: &PathBuf| std::fs::read_to_string(file).expect("readable source");
+    files.iter().map(read).collect()
+}
+
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("a readable folder") {
         let path = entry.expect("a readable entry").path();
