@@ -6,18 +6,33 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::ZonedDateTime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, Error, ErrorKind, State, Value};
+use minijinja::value::Serde;
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, Output, State, Value, escape_formatter,
+};
 
-use super::json_dumps::{DumpOptions, json_dumps};
-use super::strftime::strftime;
 use super::tokenizer_config::SpecialTokens;
 use abilities::Abilities;
+use globals::Raised;
+use values::TooLong;
 
 pub mod abilities;
+mod arguments;
+mod clock;
+mod escape;
+mod filters;
+mod globals;
+mod methods;
+mod operators;
+mod predicates;
+mod printf;
+mod rewrite;
+mod str_format;
+mod values;
+mod views;
 
 /// Work one rendering may do: instructions, and data made or read, at 64 bytes a unit.
 const FUEL: u64 = 4_000_000;
@@ -76,8 +91,8 @@ pub struct RenderOptions<'a> {
     pub enable_thinking: Option<bool>,
     /// How much it thinks, in a word that the template knows; `None` leaves it undefined.
     pub reasoning_effort: Option<&'a str>,
-    /// What `strftime_now` takes for now, in UTC; `None` is the system's clock.
-    pub now: Option<SystemTime>,
+    /// What `strftime_now` takes for now; `None` is the system's clock and time zone.
+    pub now: Option<&'a ZonedDateTime>,
 }
 
 /// A compiled template, cheap to clone and shared between threads.
@@ -89,11 +104,6 @@ pub struct ChatTemplate {
     abilities: Abilities,
 }
 
-/// The reason a template gives to `raise_exception`, found again in the error's sources.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Raised(String);
-
 impl ChatTemplate {
     /// Compiles `source`. The special tokens become the variables `bos_token` and so on.
     ///
@@ -101,17 +111,22 @@ impl ChatTemplate {
     /// [`ChatTemplateError::Compile`] with the line and the reason.
     pub fn new(source: &str, special_tokens: SpecialTokens) -> Result<Self, ChatTemplateError> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        // White space around tags was seen to when the template was written anew.
+        let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
         environment.set_syntax(syntax.map_err(compile_error)?);
+        // So that an error says what is undefined.
+        environment.set_debug(true);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_LIMIT);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", tojson);
-        environment.add_function("raise_exception", raise_exception);
-        environment
-            .add_template_owned(NAME, plain_generation_tags(source))
-            .map_err(compile_error)?;
+        environment.set_unknown_method_callback(methods::call);
+        environment.set_formatter(print);
+        operators::define(&mut environment);
+        globals::define(&mut environment);
+        filters::define(&mut environment);
+        predicates::define(&mut environment);
+        let prepared = rewrite::prepare(source);
+        let rewritten = rewrite::rewrite(&prepared, NAME).map_err(compile_error)?;
+        environment.add_template_owned(NAME, rewritten).map_err(compile_error)?;
         let environment = Arc::new(environment);
         let abilities = Abilities::default();
         let mut template = Self { environment, source: source.into(), special_tokens, abilities };
@@ -159,10 +174,9 @@ impl ChatTemplate {
     /// The variables that transformers gives a template besides the conversation. `tools` and `documents` are `None` where
     /// there are none; a special token that the model lacks is undefined.
     fn context(&self, options: &RenderOptions<'_>) -> Vec<(&'static str, Value)> {
-        let now = options.now.unwrap_or_else(SystemTime::now);
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = options.now.cloned().unwrap_or_else(ZonedDateTime::now);
         let strftime_now = move |pattern: &str| {
-            strftime(pattern, now)
+            clock::strftime(pattern, &now)
                 .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))
         };
         let mut context = vec![
@@ -186,66 +200,20 @@ impl ChatTemplate {
     }
 }
 
-/// `{% generation %}` marks, for training, what the assistant said. Text is not changed by it:
-/// a condition that always holds stands in, with the same whitespace control.
-fn plain_generation_tags(source: &str) -> String {
-    let mut plain = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open);
-        plain.push_str(before);
-        let Some(close) = tag.find("%}") else {
-            rest = tag;
-            break;
-        };
-        let (tag, after) = tag.split_at(close + 2);
-        let word = tag[2..close].trim_matches(['-', '+']).trim();
-        match word {
-            "generation" => plain.push_str(&tag.replacen(word, "if true", 1)),
-            "endgeneration" => plain.push_str(&tag.replacen(word, "endif", 1)),
-            _ => plain.push_str(tag),
+/// Writes a value as Python would.
+fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    if !matches!(state.auto_escape(), AutoEscape::None) {
+        return escape_formatter(out, state, value);
+    }
+    match value.as_str() {
+        Some(text) => out.write_str(text)?,
+        None => {
+            let text = values::text(value)?;
+            state.consume_fuel((text.len() / 4) as u64)?;
+            out.write_str(&text)?;
         }
-        rest = after;
     }
-    plain.push_str(rest);
-    plain
-}
-
-fn raise_exception(message: String) -> Result<String, Error> {
-    let error = Error::new(ErrorKind::InvalidOperation, message.clone());
-    Err(error.with_source(Raised(message)))
-}
-
-/// The filter as transformers defines it: `json.dumps`, with its keyword arguments.
-fn tojson(state: &State, value: &Value, kwargs: Kwargs) -> Result<String, Error> {
-    let invalid = |error: String| Error::new(ErrorKind::InvalidOperation, error);
-    let indent = match kwargs.get::<Option<Value>>("indent")?.filter(|indent| !indent.is_none()) {
-        None => None,
-        Some(indent) => Some(match indent.as_str() {
-            Some(indent) => indent.to_owned(),
-            None => " ".repeat(usize::from(u8::try_from(indent)?)),
-        }),
-    };
-    let separators = match kwargs.get::<Option<Vec<String>>>("separators")?.as_deref() {
-        None => None,
-        Some([item, key]) => Some((item.clone(), key.clone())),
-        Some(_) => return Err(invalid("separators of json are two strings".to_owned())),
-    };
-    let options = DumpOptions {
-        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        indent,
-        separators,
-    };
-    kwargs.assert_all_used()?;
-    if value.is_undefined() {
-        return Err(invalid("an undefined value has no json".to_owned()));
-    }
-    let value = serde_json::to_value(value).map_err(|error| invalid(error.to_string()))?;
-    let json = json_dumps(value, &options).map_err(|error| invalid(error.to_string()))?;
-    // Walking a value costs more than copying bytes does; minijinja charges its own filter so.
-    state.consume_fuel((json.len() / 4) as u64)?;
-    Ok(json)
+    Ok(())
 }
 
 fn compile_error(error: Error) -> ChatTemplateError {
@@ -260,6 +228,9 @@ fn classify(error: &Error) -> ChatTemplateError {
     while let Some(cause) = source {
         if let Some(Raised(message)) = cause.downcast_ref() {
             return ChatTemplateError::Raised(message.clone());
+        }
+        if cause.is::<TooLong>() {
+            return ChatTemplateError::TooLong { limit: MAX_OUTPUT_BYTES };
         }
         source = cause.source();
     }

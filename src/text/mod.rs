@@ -18,7 +18,6 @@ mod piecewise;
 #[cfg(test)]
 mod samples;
 pub mod stop;
-mod strftime;
 pub mod tokenizer;
 pub mod tokenizer_config;
 pub mod tool_format;

@@ -225,9 +225,9 @@ fn refusal(tokenizer: &Tokenizer, error: &ChatTemplateError) -> ApiError {
             ApiError::internal()
         }
         ChatTemplateError::Render(_) => {
-            // Its lines are the operator's, not the client's.
-            tracing::warn!(%error, "a chat template failed");
-            ApiError::invalid("messages", "the chat template cannot render these messages")
+            // Most likely a fault of the template, which is the operator's to mend.
+            tracing::warn!("a chat template failed: {}", tokenizer.reveal(&error.to_string()));
+            ApiError::invalid("messages", tokenizer.reveal(&error.to_string()))
         }
         // A refusal may repeat the message it refuses.
         error => ApiError::invalid("messages", tokenizer.reveal(&error.to_string())),

@@ -95,8 +95,9 @@ impl ToolFormat {
 /// JSON as models were trained on it: with a space after commas and colons.
 #[must_use]
 pub fn spaced_json(value: Value) -> String {
-    // A writer in memory does not fail.
-    json_dumps(value, &DumpOptions::default()).unwrap_or_default()
+    let value = minijinja::Value::from(minijinja::value::Serde(value));
+    // What was read from JSON can be written as such.
+    json_dumps(&value, &DumpOptions::default(), usize::MAX).unwrap_or_default()
 }
 
 #[cfg(test)]
