@@ -9,6 +9,7 @@ use anyhow::{bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::adapter_watch::Followed;
+use super::end_tokens;
 use super::model_source::ModelSource;
 use super::names::{self, base_names};
 use super::text_files::TextFiles;
@@ -26,7 +27,6 @@ use crate::kv_cache::block_manager::BlockManager;
 use crate::kv_cache::storage::KvCache;
 use crate::layers::packed_weight::Bits;
 use crate::model::builder::{LoadOptions, Quantization};
-use crate::model::checkpoint::Checkpoint;
 use crate::model::generation_config::GenerationConfig;
 use crate::model::llama::LlamaForCausalLm;
 use crate::server::form;
@@ -175,7 +175,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
         },
         block_manager(args, cache.num_blocks, source.digest.0),
     );
-    let eos_token_ids = eos_token_ids(checkpoint);
+    let eos_token_ids = end_tokens::of_model(checkpoint, &text, chat.as_ref());
     let vocabulary = form::vocabulary(&text.tokenizer, config.vocab_size, &eos_token_ids);
     let grammars = Arc::new(GrammarCompiler::new(vocabulary, GRAMMAR_CACHE_BYTES)?);
     let (handle, submissions) = channel(args.engine.max_waiting_requests.get());
@@ -287,15 +287,6 @@ impl CacheSize {
         );
         Ok(Self { num_blocks, max_model_len })
     }
-}
-
-/// What ends an answer: the generation configuration's tokens and the model's own.
-fn eos_token_ids(checkpoint: &Checkpoint) -> Vec<u32> {
-    let mut ids = checkpoint.generation_config.eos_token_ids.clone();
-    ids.extend(&checkpoint.config.eos_token_ids);
-    ids.sort_unstable();
-    ids.dedup();
-    ids
 }
 
 fn sampling_defaults(config: &GenerationConfig) -> SamplingDefaults {

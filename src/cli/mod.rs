@@ -9,6 +9,7 @@ pub mod bench;
 mod bench_server;
 mod changes;
 pub mod convert;
+mod end_tokens;
 pub mod extract;
 mod followed_file;
 mod gguf_vocab;

@@ -22,6 +22,9 @@ pub struct TextFiles {
     pub tokenizer: Tokenizer,
     /// `tokenizer_config.json`, an empty object where there is none.
     pub tokenizer_config: Value,
+    /// The `eos_token` of `tokenizer_config.json` and that of `special_tokens_map.json`.
+    pub eos_tokens: Vec<String>,
+    special_tokens: SpecialTokens,
     templates: TemplateSources,
 }
 
@@ -31,26 +34,37 @@ impl TextFiles {
     /// # Errors
     /// Where the tokenizer is missing or unusable.
     pub fn open(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
-        let (tokenizer, tokenizer_config, templates) = match checkpoint.tokenizer()? {
+        let (tokenizer, tokenizer_config, map, templates) = match checkpoint.tokenizer()? {
             TokenizerSource::HuggingFace {
                 tokenizer,
                 tokenizer_config,
+                special_tokens_map,
                 chat_template,
                 additional_chat_templates,
             } => {
                 let config = tokenizer_config.unwrap_or_else(empty_object);
                 let sources =
                     TemplateSources::new(&config, chat_template, additional_chat_templates)?;
-                (tokenizer, config, sources)
+                (tokenizer, config, special_tokens_map.unwrap_or_default(), sources)
             }
             TokenizerSource::Gguf(metadata) => {
                 let files = gguf_vocab(metadata)?.to_hugging_face()?;
                 let sources = TemplateSources::new(&files.tokenizer_config, None, [])?;
-                (serde_json::to_vec(&files.tokenizer)?, files.tokenizer_config, sources)
+                let tokenizer = serde_json::to_vec(&files.tokenizer)?;
+                (tokenizer, files.tokenizer_config, files.special_tokens_map, sources)
             }
         };
+        let special_tokens = SpecialTokens::from_config(&tokenizer_config)?;
+        let others = SpecialTokens::from_map(&map)?;
+        let eos_tokens = [&special_tokens, &others].map(|tokens| tokens.eos_token.clone());
         let tokenizer = Tokenizer::from_json(&tokenizer).context("the tokenizer cannot be used")?;
-        Ok(Self { tokenizer, tokenizer_config, templates })
+        Ok(Self {
+            tokenizer,
+            tokenizer_config,
+            eos_tokens: eos_tokens.into_iter().flatten().collect(),
+            special_tokens: special_tokens.or(others),
+            templates,
+        })
     }
 
     /// Warns of tokens that a model of `vocab_size` does not know.
@@ -68,7 +82,7 @@ impl TextFiles {
     /// # Errors
     /// Where a template does not compile, or the one that `args` name is not there.
     pub fn chat(&self, args: &ChatArgs) -> anyhow::Result<Option<ChatFormat>> {
-        let special_tokens = SpecialTokens::from_config(&self.tokenizer_config)?;
+        let special_tokens = self.special_tokens.clone();
         let templates = match &args.chat_template {
             None => ChatTemplates::of_model(&self.templates, &special_tokens)?,
             Some(template) => {

@@ -54,6 +54,8 @@ pub enum TokenizerSource<'a> {
         tokenizer: Vec<u8>,
         /// `tokenizer_config.json`, parsed, where there is one.
         tokenizer_config: Option<Value>,
+        /// `special_tokens_map.json`, parsed, where there is one.
+        special_tokens_map: Option<Value>,
         /// The text of `chat_template.jinja`, where there is one; it outranks the one in
         /// `tokenizer_config`.
         chat_template: Option<String>,
@@ -99,6 +101,7 @@ impl Checkpoint {
         Ok(TokenizerSource::HuggingFace {
             tokenizer: read(&tokenizer, TOKENIZER_LIMIT_BYTES)?,
             tokenizer_config: read_optional_json(&directory.join("tokenizer_config.json"))?,
+            special_tokens_map: read_optional_json(&directory.join("special_tokens_map.json"))?,
             chat_template: chat_templates::main(directory)?,
             additional_chat_templates: chat_templates::additional(directory)?,
         })

@@ -1,5 +1,7 @@
 //! The `config.json` and `generation_config.json` that a GGUF Llama's metadata amount to.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::error::ModelError;
@@ -16,6 +18,28 @@ const REFUSED: [&str; 4] = [
     "llama.logit_scale",
     "llama.rope.scale_linear",
 ];
+
+/// Texts of the tokens that end a turn or a text in the models of every publisher.
+const END_TEXTS: [&str; 14] = [
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    HARMONY_MESSAGE_END,
+    "<end_of_turn>",
+    "<turn|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "</s>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+];
+/// What ends a turn where a turn has several messages, each of which ends with
+/// [`HARMONY_MESSAGE_END`].
+const HARMONY_ENDS: [&str; 2] = ["<|return|>", "<|call|>"];
+const HARMONY_MESSAGE_END: &str = "<|end|>";
 
 /// The fields of `config.json`, sorted by name.
 ///
@@ -75,8 +99,30 @@ pub(super) fn config_json(metadata: &GgufMetadata, file: &GgufFile) -> Result<Va
 pub(super) fn generation_config_json(metadata: &GgufMetadata) -> Result<Value, ModelError> {
     let mut config = json!({ "transformers_version": FORMAT_VERSION });
     add_token_ids(&mut config, metadata)?;
+    let ends = end_token_ids(metadata)?;
+    match ends.as_slice() {
+        [] => {}
+        [only] => config["eos_token_id"] = (*only).into(),
+        _ => config["eos_token_id"] = ends.into(),
+    }
     config.sort_all_objects();
     Ok(config)
+}
+
+/// Every token that ends a text or a turn: those that the file names, and those known by their text,
+/// which many files do not name. In order of their ids.
+fn end_token_ids(metadata: &GgufMetadata) -> Result<Vec<u64>, ModelError> {
+    let mut ids = BTreeSet::new();
+    for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
+        ids.extend(metadata.unsigned(&format!("tokenizer.ggml.{key}"))?);
+    }
+    let tokens = metadata.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let is_harmony = HARMONY_ENDS.iter().all(|end| tokens.iter().any(|token| token == end));
+    let texts = END_TEXTS.iter().filter(|text| !is_harmony || **text != HARMONY_MESSAGE_END);
+    let texts: Vec<&str> = texts.chain(&HARMONY_ENDS).copied().collect();
+    let known = (0..).zip(&tokens).filter(|(_, token)| texts.contains(&token.as_str()));
+    ids.extend(known.map(|(id, _)| id));
+    Ok(ids.into_iter().collect())
 }
 
 fn add_token_ids(config: &mut Value, metadata: &GgufMetadata) -> Result<(), ModelError> {

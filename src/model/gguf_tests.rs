@@ -259,3 +259,38 @@ proptest! {
         }
     }
 }
+
+/// Every key alone, texts alone, and all together.
+#[test]
+fn all_that_ends_a_turn_is_an_end() {
+    let ends = |keys: &[(&'static str, u32)], tokens: &[&str]| {
+        let mut metadata = metadata();
+        metadata.retain(|(key, _)| *key != "tokenizer.ggml.eos_token_id");
+        metadata.extend(keys.iter().map(|(key, id)| (*key, Value::U32(*id))));
+        if !tokens.is_empty() {
+            let tokens = tokens.iter().map(|token| Value::String((*token).to_owned())).collect();
+            metadata.push(("tokenizer.ggml.tokens", Value::Array(tokens)));
+        }
+        let checkpoint = open(&encode(&metadata, &tensors())).unwrap();
+        (checkpoint.config.eos_token_ids, checkpoint.generation_config.eos_token_ids)
+    };
+    let (eos, eot, eom) = (
+        ("tokenizer.ggml.eos_token_id", 2),
+        ("tokenizer.ggml.eot_token_id", 4),
+        ("tokenizer.ggml.eom_token_id", 5),
+    );
+    assert_eq!(ends(&[], &[]), (vec![], vec![]));
+    assert_eq!(ends(&[eos], &[]), (vec![2], vec![2]));
+    assert_eq!(ends(&[eot], &[]).1, [4]);
+    assert_eq!(ends(&[eom], &[]).1, [5]);
+    assert_eq!(ends(&[eom, eot, eos], &[]), (vec![2], vec![2, 4, 5]));
+    assert_eq!(ends(&[], &["a", "<|eot_id|>"]).1, [1]);
+    assert_eq!(
+        ends(&[eos], &["<|endoftext|>", "b", "</s>", "<|im_start|>", "<|im_end|>"]).1,
+        [0, 2, 4]
+    );
+    assert_eq!(ends(&[eos, eot], &["a", "b", "c", "d", "<end_of_turn>"]).1, [2, 4]);
+    // A message of harmony ends with a token that ends no turn; alone, the same token does.
+    assert_eq!(ends(&[], &["<|end|>", "a"]).1, [0]);
+    assert_eq!(ends(&[], &["<|end|>", "<|return|>", "<|call|>"]).1, [1, 2]);
+}

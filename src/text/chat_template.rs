@@ -14,6 +14,7 @@ use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Output, State, Value, escape_formatter,
 };
 
+use super::tokenizer::Tokenizer;
 use super::tokenizer_config::SpecialTokens;
 use abilities::Abilities;
 use globals::Raised;
@@ -31,6 +32,7 @@ mod predicates;
 mod printf;
 mod rewrite;
 mod str_format;
+mod turn_end;
 mod values;
 mod views;
 
@@ -138,6 +140,12 @@ impl ChatTemplate {
     #[must_use]
     pub fn abilities(&self) -> Abilities {
         self.abilities
+    }
+
+    /// The special token with which the template closes an assistant's turn, where there is one.
+    #[must_use]
+    pub fn turn_end(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        turn_end::turn_end(self, tokenizer)
     }
 
     /// The template's own text.

@@ -2,6 +2,7 @@
 //! model has it.
 
 use super::chat_template::{ChatTemplate, ChatTemplateError};
+use super::tokenizer::Tokenizer;
 use super::tokenizer_config::{SpecialTokens, TemplateSources, TokenizerConfigError};
 
 /// The name of the template that is used unless another is asked for.
@@ -51,6 +52,13 @@ impl ChatTemplates {
         let default = compile(sources.get(DEFAULT)?)?;
         let tool_use = sources.get(TOOL_USE).ok().map(compile).transpose()?;
         Ok(Some(Self { default, tool_use }))
+    }
+
+    /// The special tokens with which the templates close an assistant's turn.
+    #[must_use]
+    pub fn turn_ends(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let templates = [Some(&self.default), self.tool_use.as_ref()].into_iter().flatten();
+        templates.filter_map(|template| template.turn_end(tokenizer)).collect()
     }
 
     /// The one for a conversation.

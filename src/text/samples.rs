@@ -79,3 +79,16 @@ pub(super) fn byte_level() -> Tokenizer {
 pub(super) fn llama() -> Tokenizer {
     Tokenizer::from_json(&tokenizer_json(&sentencepiece())).unwrap()
 }
+
+/// The tokenizer of [`BYTE_LEVEL_JSON`] with ChatML's special tokens.
+pub(super) fn chat() -> Tokenizer {
+    let mut json: serde_json::Value = serde_json::from_slice(BYTE_LEVEL_JSON).unwrap();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    for (token, id) in ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].into_iter().zip(320..) {
+        added.push(serde_json::json!({
+            "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        }));
+    }
+    Tokenizer::from_json(&serde_json::to_vec(&json).unwrap()).unwrap()
+}

@@ -10,8 +10,10 @@ use super::chat_templates::DEFAULT;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerConfigError {
     /// A special token that is neither a string nor an object with a `content`.
-    #[error("{name} in tokenizer_config.json is neither a string nor an added token: {value}")]
+    #[error("{name} in {file} is neither a string nor an added token: {value}")]
     SpecialToken {
+        /// The file.
+        file: &'static str,
         /// Its key.
         name: &'static str,
         /// What stands there.
@@ -44,17 +46,43 @@ pub struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// Reads a parsed `tokenizer_config.json` (or `special_tokens_map.json`).
+    /// Reads a parsed `tokenizer_config.json`.
     ///
     /// # Errors
     /// [`TokenizerConfigError::SpecialToken`] names the one that is of another form.
     pub fn from_config(config: &Value) -> Result<Self, TokenizerConfigError> {
-        let token = |name: &'static str| match &config[name] {
+        Self::read(config, "tokenizer_config.json")
+    }
+
+    /// Reads a parsed `special_tokens_map.json`.
+    ///
+    /// # Errors
+    /// As [`Self::from_config`].
+    pub fn from_map(map: &Value) -> Result<Self, TokenizerConfigError> {
+        Self::read(map, "special_tokens_map.json")
+    }
+
+    /// These, and those of `others` that are missing here.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            bos_token: self.bos_token.or(others.bos_token),
+            eos_token: self.eos_token.or(others.eos_token),
+            unk_token: self.unk_token.or(others.unk_token),
+            pad_token: self.pad_token.or(others.pad_token),
+        }
+    }
+
+    fn read(fields: &Value, file: &'static str) -> Result<Self, TokenizerConfigError> {
+        let token = |name: &'static str| match &fields[name] {
             Value::Null => Ok(None),
             Value::String(content) => Ok(Some(content.clone())),
             value => match value["content"].as_str() {
                 Some(content) => Ok(Some(content.to_owned())),
-                None => Err(TokenizerConfigError::SpecialToken { name, value: value.to_string() }),
+                None => {
+                    let value = value.to_string();
+                    Err(TokenizerConfigError::SpecialToken { file, name, value })
+                }
             },
         };
         Ok(Self {
