@@ -104,10 +104,11 @@ impl Source {
 
 fn tokens(directory: &Path) -> anyhow::Result<Vec<u32>> {
     let checkpoint = Checkpoint::open(directory)?;
-    let TokenizerSource::HuggingFace { tokenizer, .. } = checkpoint.tokenizer()? else {
+    let TokenizerSource::HuggingFace(files) = checkpoint.tokenizer()? else {
         bail!("{}: name a Hugging Face directory for the tokenizer", directory.display())
     };
-    let tokenizer = Tokenizer::from_json(&tokenizer).context("the tokenizer cannot be used")?;
+    let tokenizer =
+        Tokenizer::from_json(&files.tokenizer).context("the tokenizer cannot be used")?;
     Ok(tokenizer.encode(TEXT, true)?)
 }
 

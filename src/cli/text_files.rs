@@ -35,17 +35,12 @@ impl TextFiles {
     /// Where the tokenizer is missing or unusable.
     pub fn open(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
         let (tokenizer, tokenizer_config, map, templates) = match checkpoint.tokenizer()? {
-            TokenizerSource::HuggingFace {
-                tokenizer,
-                tokenizer_config,
-                special_tokens_map,
-                chat_template,
-                additional_chat_templates,
-            } => {
-                let config = tokenizer_config.unwrap_or_else(empty_object);
-                let sources =
-                    TemplateSources::new(&config, chat_template, additional_chat_templates)?;
-                (tokenizer, config, special_tokens_map.unwrap_or_default(), sources)
+            TokenizerSource::HuggingFace(files) => {
+                let config = files.tokenizer_config.unwrap_or_else(empty_object);
+                let additional = files.additional_chat_templates;
+                let sources = TemplateSources::new(&config, files.chat_template, additional)?;
+                let map = files.special_tokens_map.unwrap_or_default();
+                (files.tokenizer, config, map, sources)
             }
             TokenizerSource::Gguf(metadata) => {
                 let files = gguf_vocab(metadata)?.to_hugging_face()?;

@@ -49,21 +49,25 @@ enum Origin {
 #[derive(Debug)]
 pub enum TokenizerSource<'a> {
     /// The files of a Hugging Face directory.
-    HuggingFace {
-        /// The bytes of `tokenizer.json`.
-        tokenizer: Vec<u8>,
-        /// `tokenizer_config.json`, parsed, where there is one.
-        tokenizer_config: Option<Value>,
-        /// `special_tokens_map.json`, parsed, where there is one.
-        special_tokens_map: Option<Value>,
-        /// The text of `chat_template.jinja`, where there is one; it outranks the one in
-        /// `tokenizer_config`.
-        chat_template: Option<String>,
-        /// The texts of `additional_chat_templates/NAME.jinja`, by name.
-        additional_chat_templates: Vec<(String, String)>,
-    },
+    HuggingFace(Box<TokenizerFiles>),
     /// The vocabulary in a GGUF file's metadata.
     Gguf(&'a GgufMetadata),
+}
+
+/// The files of a Hugging Face directory that say how text becomes tokens.
+#[derive(Debug)]
+pub struct TokenizerFiles {
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// `tokenizer_config.json`, parsed, where there is one.
+    pub tokenizer_config: Option<Value>,
+    /// `special_tokens_map.json`, parsed, where there is one.
+    pub special_tokens_map: Option<Value>,
+    /// The text of `chat_template.jinja`, where there is one; it outranks the one in
+    /// `tokenizer_config`.
+    pub chat_template: Option<String>,
+    /// The texts of `additional_chat_templates/NAME.jinja`, by name.
+    pub additional_chat_templates: Vec<(String, String)>,
 }
 
 impl Checkpoint {
@@ -98,13 +102,13 @@ impl Checkpoint {
         if !is_there(&tokenizer) {
             return Err(ModelError::not_a_model(directory, "holds no tokenizer.json"));
         }
-        Ok(TokenizerSource::HuggingFace {
+        Ok(TokenizerSource::HuggingFace(Box::new(TokenizerFiles {
             tokenizer: read(&tokenizer, TOKENIZER_LIMIT_BYTES)?,
             tokenizer_config: read_optional_json(&directory.join("tokenizer_config.json"))?,
             special_tokens_map: read_optional_json(&directory.join("special_tokens_map.json"))?,
             chat_template: chat_templates::main(directory)?,
             additional_chat_templates: chat_templates::additional(directory)?,
-        })
+        })))
     }
 
     /// The linear modules that adapters may target, without loading the model: every matrix but

@@ -305,14 +305,14 @@ fn the_tokenizer_is_handed_on_as_it_lies_there() {
     fs::write(path.join("tokenizer.json"), b"bytes").unwrap();
     fs::write(path.join("tokenizer_config.json"), r#"{"chat_template": "old"}"#).unwrap();
     fs::write(path.join("chat_template.jinja"), "new").unwrap();
-    let TokenizerSource::HuggingFace { tokenizer, tokenizer_config, chat_template, .. } =
-        checkpoint.tokenizer().unwrap()
-    else {
+    fs::write(path.join("special_tokens_map.json"), r#"{"eos_token": "E"}"#).unwrap();
+    let TokenizerSource::HuggingFace(files) = checkpoint.tokenizer().unwrap() else {
         panic!("a directory's tokenizer is Hugging Face's")
     };
-    assert_eq!(tokenizer, b"bytes");
-    assert_eq!(tokenizer_config, Some(json!({"chat_template": "old"})));
-    assert_eq!(chat_template.as_deref(), Some("new"));
+    assert_eq!(files.tokenizer, b"bytes");
+    assert_eq!(files.tokenizer_config, Some(json!({"chat_template": "old"})));
+    assert_eq!(files.special_tokens_map, Some(json!({"eos_token": "E"})));
+    assert_eq!(files.chat_template.as_deref(), Some("new"));
 }
 
 proptest! {

@@ -67,7 +67,7 @@ fn whole(text: &str, base: u32) -> Option<i128> {
         }
     }
     let digits = if prefixed { digits.strip_prefix('_').unwrap_or(digits) } else { digits };
-    let number = i128::from_str_radix(&without_underscores(digits)?, base.max(2).min(36)).ok();
+    let number = i128::from_str_radix(&without_underscores(digits)?, base.clamp(2, 36)).ok();
     let number = if base == 0 { without_underscores(digits)?.parse().ok() } else { number };
     number.map(|number| if negative { -number } else { number })
 }
