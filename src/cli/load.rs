@@ -219,13 +219,21 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
 /// How many adapters are served, and how many are not.
 fn counted(registry: &Registry) -> String {
     let (broken, refused) = (registry.num_broken(), registry.refused().len());
-    let mut text = format!("{} adapters", registry.num_adapters() - broken);
-    for (count, what) in [(broken, "broken"), (refused, "refused")] {
-        if count > 0 {
-            text += &format!(" ({count} more are {what}: see above)");
-        }
+    let usable = registry.num_adapters().saturating_sub(broken);
+    match (broken, refused) {
+        (0, 0) => format!("{usable} adapters"),
+        _ => format!("{usable} adapters ({broken} broken and {refused} refused beside them)"),
     }
-    text
+}
+
+/// Memory that the system could give, in words, where it says so.
+fn available_memory() -> String {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.map_or_else(String::new, |kib| {
+        format!(", {} bytes are available", kib.saturating_mul(1024))
+    })
 }
 
 /// The pool of blocks. One process serves one model all its life: what it computes depends, besides
@@ -278,7 +286,11 @@ impl CacheSize {
         );
         // An allocation that fails later would end the process without a word.
         let available = Vec::<u8>::new().try_reserve_exact(memory);
-        ensure!(available.is_ok(), "--kv-cache-memory {memory}: there is no such memory");
+        ensure!(
+            available.is_ok(),
+            "--kv-cache-memory {memory}: there is no such memory{}",
+            available_memory()
+        );
         let num_blocks = memory / bytes(BLOCK_SIZE);
         let slots = num_blocks.checked_mul(BLOCK_SIZE);
         ensure!(
