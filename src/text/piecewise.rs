@@ -228,7 +228,8 @@ impl Pieces {
         if left <= piece {
             return Ok(text.len());
         }
-        let near = text.floor_char_boundary(start + piece);
+        // A piece has one character at least.
+        let near = text.floor_char_boundary(start + piece).max(text.ceil_char_boundary(start + 1));
         let far = text.floor_char_boundary(text.len().min(start.saturating_add(run)));
         let place = self.cutter.as_ref().and_then(|cutter| {
             let last = cutter.last_between(text, (start, near), &self.added);
