@@ -46,6 +46,8 @@ struct FakeLm {
     /// A pass that reads the token [`isolation::CULPRIT`] fails: by an error, or by a panic.
     fails_at_culprit: Arc<AtomicBool>,
     panics: Arc<AtomicBool>,
+    /// A pass of more than one sequence fails.
+    fails_together: Arc<AtomicBool>,
     passes: Arc<AtomicUsize>,
     failures: Arc<AtomicUsize>,
     rows_computed: Arc<AtomicUsize>,
@@ -73,7 +75,8 @@ impl CausalLm for FakeLm {
         self.passes.fetch_add(1, Ordering::Relaxed);
         let culprit = input.input_ids.contains(&isolation::CULPRIT);
         let fails = self.fails.load(Ordering::Relaxed)
-            || culprit && self.fails_at_culprit.load(Ordering::Relaxed);
+            || culprit && self.fails_at_culprit.load(Ordering::Relaxed)
+            || input.sequences.len() > 1 && self.fails_together.load(Ordering::Relaxed);
         if fails {
             // What is in the slots now is undefined.
             input.slot_mapping.iter().for_each(|&slot| pool[slot as usize] = 1e6);

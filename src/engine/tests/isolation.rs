@@ -95,6 +95,41 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Where every pass of several sequences fails, and leaves its slots undefined, nobody can tell:
+    /// copies of blocks that choices share, guesses, chunks and preemption included.
+    #[test]
+    fn passes_that_work_only_alone_answer_as_ever(
+        requests in proptest::collection::vec(any_request().prop_map(forbid_culprit), 2..10),
+        block_size in 1..9_usize,
+        spare_blocks in 0..6_usize,
+        budget in 9..80_usize,
+        panics in any::<bool>(),
+    ) {
+        let blocks = MAX_MODEL_LEN.div_ceil(block_size) + spare_blocks;
+        let mut rig = Rig::new(blocks, block_size, 16, budget).failing(panics);
+        rig.model.fails_together.store(true, Ordering::Relaxed);
+        let mut open = Vec::new();
+        for request in requests {
+            let streams = rig.submit(request.clone());
+            open.extend(streams.into_iter().enumerate().map(|stream| (request.clone(), stream)));
+            rig.step();
+        }
+        rig.run_until_idle();
+        prop_assert_eq!(rig.free_blocks(), blocks);
+        for (request, (choice, stream)) in &mut open {
+            let events = drain(stream);
+            if request.sampling.is_greedy() || *choice == 0 {
+                assert_answers(&events, request);
+            } else {
+                prop_assert!(matches!(events.last(), Some(Event::Finished(_))));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_culprit_is_found_in_few_passes_and_everybody_else_goes_on() {
     for panics in [false, true] {
