@@ -1,6 +1,7 @@
 //! Adapters changed through HTTP while others are answered.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -40,6 +41,7 @@ async fn managed() -> (Server, Arc<MadeUp>) {
     };
     let server = Server::loading(config, Duration::from_secs(60)).await;
     let loader = Arc::new(MadeUp::default());
+    loader.prompt.store(true, Ordering::SeqCst);
     let (mut serving, engine) = model(16);
     serving.registry = Arc::new(registry(Arc::clone(&loader), None));
     serving.adapter_load_timeout = Duration::from_millis(100);
