@@ -97,8 +97,8 @@ type Pattern = LazyLock<Option<Regex>>;
 const DIGITS: &str = r"\u{b2}\u{b3}\u{b9}\u{2070}\u{2074}-\u{2079}\u{2080}-\u{2089}\u{2460}-\u{2468}\u{2474}-\u{247c}\u{2488}-\u{2490}\u{24ea}\u{24f5}-\u{24fd}\u{24ff}\u{2776}-\u{277e}\u{2780}-\u{2788}\u{278a}-\u{2792}";
 
 static ALPHA: Pattern = LazyLock::new(|| Regex::new(r"^\p{L}+$").ok());
-static DECIMAL: Pattern = LazyLock::new(|| Regex::new(r"^\p{Nd}+$").ok());
-static DIGIT: Pattern = LazyLock::new(|| Regex::new(&format!(r"^[\p{{Nd}}{DIGITS}]+$")).ok());
+static DECIMAL: Pattern = LazyLock::new(|| Regex::new(r"^\d+$").ok());
+static DIGIT: Pattern = LazyLock::new(|| Regex::new(&format!(r"^[\d{DIGITS}]+$")).ok());
 static NUMERIC: Pattern = LazyLock::new(|| Regex::new(r"^\p{N}+$").ok());
 static ALNUM: Pattern = LazyLock::new(|| Regex::new(r"^[\p{L}\p{N}]+$").ok());
 static IDENTIFIER: Pattern =
