@@ -178,7 +178,7 @@ async fn a_full_lane_says_whose_part_is_full() {
 /// Pieces of others' work between a job's arrival and its turn: one, however much they have queued
 /// and however long their jobs are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_waits_for_one_piece_of_anothers_work() {
+async fn a_job_waits_for_one_piece_of_work_of_others() {
     let lane = lane(1, 64);
     let (begun, has_begun) = sync_channel(1);
     let (go, wait) = sync_channel::<()>(0);
