@@ -20,8 +20,8 @@ pub(super) struct AddedTokens {
     finders: [Option<Finder>; 2],
     /// Neighbouring characters within a token.
     pairs: BTreeSet<(char, char)>,
-    /// Last characters of tokens that take the white space after them.
-    before_blanks: BTreeSet<char>,
+    /// Last characters of tokens: what follows a token begins as a text does, or loses its blanks to it.
+    ends: BTreeSet<char>,
     /// Whether some are tokens only where no word touches them.
     single_words: bool,
     /// Whether some take white space around them.
@@ -61,7 +61,7 @@ impl AddedTokens {
         let mut added = Self {
             finders: [None, None],
             pairs: BTreeSet::new(),
-            before_blanks: BTreeSet::new(),
+            ends: BTreeSet::new(),
             single_words: tokens.values().any(|token| token.single_word),
             takes_blanks: tokens.values().any(|token| token.lstrip || token.rstrip),
         };
@@ -72,9 +72,7 @@ impl AddedTokens {
             let normal = normal.unwrap_or_else(|| token.content.clone());
             for text in [&token.content, &normal] {
                 added.pairs.extend(text.chars().zip(text.chars().skip(1)));
-                if token.rstrip {
-                    added.before_blanks.extend(text.chars().next_back());
-                }
+                added.ends.extend(text.chars().next_back());
             }
             let AddedToken { special, single_word, lstrip, rstrip, normalized, .. } = token;
             let known = Known { id, special, single_word, lstrip, rstrip };
@@ -86,11 +84,10 @@ impl AddedTokens {
         Ok(added)
     }
 
-    /// Whether a token may hold `before` and `after` as neighbours, or looks from one to the other.
+    /// Whether a token may hold `before` and `after` as neighbours, end between them, or look from one
+    /// to the other.
     pub fn touches(&self, before: char, after: char) -> bool {
-        self.pairs.contains(&(before, after))
-            || (self.before_blanks.contains(&before) && after.is_whitespace())
-            || (self.single_words && !after.is_whitespace())
+        self.pairs.contains(&(before, after)) || self.ends.contains(&before) || self.single_words
     }
 
     /// Whether some take the white space around them with them.
