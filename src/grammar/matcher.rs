@@ -11,7 +11,7 @@ use super::error::MatchError;
 use super::vocabulary::Writable;
 
 /// A compiled grammar, and what its automata have learned. Its texts share them: a request has a
-/// [`Grammar::copy`] of its own, so that what its texts cost, no other request pays.
+/// copy of its own, so that what its texts cost, no other request pays.
 pub struct Grammar {
     parser: Parser,
     writable: Arc<Writable>,
