@@ -263,12 +263,13 @@ impl Part {
         }
     }
 
-    /// Whether a part of a file is the rest of this one: it begins where this ends, and says that it is
-    /// of the same version.
+    /// Whether a part of a file is the rest of this one: it begins where this ends, says that it is of
+    /// the same version, and that of no shorter file than what is here.
     fn goes_on_with(&self, body: &Body) -> bool {
         let same_tag = self.tag.is_some() && body.tag == self.tag;
         let same_size = self.size.is_none() || self.size == body.size;
-        body.from == self.bytes && same_tag && same_size
+        let fits = body.size.is_none_or(|size| self.bytes <= size);
+        body.from == self.bytes && same_tag && same_size && fits
     }
 
     /// Gives the whole file its name; its tag.
