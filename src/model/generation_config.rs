@@ -1,4 +1,5 @@
-//! Sampling defaults a model ships in `generation_config.json`. They are hints: a request decides.
+//! Sampling defaults a model ships in `generation_config.json`. They are hints: a request decides. What a
+//! request may not ask for, a model may not either: with it, logits would not stay finite.
 
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ pub struct GenerationConfig {
     pub temperature: Option<f64>,
     /// Nucleus mass.
     pub top_p: Option<f64>,
-    /// Number of most likely tokens kept; 0 keeps all.
+    /// Number of most likely tokens kept; 0 keeps all, as does -1 in the file.
     pub top_k: Option<usize>,
     /// Factor by which repeated tokens' logits shrink.
     pub repetition_penalty: Option<f64>,
@@ -29,13 +30,19 @@ impl GenerationConfig {
     /// Where a field has the wrong type or is out of range.
     pub fn from_json(value: &Value) -> Result<Self, ModelError> {
         let fields = Fields::new(value, "generation_config.json")?;
-        let positive = |number: f64| number > 0.0;
+        let within = |low: f64, high: f64| move |number: f64| (low..=high).contains(&number);
+        let keeps_all = fields.get("top_k").and_then(Value::as_i64) == Some(-1);
+        let top_k = || fields.integer("top_k", 0..=u64::from(u32::MAX));
         Ok(Self {
             eos_token_ids: fields.token_ids("eos_token_id")?,
-            temperature: fields.number("temperature", "a number ≥ 0", |number| number >= 0.0)?,
-            top_p: fields.number("top_p", "a number in 0..=1", |p| (0.0..=1.0).contains(&p))?,
-            top_k: fields.integer("top_k", 0..=u64::from(u32::MAX))?,
-            repetition_penalty: fields.number("repetition_penalty", "a number > 0", positive)?,
+            temperature: fields.number("temperature", "a number from 0 to 2", within(0.0, 2.0))?,
+            top_p: fields.number("top_p", "a number from 0 to 1", within(0.0, 1.0))?,
+            top_k: if keeps_all { Some(0) } else { top_k()? },
+            repetition_penalty: fields.number(
+                "repetition_penalty",
+                "a number from 0.01 to 100",
+                within(0.01, 100.0),
+            )?,
             do_sample: fields.boolean("do_sample")?,
         })
     }
@@ -62,14 +69,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_request_may_ask_for_a_model_may_too() {
+        for (field, value) in [
+            ("temperature", json!(0)),
+            ("temperature", json!(2)),
+            ("top_p", json!(0)),
+            ("top_p", json!(1.0)),
+            ("top_k", json!(0)),
+            ("top_k", json!(u32::MAX)),
+            ("repetition_penalty", json!(0.01)),
+            ("repetition_penalty", json!(100)),
+        ] {
+            assert!(GenerationConfig::from_json(&json!({ field: value })).is_ok(), "{field}");
+        }
+        let all = GenerationConfig::from_json(&json!({"top_k": -1})).unwrap();
+        assert_eq!(all.top_k, Some(0));
+    }
+
+    #[test]
     fn a_wrong_field_is_named() {
         for (field, value) in [
             ("eos_token_id", json!("</s>")),
             ("eos_token_id", json!([-1])),
             ("temperature", json!(-0.5)),
+            ("temperature", json!(2.5)),
+            ("temperature", json!(1e9)),
+            ("temperature", json!(1e300)),
             ("top_p", json!(1.5)),
+            ("top_p", json!(-0.1)),
             ("top_k", json!(1.5)),
+            ("top_k", json!(-5)),
+            ("top_k", json!(1_u64 << 32)),
             ("repetition_penalty", json!(0)),
+            ("repetition_penalty", json!(1e-3)),
+            ("repetition_penalty", json!(1e39)),
             ("do_sample", json!("yes")),
         ] {
             let error = GenerationConfig::from_json(&json!({ field: value })).unwrap_err();
