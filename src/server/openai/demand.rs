@@ -12,14 +12,15 @@ use crate::text::tool_format::forced::{CallsDemand, Demand, Demanded};
 
 use super::tools::{ToolChoice, Tools};
 
-/// The form of a chat's answer; `asked` is that of its content.
+/// The form of a chat's answer; `asked` is that of its content. Of the `tokenizer`'s special tokens, those
+/// below `vocab_size` are tokens for the model; marks that are no such token are written as text.
 ///
 /// # Errors
 /// Where calls are demanded and a form of the content too, and where a form that is no JSON would
 /// have to follow thoughts.
 pub fn form(
     format: &ChatFormat,
-    tokenizer: &Tokenizer,
+    (tokenizer, vocab_size): (&Tokenizer, usize),
     tools: Option<&Tools>,
     asked: Option<Form>,
     thoughts: Option<Thoughts>,
@@ -43,7 +44,9 @@ pub fn form(
         }
         other => return Ok(other),
     };
-    let special = |mark: &str| tokenizer.token_id(mark).filter(|id| tokenizer.is_special(*id));
+    let known = |id: u32| usize::try_from(id).is_ok_and(|id| id < vocab_size);
+    let special =
+        |mark: &str| tokenizer.token_id(mark).filter(|id| tokenizer.is_special(*id) && known(*id));
     let Demanded { lark, schemas } = Demand { calls, json, thoughts }.grammar(&special);
     Ok(Some(Form { param, spec: GrammarSpec::Lark { text: lark, schemas } }))
 }
@@ -57,4 +60,42 @@ fn calls(format: ToolFormat, tools: &Tools) -> Option<CallsDemand<'_>> {
     let functions = functions.map(|it| (it.name.as_str(), &it.parameters)).collect();
     let named = matches!(tools.choice, ToolChoice::Named(_));
     Some(CallsDemand { format, functions, parallel: tools.parallel && !named })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::text::chat_templates::ChatTemplates;
+    use crate::text::tokenizer_config::SpecialTokens;
+
+    /// The fixture's tokenizer, whose ids end before 320, with a special token of that id.
+    fn tokenizer(mark: &str) -> Tokenizer {
+        let json = include_bytes!("../../../tests/fixtures/tiny/tokenizer.json");
+        let mut json: Value = serde_json::from_slice(json).unwrap();
+        json["added_tokens"].as_array_mut().unwrap().push(json!({
+            "id": 320, "content": mark, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true,
+        }));
+        Tokenizer::from_json(json.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_mark_beyond_the_models_tokens_is_text() {
+        let templates = ChatTemplates::single("", SpecialTokens::default()).unwrap();
+        let format = ChatFormat { templates, tool_format: None, thinks: true };
+        let tokenizer = tokenizer("</think>");
+        assert_eq!(tokenizer.token_id("</think>"), Some(320));
+        let grammar = |vocab_size| {
+            let asked = Form { param: "response_format".into(), spec: GrammarSpec::JsonObject };
+            let thoughts = Some(Thoughts::Opened);
+            let form = form(&format, (&tokenizer, vocab_size), None, Some(asked), thoughts);
+            let GrammarSpec::Lark { text, .. } = form.unwrap().unwrap().spec else { panic!() };
+            text
+        };
+        assert!(grammar(321).contains("<[320]>"));
+        let beyond = grammar(320);
+        assert!(!beyond.contains("<[320]>") && beyond.contains("</think>"), "{beyond}");
+    }
 }

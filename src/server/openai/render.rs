@@ -131,7 +131,8 @@ pub fn chat(
     let text = text(config, tokenizer, format, conversation, options)?;
     let tokens = bench.read_rendered(&text, keep, options.add_special_tokens)?;
     let thoughts = format.thinks.then(|| thoughts(&text, last.as_deref()));
-    let form = demand::form(format, tokenizer, tools.as_ref(), asked, thoughts)?;
+    let form =
+        demand::form(format, (tokenizer, serving.vocab_size), tools.as_ref(), asked, thoughts)?;
     let parser = (thoughts.is_some() || with_tools).then(|| AnswerParser::new(thoughts, calls));
     let short_ids = format.tool_format.is_some_and(ToolFormat::has_short_ids);
     let answer = AnswerRules { parser, hide_reasoning: false, forced_call, short_ids };
