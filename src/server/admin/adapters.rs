@@ -19,9 +19,12 @@ use super::{change, source};
 use crate::adapter::registry::{ChangeError, Changed, Expect, FileDigest, NoDigest, Put, Registry};
 use crate::server::error::{ApiError, ApiResult};
 use crate::server::extract::{JsonObject, PathName};
-use crate::server::openai::fields::{Fields, to_integer};
+use crate::server::openai::fields::{Fields, check_len, to_integer};
 use crate::server::openapi::{errors, requests};
 use crate::server::state::{AppState, Serving};
+
+/// Versions that one split may name.
+const MAX_WEIGHTS: usize = 1024;
 
 /// What a caller takes an adapter for, by the conditions of its request.
 #[derive(Debug)]
@@ -309,6 +312,7 @@ fn take_weights(fields: &mut Fields) -> Result<BTreeMap<u64, u32>, ApiError> {
     };
     let Some(value) = fields.take("weights") else { return Err(fields.missing("weights")) };
     let Value::Object(map) = value else { return Err(wrong()) };
+    check_len("weights", map.len(), MAX_WEIGHTS)?;
     let weight = |(number, weight): (&String, &Value)| {
         let weight = to_integer(weight).and_then(|weight| u32::try_from(weight).ok());
         Some((number.parse().ok()?, weight?))

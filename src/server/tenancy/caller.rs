@@ -10,6 +10,9 @@ use crate::server::body::budget::{BodyBudget, BodyCharge};
 use crate::tenant::directory::Key;
 use crate::tenant::policy::Policy;
 
+/// No model has a longer name, in bytes.
+const MAX_NAME: usize = 1024;
+
 /// A tenant: its rights, and what it uses at the moment.
 #[derive(Debug)]
 pub struct Tenant {
@@ -77,6 +80,9 @@ impl Caller {
     /// anything is looked up, so that what others have differs in nothing from what nobody has.
     #[must_use]
     pub fn may_use(&self, registry: &Registry, name: &str) -> bool {
+        if name.len() > MAX_NAME {
+            return false;
+        }
         let policy = &self.tenant.policy;
         if registry.base_names().iter().any(|base| base == name) {
             policy.base

@@ -21,6 +21,13 @@ use crate::tenant::declarations::{ChangeError, Declarations};
 use crate::tenant::key::NewKey;
 use crate::tenant::keys_file::{KeyEntry, Role, TenantEntry};
 
+/// Patterns of adapters that a tenant may have: each request is compared with them.
+const MAX_PATTERNS: usize = 1024;
+/// Roles of a key: there are two.
+const MAX_ROLES: usize = 2;
+/// Bytes of one of these.
+const MAX_TEXT: usize = 256;
+
 /// A tenant as lists show it.
 #[derive(Debug, Serialize)]
 struct TenantView<'a> {
@@ -253,7 +260,7 @@ fn take_tenant(mut fields: Fields) -> Result<TenantEntry, ApiError> {
         Ok(fields.count(name, limit.clone())?.map(|count| count as u64))
     };
     let entry = TenantEntry {
-        adapters: take_strings(&mut fields, "adapters")?.unwrap_or_default(),
+        adapters: take_strings(&mut fields, "adapters", MAX_PATTERNS)?.unwrap_or_default(),
         base: fields.boolean("base", false)?,
         default: fields.string("default")?,
         weight: fields
@@ -278,7 +285,7 @@ fn take_key(mut fields: Fields, key: &NewKey) -> Result<KeyEntry, ApiError> {
         "admin" => Ok(Role::Admin),
         _ => Err(wrong_role()),
     };
-    let roles = match take_strings(&mut fields, "roles")? {
+    let roles = match take_strings(&mut fields, "roles", MAX_ROLES)? {
         None => vec![Role::User],
         Some(names) if names.is_empty() => return Err(wrong_role()),
         Some(names) => names.into_iter().map(role).collect::<Result<_, _>>()?,
@@ -295,11 +302,19 @@ fn take_key(mut fields: Fields, key: &NewKey) -> Result<KeyEntry, ApiError> {
     Ok(KeyEntry { tenant, sha256: key.hash().to_string(), roles, expires })
 }
 
-fn take_strings(fields: &mut Fields, name: &str) -> Result<Option<Vec<String>>, ApiError> {
-    let wrong = || ApiError::invalid(name, format!("`{name}` must be an array of strings"));
-    let Some(values) = fields.array(name)? else { return Ok(None) };
+/// Takes an array of at most `most` strings.
+fn take_strings(
+    fields: &mut Fields,
+    name: &str,
+    most: usize,
+) -> Result<Option<Vec<String>>, ApiError> {
+    let wrong = || {
+        let message = format!("`{name}` must be an array of strings of at most {MAX_TEXT} bytes");
+        ApiError::invalid(name, message)
+    };
+    let Some(values) = fields.array_of(name, most)? else { return Ok(None) };
     let strings = values.into_iter().map(|value| match value {
-        Value::String(text) => Ok(text),
+        Value::String(text) if text.len() <= MAX_TEXT => Ok(text),
         _ => Err(wrong()),
     });
     strings.collect::<Result<_, _>>().map(Some)

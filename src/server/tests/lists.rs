@@ -167,6 +167,76 @@ fn every_list_that_is_described_is_in_the_table() {
     }
 }
 
+/// The lists of requests that manage the server: the method, the path, and a body with the list.
+fn lists_of_administrators() -> Vec<(List, &'static str, &'static str)> {
+    vec![
+        (
+            list("adapters", 1024, |v| json!({"adapters": v}), || json!("a-*")),
+            "PUT",
+            "/admin/tenants/{name}",
+        ),
+        (
+            list("roles", 2, |v| json!({"tenant": "acme", "roles": v}), || json!("user")),
+            "POST",
+            "/admin/keys",
+        ),
+    ]
+}
+
+#[test]
+fn every_list_of_an_administrator_is_in_the_table() {
+    let known = lists_of_administrators();
+    let paths = DOCUMENT["paths"].as_object().unwrap();
+    let managing = paths.iter().filter(|(path, _)| !PATHS.contains(&path.as_str()));
+    let mut seen = 0;
+    for (path, methods) in managing {
+        for (method, operation) in methods.as_object().unwrap() {
+            let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+            if schema.is_null() {
+                continue;
+            }
+            let mut found = BTreeSet::new();
+            arrays(&whole(schema, Others::AsDescribed, 0), "", &mut found);
+            for place in found {
+                let is_known = |(list, of, at): &&(List, &str, &str)| {
+                    list.place == place && of.eq_ignore_ascii_case(method) && at == path
+                };
+                assert!(known.iter().any(|known| is_known(&known)), "{method} {path}: {place}");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, known.len());
+}
+
+#[tokio::test]
+async fn an_administrators_lists_are_bounded() {
+    let server = super::tenants::managed().await;
+    let send = async |method: &str, path: &str, body: Value| {
+        let url = format!("{}{}", server.url, path.replace("{name}", "acme"));
+        let request = server.client.request(method.parse().unwrap(), url);
+        let answer = request.bearer_auth("root").json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+    };
+    for (List { place, most, body, value }, method, path) in lists_of_administrators() {
+        for (count, accepted) in [(most, true), (most + 1, false)] {
+            let body = body((0..count).map(|_| value()).collect());
+            let (status, answer) = send(method, path, body).await;
+            assert_eq!(status < 400, accepted, "{path}: {answer}");
+            if !accepted {
+                assert_eq!((status, &answer["error"]["param"]), (400, &json!(place)));
+                let message = answer["error"]["message"].as_str().unwrap();
+                assert!(message.contains(&format!("at most {most} ")), "{message}");
+            }
+        }
+    }
+    // Patterns are compared with the name of each request: neither is long.
+    let body = json!({"adapters": ["*".repeat(257)]});
+    assert_eq!(send("PUT", "/admin/tenants/acme", body).await.0, 400);
+    let long = json!({"model": "a".repeat(1 << 20), "prompt": "a"});
+    assert_eq!(send("POST", "/v1/completions", long).await.0, 403, "an administrator is no user");
+}
+
 /// Which endpoint takes a body.
 fn path_of(body: &Map<String, Value>) -> &'static str {
     let has = |name: &str| body.contains_key(name);

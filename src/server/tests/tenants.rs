@@ -58,6 +58,13 @@ async fn saying(tenants: &str) -> Server {
     server
 }
 
+/// A server that administrators manage, with the key `root`.
+pub(super) async fn managed() -> Server {
+    let book = Book::open(keys_file("[tenants.platform]\n"), None).unwrap();
+    let tenancy = Tenancy::with_book(book, MetricsAccess::Admins).unwrap();
+    Server::for_tenants(tenancy).await.0
+}
+
 async fn post(server: &Server, key: &str, body: &Value) -> Response {
     let request = server.client.post(format!("{}{COMPLETIONS}", server.url));
     request.bearer_auth(key).json(body).send().await.unwrap()
