@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -154,8 +155,7 @@ fn spawn_engine(
             Ok(loaded) => {
                 let seconds = started.elapsed().as_secs_f64();
                 tracing::info!("{} on http://{address}, ready in {seconds:.1} s", loaded.summary);
-                let join = loaded.engine.join();
-                join.err().map(|_| anyhow::anyhow!("the engine died of a bug; its panic is above"))
+                died(loaded.engine)
             }
             Err(error) => Some(error),
         };
@@ -168,6 +168,16 @@ fn spawn_engine(
     Ok(())
 }
 
+/// Waits for the engine's end: why the process has to end, where that was not asked for. A service
+/// manager starts it anew.
+fn died(engine: JoinHandle<()>) -> Option<anyhow::Error> {
+    let bug = engine.join().err()?;
+    let said = bug.downcast_ref::<String>().map(String::as_str);
+    let said = said.or(bug.downcast_ref::<&str>().copied()).unwrap_or("a panic");
+    tracing::error!("bug: the engine died of {said:?}, and the process ends");
+    Some(anyhow::anyhow!("the engine died of a bug: {said}"))
+}
+
 /// The flags whose files are read again while the server runs.
 fn followed(args: &ServeArgs) -> Vec<&'static str> {
     let flags = [
@@ -176,4 +186,18 @@ fn followed(args: &ServeArgs) -> Vec<&'static str> {
         (args.adapters.adapter_dir.is_some(), "--adapter-dir"),
     ];
     flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_died_ends_the_process_and_one_that_was_stopped_does_not() {
+        let number = 7;
+        let error = died(std::thread::spawn(move || panic!("block {number} has two owners")));
+        let said = error.unwrap().to_string();
+        assert_eq!(said, "the engine died of a bug: block 7 has two owners");
+        assert!(died(std::thread::spawn(|| {})).is_none());
+    }
 }

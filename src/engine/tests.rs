@@ -494,6 +494,21 @@ fn a_failed_forward_pass_ends_its_requests_and_not_the_engine() {
     assert!(rig.handle.is_alive());
 }
 
+/// What panics beside every sequence, in the scheduler say, leaves books that nobody can trust: the
+/// engine ends, whoever waits is told, and whoever started it learns of it and ends the process.
+#[test]
+fn a_panic_beside_all_sequences_ends_the_engine() {
+    let rig = Rig::new(32, 4, 4, 32);
+    let (engine, handle) = (rig.engine, rig.handle);
+    let mut waits = handle.submit(request(vec![1, 2], 4), &share(1)).unwrap().remove(0);
+    let thread = engine.spawn(|| panic!("a bug of the scheduler")).unwrap();
+    assert!(thread.join().is_err());
+    assert!(!handle.is_alive());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert_eq!(runtime.block_on(waits.next()), None);
+    assert!(matches!(handle.submit(request(vec![1], 1), &share(1)), Err(SubmitError::Dead)));
+}
+
 #[test]
 fn scoring_a_prompt_needs_no_generated_token() {
     let mut rig = Rig::new(64, 4, 8, 5);
