@@ -285,6 +285,11 @@ impl Metrics {
         self.tenants.series(&self.recorder, tenant, model)
     }
 
+    /// A job of a `kind` had its first turn after so much work for other tenants. Called by the server.
+    pub fn worked_for_others(&self, tenant: &str, kind: &'static str, amount: u64) {
+        self.tenants.worked_for_others(&self.recorder, (tenant, kind), amount);
+    }
+
     /// The series of an adapter. Called by the registry of adapters.
     #[must_use]
     pub fn adapter(&self, name: &str) -> AdapterSeries {

@@ -13,7 +13,7 @@ use scan::{Module, TestModule};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("bench", &[]),
-    ("remote", &["adapter"]),
+    ("remote", &["adapter", "tenant::turns"]),
     ("cli", &["*"]),
     (
         "config",
@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kernels",
         ],
     ),
-    ("adapter", &["kernels", "metrics"]),
+    ("adapter", &["kernels", "metrics", "tenant::turns"]),
     ("kernels", &[]),
     ("metrics", &[]),
 ];

@@ -62,14 +62,14 @@ pub fn remote(args: &ServeArgs) -> anyhow::Result<Option<Remote>> {
 
 /// Begins to fetch an adapter, for the registry.
 pub fn fetch(remote: Option<&Remote>, order: Order, delivery: Delivery) {
-    let shown = order.location.to_string();
+    let (shown, wanted) = (order.location.to_string(), delivery.asked());
     let tell = move |fetched: Result<Kept, RemoteError>| {
         let fetched = fetched.map(|kept| Arc::new(kept) as Arc<dyn Fetched>);
         let error = |error: RemoteError| LoadError::new(error.kind(), format!("{shown}: {error}"));
         delivery.finish(fetched.map_err(error));
     };
     match remote {
-        Some(remote) => remote.begin(order, tell),
+        Some(remote) => remote.begin(order, wanted, tell),
         None => tell(Err(RemoteError::NotAllowed)),
     }
 }

@@ -45,6 +45,8 @@ pub struct Engine {
     scheduler: Scheduler,
     runner: ModelRunner,
     telemetry: Telemetry,
+    /// Batches that were begun.
+    steps: u64,
 }
 
 /// Whether the loop goes on.
@@ -65,7 +67,7 @@ impl Engine {
         runner: ModelRunner,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { submissions, scheduler, runner, telemetry: Telemetry::new(metrics) }
+        Self { submissions, scheduler, runner, telemetry: Telemetry::new(metrics), steps: 0 }
     }
 
     /// Starts the engine's thread, which calls `begin` first. It ends once every handle is gone, or
@@ -99,6 +101,7 @@ impl Engine {
         if schedule.scheduled.is_empty() {
             return self.check_progress();
         }
+        self.steps += 1;
         let rows = schedule.rows();
         let batch = Batch::new(schedule, &self.scheduler);
         if self.run_batch(batch) {
@@ -124,7 +127,9 @@ impl Engine {
     fn add(&mut self, submission: Submission) {
         let id = self.scheduler.next_id();
         let queued = guarded("queueing a request", || {
-            self.scheduler.add(Sequence::new(id, submission));
+            let mut sequence = Sequence::new(id, submission);
+            sequence.timeline.came = self.steps;
+            self.scheduler.add(sequence);
         });
         if let Err(message) = queued {
             tracing::error!(message, "a request was dropped");
@@ -174,7 +179,7 @@ impl Engine {
         }
         sequence.finish_prompt_logprobs();
         if sequence.num_generated() == 0 {
-            sequence.finish_prompt();
+            sequence.finish_prompt(self.steps);
             self.telemetry.prompt(sequence);
         }
         sequence.finish_pool().map_err(|error| error.to_string())?;

@@ -195,6 +195,15 @@ pub enum FinishReason {
     Abort,
 }
 
+/// How long a request waited in the engine for its first token.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// From its arrival to its first run.
+    pub time: Duration,
+    /// Steps that the engine made from its coming to its first token, the one that gave that included.
+    pub steps: u64,
+}
+
 /// What happens to one choice, in order: [`Event::PromptLogprobs`] where asked for and
 /// [`Event::PromptComputed`] (first choice only), any number of [`Event::Token`] or one
 /// [`Event::Pooled`], then exactly one of the other two.
@@ -206,8 +215,8 @@ pub enum Event {
     PromptComputed {
         /// How many of its tokens were found there.
         num_cached_tokens: usize,
-        /// How long the request had waited when it was begun.
-        queued: Duration,
+        /// How long that took.
+        queued: Queued,
     },
     /// A token was generated.
     Token {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::handle::{QueuePlace, Reply, Submission};
 use super::pooling::{Pool, PoolingError};
 use super::prompt_lookup::{self, DraftLength};
-use super::request::{Event, FinishReason, Request, TokenLogprobs};
+use super::request::{Event, FinishReason, Queued, Request, TokenLogprobs};
 use super::sampler::Sampler;
 use crate::kv_cache::block_manager::BlockTable;
 use crate::kv_cache::prefix_cache::HashChain;
@@ -20,6 +20,8 @@ pub struct SequenceId(pub u64);
 pub struct Timeline {
     /// The request reached the server.
     pub arrived: Instant,
+    /// The engine's step before which it came.
+    pub came: u64,
     /// Its first token was computed.
     pub scheduled: Option<Instant>,
     /// Its first token was generated.
@@ -87,6 +89,7 @@ impl Sequence {
             draft_length: draft_length(&request),
             timeline: Timeline {
                 arrived: request.arrived,
+                came: 0,
                 scheduled: None,
                 first_token: None,
                 last_token: None,
@@ -313,11 +316,12 @@ impl Sequence {
         Ok(())
     }
 
-    /// Tells the client that the prompt is computed.
-    pub fn finish_prompt(&self) {
+    /// Tells the client that the prompt is computed, by the engine's step of this number.
+    pub fn finish_prompt(&self, step: u64) {
         let num_cached_tokens = self.num_cached.unwrap_or(0);
         let begun = self.timeline.scheduled.unwrap_or(self.timeline.arrived);
-        let queued = begun.duration_since(self.timeline.arrived);
+        let time = begun.duration_since(self.timeline.arrived);
+        let queued = Queued { time, steps: step - self.timeline.came };
         self.reply.send(Event::PromptComputed { num_cached_tokens, queued });
     }
 

@@ -21,6 +21,21 @@ const FIRST_TOKEN: (&str, &str) = (
 const QUEUE: (&str, &str) =
     ("sorsa:tenant_queue_time_seconds", "Seconds from a request's arrival to its first run.");
 
+const STEPS: (&str, &str) = (
+    "sorsa:tenant_steps_to_first_token",
+    "Steps of the engine from a request's coming to its first token.",
+);
+const OTHERS: (&str, &str) = (
+    "sorsa:tenant_work_for_others",
+    "What was done for other tenants from a job's arrival to its first turn, by kind: bytes of texts \
+     and bodies, microseconds of grammars.",
+);
+
+/// Upper bounds in steps.
+const STEP_COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0, 1024.0];
+/// Upper bounds in bytes, or in microseconds.
+const AMOUNTS: &[f64] =
+    &[0.0, 1024.0, 32_768.0, 65_536.0, 131_072.0, 524_288.0, 2_097_152.0, 16_777_216.0];
 /// Upper bounds in seconds; few, as there are many series.
 const SECONDS: &[f64] = &[0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 
@@ -33,6 +48,7 @@ pub struct TenantSeries {
     generated: Counter,
     first_token: Histogram,
     queue: Histogram,
+    steps: Histogram,
 }
 
 impl std::fmt::Debug for TenantSeries {
@@ -57,6 +73,7 @@ impl TenantSeries {
             generated: counter(GENERATED),
             first_token: histogram(FIRST_TOKEN),
             queue: histogram(QUEUE),
+            steps: histogram(STEPS),
         }
     }
 
@@ -73,16 +90,18 @@ impl TenantSeries {
         self.first_token.record(after);
     }
 
-    /// It was begun after this time.
-    pub fn begun(&self, after: Duration) {
+    /// It was begun after this time, and so many steps made its first token.
+    pub fn begun(&self, after: Duration, steps: u64) {
         self.queue.record(after);
+        self.steps.record(steps as f64);
     }
 }
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Tenants {
     series: Capped<(String, String), TenantSeries>,
+    others: Capped<(String, &'static str), Histogram>,
 }
 
 impl Tenants {
@@ -91,16 +110,32 @@ impl Tenants {
         for (name, help) in [REQUESTS, PROMPT, CACHED, GENERATED] {
             recorder.describe_counter(KeyName::from(name), None, text(help));
         }
-        for (name, help) in [FIRST_TOKEN, QUEUE] {
+        for (name, help) in [FIRST_TOKEN, QUEUE, STEPS, OTHERS] {
             recorder.describe_histogram(KeyName::from(name), None, text(help));
         }
     }
 
     pub(super) fn buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
-        [FIRST_TOKEN, QUEUE].iter().fold(builder, |builder, (name, _)| {
+        let families =
+            [(FIRST_TOKEN, SECONDS), (QUEUE, SECONDS), (STEPS, STEP_COUNTS), (OTHERS, AMOUNTS)];
+        families.iter().fold(builder, |builder, ((name, _), bounds)| {
             let family = Matcher::Full((*name).to_owned());
-            builder.set_buckets_for_metric(family, SECONDS).expect("there are buckets")
+            builder.set_buckets_for_metric(family, bounds).expect("there are buckets")
         })
+    }
+
+    /// A job of `tenant` had its first turn after so much work for others.
+    pub(super) fn worked_for_others(
+        &self,
+        recorder: &PrometheusRecorder,
+        (tenant, kind): (&str, &'static str),
+        amount: u64,
+    ) {
+        let series = self.others.series((tenant.to_owned(), kind), (OTHER.into(), kind), |key| {
+            let labels = vec![Label::new("tenant", key.0.clone()), Label::new("kind", kind)];
+            recorder.register_histogram(&Key::from_parts(OTHERS.0, labels), &METADATA)
+        });
+        series.record(amount as f64);
     }
 
     pub(super) fn series(
@@ -113,6 +148,12 @@ impl Tenants {
         self.series.series(pair, (OTHER.into(), OTHER.into()), |(tenant, model)| {
             TenantSeries::new(recorder, tenant, model)
         })
+    }
+}
+
+impl std::fmt::Debug for Tenants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tenants").finish_non_exhaustive()
     }
 }
 

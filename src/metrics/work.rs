@@ -1,4 +1,4 @@
-//! What is counted for work that waits for its turn, by its kind: `text`, `grammar`.
+//! What is counted for work that waits for its turn, by its kind: `body`, `text`, `grammar`, `adapter`.
 
 use std::time::Duration;
 
@@ -21,10 +21,8 @@ pub(super) const WAIT: (&str, &str) =
 pub struct WorkMetrics {
     /// Jobs that wait.
     pub waiting: Gauge,
-    /// Refused as the whole queue was full.
-    pub full: Counter,
-    /// Refused as the tenant's part was full.
-    pub own_full: Counter,
+    full: Counter,
+    own_full: Counter,
     /// Refused as no place was free in time.
     pub late: Counter,
     wait: Histogram,
@@ -59,6 +57,11 @@ impl WorkMetrics {
             late: refused("late"),
             wait: recorder.register_histogram(&key(WAIT.0), &METADATA),
         }
+    }
+
+    /// A job was refused as the queue was full, or the tenant's `own` part of it.
+    pub fn refused(&self, own: bool) {
+        if own { self.own_full.increment(1) } else { self.full.increment(1) }
     }
 
     /// A job waited so long for its first turn.

@@ -177,7 +177,8 @@ impl RemoteError {
             | Self::Disk(_)
             | Self::Shared
             | Self::Settings(_) => LoadErrorKind::Unreachable,
-            Self::NoRoom { .. } | Self::Busy => LoadErrorKind::NoRoom,
+            Self::NoRoom { .. } => LoadErrorKind::NoRoom,
+            Self::Busy => LoadErrorKind::Busy,
             Self::Bug => LoadErrorKind::Bug,
             _ => LoadErrorKind::Unusable,
         }

@@ -46,7 +46,8 @@ use self::store::Store;
 use self::transfer::Tries;
 use self::turns::{Entered, Turns};
 use self::web::Web;
-use crate::adapter::registry::{Asker, FileDigest, Location, Order, Scheme, Wanted};
+use crate::adapter::registry::{FileDigest, Location, Order, Scheme, Wanted};
+use crate::tenant::turns::Party;
 
 pub use self::cache::Kept;
 pub use self::error::RemoteError;
@@ -77,6 +78,8 @@ struct Fetcher {
 struct Job {
     order: Order,
     since: Instant,
+    /// Whether anybody still waits for it.
+    wanted: Arc<dyn Fn() -> bool + Send + Sync>,
     done: Box<dyn FnOnce(Result<Kept, RemoteError>) + Send>,
 }
 
@@ -117,10 +120,12 @@ impl Remote {
     }
 
     /// Begins a fetch, and calls `done` with the adapter's files, which are on this machine's disk for
-    /// as long as the result lives, or with why there are none. Returns at once.
+    /// as long as the result lives, or with why there are none. Returns at once. One that is not `wanted`
+    /// any more when its turn comes is dropped.
     pub fn begin(
         &self,
         order: Order,
+        wanted: Arc<dyn Fn() -> bool + Send + Sync>,
         done: impl FnOnce(Result<Kept, RemoteError>) + Send + 'static,
     ) {
         if !self.0.allows(&order.location) {
@@ -131,7 +136,7 @@ impl Remote {
             Wanted::Same(content) if self.0.cache.has(&order.location, content) => DISK.to_owned(),
             _ => place_of(&order.location),
         };
-        self.0.enter(place, Job { order, since: Instant::now(), done: Box::new(done) });
+        self.0.enter(place, Job { order, since: Instant::now(), wanted, done: Box::new(done) });
     }
 
     /// Whether anything may be fetched from there.
@@ -178,14 +183,17 @@ impl Fetcher {
     }
 
     /// Lets a thread fetch, and then what waits for the same place.
-    fn start(self: &Arc<Self>, place: String, asker: Asker, job: Job) {
+    fn start(self: &Arc<Self>, place: String, asker: Party, job: Job) {
         let Some(runtime) = &self.runtime else { return };
         let fetcher = Arc::clone(self);
         runtime.spawn_blocking(move || {
             let mut next = Some((asker, job));
             while let Some((asker, job)) = next {
-                fetcher.run(&place, job);
-                next = fetcher.turns.leave(&place, asker);
+                let begun = Instant::now();
+                if (job.wanted)() {
+                    fetcher.run(&place, job);
+                }
+                next = fetcher.turns.leave(&place, asker, begun.elapsed());
             }
         });
     }
@@ -199,7 +207,7 @@ impl Fetcher {
                 None => self.enter(place_of(&job.order.location), job),
             };
         }
-        let Job { order, since, done } = job;
+        let Job { order, since, done, .. } = job;
         // Who waits for a sick place waits no longer than who asks it.
         let fetched = if since.elapsed() > self.settings.timeout {
             Err(RemoteError::Busy)

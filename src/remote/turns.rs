@@ -1,18 +1,19 @@
 //! Whose fetch is next. Each place (a bucket, a host, an organisation) has fetches of its own, so that a
-//! sick one keeps nobody waiting but those who want something from it; and who wants something from
-//! one place has turns there, one after the other.
+//! sick one keeps nobody waiting but those who want something from it; and those who want something from
+//! one place take turns there, as they do for threads: the one for which it worked least is next.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::adapter::registry::Asker;
+use crate::tenant::turns::{Limits, Party, Turns as Queues};
 
-/// Fetches from one place at a time.
+/// Fetches from one place at a time; half of them for one tenant beside others.
 const MAX_RUNNING: usize = 16;
-/// Of those for one asker: some are left to others.
-const MAX_RUNNING_FOR_ONE: usize = 12;
-/// Fetches that may wait for one place.
-const MAX_WAITING: usize = 1024;
+/// Fetches that wait for one place or are under way there, likewise.
+const MAX_FETCHES: usize = 1024;
+/// Milliseconds that a fetch counts beside its own time.
+const FETCH: usize = 10;
 
 /// Fetches by place.
 #[derive(Debug)]
@@ -21,9 +22,9 @@ pub(super) struct Turns<T>(Mutex<HashMap<String, Lane<T>>>);
 /// Fetches from one place.
 #[derive(Debug)]
 struct Lane<T> {
-    running: BTreeMap<Asker, usize>,
-    /// The first asker that may is next, and then goes to the end.
-    waiting: VecDeque<(Asker, VecDeque<T>)>,
+    queues: Queues<(Party, T)>,
+    next_ticket: u64,
+    fetches: usize,
 }
 
 /// What becomes of a fetch.
@@ -45,33 +46,37 @@ impl<T> Default for Turns<T> {
 
 impl<T> Turns<T> {
     /// A fetch from `place` for `asker`.
-    pub fn enter(&self, place: &str, asker: Asker, fetch: T) -> Entered<T> {
+    pub fn enter(&self, place: &str, asker: Party, fetch: T) -> Entered<T> {
         let mut lanes = self.lanes();
         let lane = lanes.entry(place.to_owned()).or_default();
-        if lane.may_run(asker) {
-            *lane.running.entry(asker).or_default() += 1;
-            return Entered::Now(fetch);
-        }
-        if lane.waiting.iter().map(|(_, fetches)| fetches.len()).sum::<usize>() >= MAX_WAITING {
+        if lane.queues.check(asker, 0).is_err() {
             return Entered::Refused(fetch);
         }
-        match lane.waiting.iter_mut().find(|(other, _)| *other == asker) {
-            Some((_, fetches)) => fetches.push_back(fetch),
-            None => lane.waiting.push_back((asker, VecDeque::from([fetch]))),
+        let ticket = lane.next_ticket;
+        lane.next_ticket += 1;
+        // There is room for it.
+        let entered = lane.queues.enter(ticket, asker, 0, (asker, fetch));
+        lane.fetches += usize::from(entered.is_ok());
+        // Whoever waited already has to go on waiting: only this one can begin.
+        match lane.queues.begin_next() {
+            Some((_, (_, fetch))) => Entered::Now(fetch),
+            None => Entered::Waits,
         }
-        Entered::Waits
     }
 
-    /// A fetch from `place` for `asker` has ended; the one that begins in its stead.
-    pub fn leave(&self, place: &str, asker: Asker) -> Option<(Asker, T)> {
+    /// A fetch from `place` for `asker` has ended after a `time`; the one that begins in its stead.
+    pub fn leave(&self, place: &str, asker: Party, time: Duration) -> Option<(Party, T)> {
         let mut lanes = self.lanes();
         let lane = lanes.get_mut(place)?;
-        lane.ended(asker);
-        let next = lane.next();
-        if lane.running.is_empty() && lane.waiting.is_empty() {
+        let took = usize::try_from(time.as_millis()).unwrap_or(usize::MAX);
+        lane.queues.charge(asker.tenant, took.saturating_add(FETCH));
+        lane.queues.leave(asker.tenant, 0, true);
+        lane.fetches -= 1;
+        if lane.fetches == 0 {
             lanes.remove(place);
+            return None;
         }
-        next
+        lane.queues.begin_next().map(|(_, next)| next)
     }
 
     fn lanes(&self) -> MutexGuard<'_, HashMap<String, Lane<T>>> {
@@ -81,34 +86,8 @@ impl<T> Turns<T> {
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
-        Self { running: BTreeMap::new(), waiting: VecDeque::new() }
-    }
-}
-
-impl<T> Lane<T> {
-    fn may_run(&self, asker: Asker) -> bool {
-        let own = self.running.get(&asker).copied().unwrap_or(0);
-        own < MAX_RUNNING_FOR_ONE && self.running.values().sum::<usize>() < MAX_RUNNING
-    }
-
-    fn ended(&mut self, asker: Asker) {
-        if let Some(running) = self.running.get_mut(&asker) {
-            *running -= 1;
-            if *running == 0 {
-                self.running.remove(&asker);
-            }
-        }
-    }
-
-    fn next(&mut self) -> Option<(Asker, T)> {
-        let index = self.waiting.iter().position(|(asker, _)| self.may_run(*asker))?;
-        let (asker, mut fetches) = self.waiting.remove(index)?;
-        let fetch = fetches.pop_front()?;
-        if !fetches.is_empty() {
-            self.waiting.push_back((asker, fetches));
-        }
-        *self.running.entry(asker).or_default() += 1;
-        Some((asker, fetch))
+        let limits = Limits { places: MAX_RUNNING, jobs: MAX_FETCHES, bytes: usize::MAX };
+        Self { queues: Queues::new(limits), next_ticket: 0, fetches: 0 }
     }
 }
 
@@ -118,42 +97,48 @@ mod tests {
 
     use super::*;
 
+    /// Fetches of one tenant beside others.
+    const PART: usize = MAX_RUNNING / 2;
+
+    fn party(tenant: u32) -> Party {
+        Party { tenant, weight: 1, alone: false }
+    }
+
     #[test]
     fn a_place_has_turns_of_its_own() {
         let turns = Turns::default();
-        for fetch in 0..MAX_RUNNING_FOR_ONE + 3 {
-            turns.enter("sick", Asker(1), fetch);
+        for fetch in 0..PART + 3 {
+            turns.enter("sick", party(1), fetch);
         }
-        assert_eq!(turns.enter("sick", Asker(1), 0), Entered::Waits);
-        assert_eq!(turns.enter("healthy", Asker(1), 0), Entered::Now(0));
-        assert_eq!(turns.enter("sick", Asker(2), 0), Entered::Now(0));
+        assert_eq!(turns.enter("sick", party(1), 0), Entered::Waits);
+        assert_eq!(turns.enter("healthy", party(1), 0), Entered::Now(0));
+        assert_eq!(turns.enter("sick", party(2), 0), Entered::Now(0));
     }
 
     #[test]
     fn askers_take_turns() {
         let turns = Turns::default();
         for fetch in 0..MAX_RUNNING {
-            turns.enter("p", Asker(u32::from(fetch >= MAX_RUNNING_FOR_ONE)), fetch);
+            turns.enter("p", party(u32::from(fetch >= PART)), fetch);
         }
         for fetch in 100..105 {
-            assert_eq!(turns.enter("p", Asker(0), fetch), Entered::Waits);
+            assert_eq!(turns.enter("p", party(0), fetch), Entered::Waits);
         }
-        assert_eq!(turns.enter("p", Asker(2), 200), Entered::Waits);
-        assert_eq!(turns.enter("p", Asker(3), 300), Entered::Waits);
-        let order: Vec<_> = (0..6).filter_map(|_| turns.leave("p", Asker(0))).collect();
-        let order: Vec<_> = order.into_iter().map(|(_, fetch)| fetch).collect();
-        assert_eq!(order, [100, 200, 300, 101, 102, 103]);
+        assert_eq!(turns.enter("p", party(2), 200), Entered::Waits);
+        assert_eq!(turns.enter("p", party(3), 300), Entered::Waits);
+        let leave = || turns.leave("p", party(0), Duration::ZERO);
+        let order: Vec<_> = (0..6).filter_map(|_| leave()).map(|(_, fetch)| fetch).collect();
+        // What the first has had until now counts against it.
+        assert_eq!(order, [200, 300, 100, 101, 102, 103]);
     }
 
     #[test]
-    fn no_more_wait_than_may() {
+    fn no_more_wait_than_may_and_half_of_them_are_a_tenants() {
         let turns = Turns::default();
-        let mut refused = 0;
-        for fetch in 0..MAX_RUNNING_FOR_ONE + MAX_WAITING + 5 {
-            refused +=
-                usize::from(matches!(turns.enter("p", Asker(1), fetch), Entered::Refused(_)));
-        }
+        let enter = |tenant| matches!(turns.enter("p", party(tenant), 0), Entered::Refused(_));
+        let refused = (0..MAX_FETCHES / 2 + 5).filter(|_| enter(1)).count();
         assert_eq!(refused, 5);
+        assert!(!enter(2), "another tenant's fetch is refused");
     }
 
     proptest! {
@@ -162,32 +147,41 @@ mod tests {
         #[test]
         fn fetches_run_once_and_as_soon_as_they_may(steps in prop::collection::vec((0..4_u32, any::<bool>()), 1..200)) {
             let turns = Turns::default();
-            let (mut running, mut entered, mut ran) = (Vec::new(), 0_usize, 0_usize);
-            for (asker, comes) in steps {
+            let (mut running, mut waiting, mut ran) = (Vec::new(), [0_usize; 4], 0_usize);
+            let mut entered = 0;
+            let begin = |next: Option<(Party, u32)>, running: &mut Vec<Party>, waiting: &mut [usize; 4]| {
+                if let Some((asker, tenant)) = next {
+                    assert_eq!(asker.tenant, tenant);
+                    waiting[tenant as usize] -= 1;
+                    running.push(asker);
+                }
+            };
+            for (tenant, comes) in steps {
                 if comes || running.is_empty() {
                     entered += 1;
-                    if let Entered::Now(()) = turns.enter("p", Asker(asker), ()) {
-                        running.push(Asker(asker));
+                    waiting[tenant as usize] += 1;
+                    if let Entered::Now(of) = turns.enter("p", party(tenant), tenant) {
+                        begin(Some((party(of), of)), &mut running, &mut waiting);
                     }
                 } else {
-                    let ended = running.remove(asker as usize % running.len());
+                    let ended = running.remove(tenant as usize % running.len());
                     ran += 1;
-                    running.extend(turns.leave("p", ended).map(|(asker, ())| asker));
+                    let next = turns.leave("p", ended, Duration::from_millis(5));
+                    begin(next, &mut running, &mut waiting);
                 }
-                let of = |asker| running.iter().filter(|other| **other == asker).count();
+                let of = |tenant| running.iter().filter(|other| other.tenant == tenant).count();
                 prop_assert!(running.len() <= MAX_RUNNING);
-                prop_assert!(running.iter().all(|asker| of(*asker) <= MAX_RUNNING_FOR_ONE));
+                prop_assert!(running.iter().all(|asker| of(asker.tenant) <= PART));
                 if running.len() < MAX_RUNNING {
-                    let lanes = turns.lanes();
-                    let idle = lanes.get("p").into_iter().flat_map(|lane| lane.waiting.iter());
-                    for (asker, _) in idle {
-                        prop_assert_eq!(of(*asker), MAX_RUNNING_FOR_ONE);
+                    for tenant in 0..4 {
+                        prop_assert!(waiting[tenant] == 0 || of(tenant as u32) == PART);
                     }
                 }
             }
             while let Some(ended) = running.pop() {
                 ran += 1;
-                running.extend(turns.leave("p", ended).map(|(asker, ())| asker));
+                let next = turns.leave("p", ended, Duration::ZERO);
+                begin(next, &mut running, &mut waiting);
             }
             prop_assert_eq!(ran, entered);
             prop_assert!(turns.lanes().is_empty());

@@ -4,14 +4,13 @@
 //! the text is thought, said, or a call. It writes no JSON.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::error::ApiError;
 use super::token_places::TokenPlaces;
 use crate::engine::handle::EventStream;
-use crate::engine::request::{Event, FinishReason, TokenLogprobs};
+use crate::engine::request::{Event, FinishReason, Queued, TokenLogprobs};
 use crate::metrics::Metrics;
 use crate::text::answer::{AnswerParser, Parsed, Part, Place};
 use crate::text::detokenizer::Detokenizer;
@@ -102,7 +101,7 @@ pub struct Delta {
     /// How many of the prompt's tokens were found in the cache; on the first choice's first piece.
     pub cached: usize,
     /// How long the request waited before it was begun; on the first choice's first piece.
-    pub queued: Option<Duration>,
+    pub queued: Option<Queued>,
     /// Set on the last piece.
     pub finish: Option<Finish>,
 }
@@ -196,7 +195,7 @@ pub struct Choice {
     /// Tokens of the prompt that were found in the cache, until a piece says so.
     cached: usize,
     /// How long the request waited, until a piece says so.
-    queued: Option<Duration>,
+    queued: Option<Queued>,
     /// Characters that came out of the detokenizer, and before it those of the echo.
     chars: usize,
     opening: Option<Delta>,

@@ -418,6 +418,7 @@ impl ApiError {
     pub fn adapter(name: &str, error: &LoadError) -> Self {
         match error.kind() {
             LoadErrorKind::NoRoom => Self::adapter_loading(name),
+            LoadErrorKind::Busy => Self::new(Kind::QueueFull, "too many adapters are being loaded"),
             LoadErrorKind::Unusable | LoadErrorKind::Unreachable | LoadErrorKind::Bug => {
                 let message = format!("the model `{name}` could not be loaded");
                 Self { param: Some("model".to_owned()), ..Self::new(Kind::AdapterFailed, message) }
@@ -518,6 +519,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::Load(error) => match error.kind() {
                 LoadErrorKind::Unusable => return Self::invalid("path", message),
                 LoadErrorKind::NoRoom => Kind::AdapterLoading,
+                LoadErrorKind::Busy => Kind::QueueFull,
                 LoadErrorKind::Unreachable => Kind::SourceUnavailable,
                 LoadErrorKind::Bug => Kind::Internal,
             },
@@ -566,6 +568,14 @@ mod tests {
     fn a_message_repeats_only_so_much_of_a_request() {
         let error = ApiError::model_not_found(&"é".repeat(5000));
         assert_eq!(error.to_string().chars().count(), MAX_MESSAGE_CHARS + 1);
+    }
+
+    #[test]
+    fn too_many_loads_are_told_as_too_many_requests() {
+        let busy = LoadError::new(LoadErrorKind::Busy, "too many");
+        let error = ApiError::adapter("a", &busy);
+        assert_eq!((error.status().as_u16(), error.kind.retry_after()), (429, Some(1)));
+        assert_eq!(ApiError::from(ChangeError::Load(busy)).status(), 429);
     }
 
     #[test]

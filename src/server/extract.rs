@@ -28,7 +28,7 @@ impl FromRequest<Arc<AppState>> for JsonObject {
         let call = Call::from_request_parts(&mut parts, state).await?;
         check_head(&parts.headers, state.config.max_body_bytes)?;
         let charge = call.caller.body_charge(&state.bodies);
-        let (object, _charge) = body::read(state, body, charge).await?;
+        let (object, _charge) = body::read(state, &call, body, charge).await?;
         Ok(Self(object.into()))
     }
 }
@@ -59,7 +59,7 @@ impl FromRequest<Arc<AppState>> for Admitted {
         let charge = call.caller.body_charge(&state.bodies);
         let (object, charge) = tokio::select! {
             biased;
-            read = body::read(state, body, charge) => read?,
+            read = body::read(state, &call, body, charge) => read?,
             () = admission.aborted() => return Err(ApiError::draining()),
         };
         admission.keep_body(charge);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::call::Call;
 use super::error::ApiError;
 use super::state::{AppState, Serving};
-use super::work::{party, text_bytes};
+use super::work::{place, text_bytes};
 use crate::engine::request::TokenSet;
 use crate::grammar::{Grammar, GrammarError, GrammarSpec, Vocabulary};
 use crate::text::tokenizer::Tokenizer;
@@ -64,8 +64,7 @@ pub(super) async fn compile(
     form: Form,
 ) -> Result<Arc<Grammar>, ApiError> {
     let Form { param, spec } = form;
-    let place = state.lanes.grammars.place(party(call), bytes(&spec)).await?;
-    place.begin();
+    let place = place(&state.metrics, &state.lanes.grammars, call, bytes(&spec)).await?;
     let grammars = Arc::clone(&serving.grammars);
     let work = tokio::task::spawn_blocking(move || {
         let begun = Instant::now();

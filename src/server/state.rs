@@ -6,7 +6,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use super::body::budget::BodyBudget;
 use super::call::Call;
@@ -51,8 +50,8 @@ pub struct ServerConfig {
     pub max_choices: usize,
     /// Prompts times `n` times `max_tokens` of one request.
     pub max_request_tokens: usize,
-    /// Requests whose text is rendered and tokenised at the same time, and as many whose grammars are
-    /// compiled.
+    /// Requests whose text is rendered and tokenised at the same time, as many whose bodies are parsed, and
+    /// as many whose grammars are compiled.
     pub text_workers: usize,
     /// Requests that may wait for one kind of such work; a tenant's part is half of them beside others.
     pub max_queued_jobs: usize,
@@ -170,8 +169,6 @@ pub struct AppState {
     pub usage: Option<UsageLog>,
     /// What bodies hold.
     pub bodies: Arc<BodyBudget>,
-    /// Places for parsing long bodies.
-    pub(super) parse_work: Arc<Semaphore>,
     /// Where requests wait for work that is done before the engine sees them.
     pub(super) lanes: Lanes,
     serving: OnceLock<Arc<Serving>>,
@@ -189,7 +186,6 @@ impl AppState {
     ) -> Arc<Self> {
         Arc::new(Self {
             bodies: BodyBudget::new(config.max_bodies_memory),
-            parse_work: Arc::new(Semaphore::new(config.text_workers.max(1))),
             lanes: Lanes::new(&config, &metrics),
             config,
             metrics,
@@ -265,5 +261,5 @@ where
     T: Send + 'static,
     F: FnOnce(&Work) -> Result<T, ApiError> + Send + 'static,
 {
-    work::run(&state.lanes.text, call, bytes, work).await
+    work::run((&state.metrics, &state.lanes.text), call, bytes, work).await
 }

@@ -11,3 +11,4 @@ pub mod keys_file;
 pub mod pattern;
 pub mod policy;
 pub mod time;
+pub mod turns;

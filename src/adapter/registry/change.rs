@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::book::{Adapter, Book, Entry};
-use super::delivery::Asker;
 use super::error::ChangeError;
 use super::loader::LoadError;
 use super::slot::{Facts, Slot};
@@ -15,6 +14,7 @@ use super::source::{Origin, Source, is_adapter_name, is_reserved};
 use super::store::Edit;
 use super::workers::Begun;
 use super::{AdapterVersion, Registry};
+use crate::tenant::turns::Party;
 
 /// Largest weight of a version in a rollout.
 const MAX_WEIGHT: u32 = 1_000_000;
@@ -279,7 +279,7 @@ impl Registry {
     /// Gets a version into memory, and waits for it.
     pub(super) fn load(&self, slot: &Arc<Slot>) -> Result<Arc<AdapterVersion>, LoadError> {
         slot.touch(self.now());
-        match self.workers.get(slot, Asker::OPERATOR) {
+        match self.workers.get(slot, Party::OPERATOR) {
             Begun::Resident(version) => Ok(version),
             Begun::Loading(load) => load.wait(),
             Begun::Failed(error) => Err(error),

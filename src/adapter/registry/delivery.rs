@@ -9,10 +9,7 @@ use super::file_digest::FileDigest;
 use super::loader::{LoadError, LoadErrorKind, Wanted};
 use super::location::Location;
 use crate::adapter::delta::AdapterId;
-
-/// For whom an adapter is loaded: the number of a tenant. Fetches are shared out among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Asker(pub u32);
+use crate::tenant::turns::Party;
 
 /// An adapter to fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +21,7 @@ pub struct Order {
     /// Which of the contents that the place has in the course of time.
     pub wanted: Wanted,
     /// For whom.
-    pub asker: Asker,
+    pub asker: Party,
 }
 
 /// An adapter's files on this machine's disk; they stay there for as long as this lives.
@@ -43,19 +40,31 @@ pub trait Fetched: fmt::Debug + Send + Sync {
 pub type FetchOutcome = Result<Arc<dyn Fetched>, LoadError>;
 
 type Receiver = Box<dyn FnOnce(FetchOutcome) + Send>;
+type Asked = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Who waits for a fetch. One that is dropped was given up, and who waits is told so.
-pub struct Delivery(Option<Receiver>);
-
-impl Asker {
-    /// The operator, or nobody in particular.
-    pub const OPERATOR: Self = Self(0);
+pub struct Delivery {
+    receiver: Option<Receiver>,
+    wanted: Asked,
 }
 
 impl Delivery {
     /// Calls `receiver` once, on whatever thread the fetch ends.
     pub fn new(receiver: impl FnOnce(FetchOutcome) + Send + 'static) -> Self {
-        Self(Some(Box::new(receiver)))
+        Self { receiver: Some(Box::new(receiver)), wanted: Arc::new(|| true) }
+    }
+
+    /// The same, wanted as long as `asked` says so. What it said is not wanted is not wanted any more.
+    #[must_use]
+    pub fn wanted_while(mut self, asked: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.wanted = Arc::new(asked);
+        self
+    }
+
+    /// Says whether somebody still waits for it: a fetch that nobody waits for need not begin.
+    #[must_use]
+    pub fn asked(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        Arc::clone(&self.wanted)
     }
 
     /// Ends the fetch.
@@ -64,7 +73,7 @@ impl Delivery {
     }
 
     fn deliver(&mut self, outcome: FetchOutcome) {
-        if let Some(receiver) = self.0.take() {
+        if let Some(receiver) = self.receiver.take() {
             receiver(outcome);
         }
     }

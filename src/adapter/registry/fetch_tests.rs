@@ -26,8 +26,12 @@ fn scene(names: &[(&str, Source)]) -> (Arc<MadeUp>, Registry) {
     (loader, registry)
 }
 
+fn party(tenant: u32) -> Party {
+    Party { tenant, weight: 1, alone: false }
+}
+
 fn begin(registry: &Registry, asker: u32, name: &str) -> Load {
-    match registry.find_for(Asker(asker), name, || 0) {
+    match registry.find_for(party(asker), name, || 0) {
         Found::Loading(load) => load,
         other => panic!("{name}: {other:?}"),
     }
@@ -40,7 +44,7 @@ fn content(load: Load) -> u8 {
 fn ordered(loader: &MadeUp) -> Vec<(String, Wanted, u32)> {
     let ordered = loader.ordered.lock().unwrap();
     let told = |(order, _): &(Order, Delivery)| {
-        (order.location.path().to_owned(), order.wanted, order.asker.0)
+        (order.location.path().to_owned(), order.wanted, order.asker.tenant)
     };
     ordered.iter().map(told).collect()
 }
@@ -131,7 +135,8 @@ fn a_server_starts_with_what_was_fetched_last() {
         declared.join().unwrap().unwrap();
         put.join().unwrap().unwrap();
         wanted.sort_by(|a, b| a.0.cmp(&b.0));
-        let expected = [("1".to_owned(), Wanted::Newest, 0), ("2".to_owned(), Wanted::Now, 0)];
+        let expected =
+            [("1".to_owned(), Wanted::Newest, u32::MAX), ("2".to_owned(), Wanted::Now, u32::MAX)];
         assert_eq!(wanted, expected);
     });
 }

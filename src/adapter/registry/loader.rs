@@ -103,6 +103,8 @@ pub enum LoadErrorKind {
     Unusable,
     /// There is no room, or there was none in time; later there may be.
     NoRoom,
+    /// Too many others wait to be loaded.
+    Busy,
     /// The machine that it lies on did not answer; later it may.
     Unreachable,
     /// A bug of this program.

@@ -24,6 +24,8 @@ pub(crate) const BYTES: usize = 64;
 pub(crate) struct MadeUp {
     /// Reads so far.
     pub reads: AtomicUsize,
+    /// What was read, in its order.
+    pub read: Mutex<Vec<PathBuf>>,
     /// What lies in a place instead of what its name says; `None` is nothing usable.
     pub places: Mutex<BTreeMap<PathBuf, Option<u8>>>,
     /// What was ordered from other machines and did not come yet.
@@ -121,6 +123,7 @@ impl Loader for MadeUp {
         }
         drop(held);
         self.reads.fetch_add(1, Ordering::SeqCst);
+        self.read.lock().unwrap().push(path(source));
         if let Some((source, content)) = self.while_read.lock().unwrap().take() {
             self.place(&source, content);
         }

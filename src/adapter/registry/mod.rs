@@ -22,6 +22,7 @@ mod location;
 mod memory;
 mod names;
 mod pending;
+mod queue;
 mod record;
 mod slot;
 mod source;
@@ -45,9 +46,10 @@ use self::store::{Contents, Store};
 use self::workers::{Begun, Workers};
 use super::delta::LowRankDelta;
 use crate::metrics::Metrics;
+use crate::tenant::turns::Party;
 
 pub use self::change::{Changed, Expect, Put};
-pub use self::delivery::{Asker, Delivery, FetchOutcome, Fetched, Order};
+pub use self::delivery::{Delivery, FetchOutcome, Fetched, Order};
 pub use self::error::ChangeError;
 pub use self::file_digest::{FileDigest, NoDigest};
 pub use self::listing::{AdapterInfo, NameInfo, RefusedInfo, VersionInfo};
@@ -219,13 +221,13 @@ impl Registry {
     /// What `name` stands for, for nobody in particular.
     #[must_use]
     pub fn find(&self, name: &str, hash: impl FnOnce() -> u64) -> Found {
-        self.find_for(Asker::OPERATOR, name, hash)
+        self.find_for(Party::OPERATOR, name, hash)
     }
 
     /// What `name` stands for. Where several versions answer for it, `hash`, of the request, says
-    /// which one answers this one. What has to be fetched is fetched in the turn of `asker`.
+    /// which one answers this one. What has to be fetched and loaded is so in the turns of `asker`.
     #[must_use]
-    pub fn find_for(&self, asker: Asker, name: &str, hash: impl FnOnce() -> u64) -> Found {
+    pub fn find_for(&self, asker: Party, name: &str, hash: impl FnOnce() -> u64) -> Found {
         if self.base_names.iter().any(|base| base == name) {
             return Found::Ready(self.own.clone().map_or(Target::Base, Target::Adapter));
         }

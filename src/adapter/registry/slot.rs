@@ -223,7 +223,7 @@ impl Slot {
             return Start::Resident(version);
         }
         match &state.phase {
-            Phase::Loading(pending) => return Start::Joined(Load(Arc::clone(pending))),
+            Phase::Loading(pending) => return Start::Joined(pending.load()),
             Phase::Failed { error, until, .. } if Instant::now() < *until => {
                 return Start::Failed(error.clone());
             }
@@ -402,7 +402,7 @@ impl Slot {
     /// Ends a load of files of this stamp without a version. What is in memory stays there.
     pub fn fail(&self, error: LoadError, stamp: Option<Stamp>) {
         let lasts = match error.kind() {
-            LoadErrorKind::NoRoom => NO_ROOM_LASTS,
+            LoadErrorKind::NoRoom | LoadErrorKind::Busy => NO_ROOM_LASTS,
             LoadErrorKind::Unusable | LoadErrorKind::Unreachable | LoadErrorKind::Bug => {
                 FAILURE_LASTS
             }
@@ -413,6 +413,22 @@ impl Slot {
         state.checked = Some(stamp);
         let now = Instant::now();
         state.phase = Phase::Failed { error, until: now + lasts, stamp, retry: now + pause };
+    }
+
+    /// Ends a load that did not begin and that nobody waits for any more: whoever asks next begins anew.
+    /// False where somebody waits.
+    pub fn give_up(&self, pending: &Arc<Pending>) -> bool {
+        let mut state = self.state();
+        let given_up = !pending.is_wanted() && pending.begin();
+        if given_up {
+            state.end(pending);
+        }
+        given_up
+    }
+
+    /// Ends a load for want of a place in a queue: whoever asks next begins anew.
+    pub fn turn_away(&self, pending: &Arc<Pending>) {
+        self.state().end(pending);
     }
 
     /// Takes it out of memory, or out of one of its two forms there.
@@ -473,6 +489,15 @@ impl Slot {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Nothing is being loaded any more, where it was this.
+    fn end(&mut self, pending: &Arc<Pending>) {
+        if matches!(&self.phase, Phase::Loading(loading) if Arc::ptr_eq(loading, pending)) {
+            self.phase = Phase::Idle;
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use super::Registry;
 use super::book::{Adapter, Book, Entry};
-use super::delivery::Asker;
 use super::error::ChangeError;
 use super::slot::Slot;
 use super::source::{Origin, Source};
+use crate::tenant::turns::Party;
 
 /// An adapter as a file declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Registry {
         let pinned: Vec<Arc<Slot>> =
             self.book().slots_answering().filter(|slot| slot.is_pinned()).map(Arc::clone).collect();
         // Whoever asks for one that fails is told; so is the log.
-        pinned.iter().for_each(|slot| drop(self.workers.get(slot, Asker::OPERATOR)));
+        pinned.iter().for_each(|slot| drop(self.workers.get(slot, Party::OPERATOR)));
     }
 
     /// Looks through the files of adapters that answer and are not in memory, of at most `count` of
@@ -149,7 +149,7 @@ impl Registry {
         let due = |slot: &&Arc<Slot>| slot.is_pinned() && slot.is_retry_due();
         let slots: Vec<Arc<Slot>> =
             self.book().slots_answering().filter(due).map(Arc::clone).collect();
-        slots.iter().for_each(|slot| drop(self.workers.get(slot, Asker::OPERATOR)));
+        slots.iter().for_each(|slot| drop(self.workers.get(slot, Party::OPERATOR)));
     }
 
     /// Registers the adapters that lie in the directory `root` by the names of their own

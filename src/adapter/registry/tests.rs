@@ -10,6 +10,7 @@ use crate::adapter::delta::AdapterId;
 mod replaced;
 mod rollback;
 mod stored;
+mod turns;
 
 fn source(path: &str) -> Source {
     Source::Directory { path: path.into() }

@@ -1,34 +1,33 @@
 //! The threads that load. Requests wait for them, the engine never does.
 //!
 //! They read files of this machine and wait for no other: what lies elsewhere is fetched first, by
-//! somebody else, and comes to them once it is here.
+//! somebody else, and comes to them once it is here. Tenants take turns with them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use super::delivery::{Asker, Delivery, FetchOutcome, Fetched, Order};
+use super::delivery::{Delivery, FetchOutcome, Fetched, Order};
 use super::loader::{LoadError, LoadErrorKind, Loader, ReadAdapter, Stamp};
 use super::memory::Memory;
 use super::pending::{Load, Outcome, Pending};
+use super::queue::{LoadQueue, Next, Refused};
 use super::slot::{Parsed, Seen, Slot, Start};
 use super::source::Source;
 use super::version::AdapterVersion;
 use crate::kernels::heap;
 use crate::metrics::Metrics;
-
-/// Loads that may wait for a thread.
-const MAX_QUEUED: usize = 4096;
+use crate::tenant::turns::Party;
 
 /// Without a load for so long, what was freed goes back to the system.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// One load to do.
+/// One load to do. It is in the queues of all who asked for it, and done once.
+#[derive(Debug, Clone)]
 struct Job {
     slot: Arc<Slot>,
     pending: Arc<Pending>,
-    asker: Asker,
+    asker: Party,
     /// When it began to be fetched, where it has to be.
     since: Option<Instant>,
     /// What came.
@@ -42,14 +41,12 @@ struct Shared {
     memory: Arc<Memory>,
     metrics: Arc<Metrics>,
     patience: Duration,
-    /// Gone with the [`Workers`], so that the threads end.
-    queue: Weak<SyncSender<Job>>,
+    queue: LoadQueue<Job>,
 }
 
 /// The threads. They end when this is dropped and the loads that were asked for are done.
 #[derive(Debug)]
 pub(super) struct Workers {
-    _queue: Arc<SyncSender<Job>>,
     shared: Arc<Shared>,
 }
 
@@ -75,29 +72,34 @@ impl Workers {
         metrics: Arc<Metrics>,
         patience: Duration,
     ) -> std::io::Result<Self> {
-        let (queue, jobs) = sync_channel(MAX_QUEUED);
-        let (queue, jobs) = (Arc::new(queue), Arc::new(Mutex::new(jobs)));
-        let to_queue = Arc::downgrade(&queue);
-        let shared = Arc::new(Shared { loader, memory, metrics, patience, queue: to_queue });
+        let threads = threads.max(1);
+        let queue = LoadQueue::new(threads, metrics.work("adapter"));
+        let shared = Arc::new(Shared { loader, memory, metrics, patience, queue });
+        // Dropped where a thread could not be started, it ends the others.
+        let workers = Self { shared: Arc::clone(&shared) };
         let start = |index| {
-            let (shared, jobs) = (Arc::clone(&shared), Arc::clone(&jobs));
+            let shared = Arc::clone(&shared);
             let builder = std::thread::Builder::new().name(format!("adapters-{index}"));
-            builder.spawn(move || shared.run(&jobs))
+            builder.spawn(move || shared.run())
         };
-        let handles = (0..threads.max(1)).map(start).collect::<std::io::Result<Vec<_>>>()?;
+        let handles = (0..threads).map(start).collect::<std::io::Result<Vec<_>>>()?;
         let threads = handles.iter().map(|handle| handle.thread().clone()).collect();
         shared.memory.ledger.set_loaders(threads);
-        Ok(Self { _queue: queue, shared })
+        Ok(workers)
     }
 
     /// Gets a version, from memory or by loading it once for all who ask.
-    pub fn get(&self, slot: &Arc<Slot>, asker: Asker) -> Begun {
-        match slot.start() {
-            Start::Resident(version) => Begun::Resident(version),
-            Start::Joined(load) => Begun::Loading(load),
-            Start::Failed(error) => Begun::Failed(error),
-            Start::New(pending) => self.shared.begin(slot, pending, asker),
-        }
+    ///
+    /// A load that tenants ask for is done in the turn of that tenant whose turn comes first, and not at
+    /// all where all of them have left before. What the operator asks for is done in any case.
+    pub fn get(&self, slot: &Arc<Slot>, asker: Party) -> Begun {
+        let load = match slot.start() {
+            Start::Resident(version) => return Begun::Resident(version),
+            Start::Failed(error) => return Begun::Failed(error),
+            Start::Joined(load) => load,
+            Start::New(pending) => pending.load(),
+        };
+        self.shared.begin(slot, load, asker)
     }
 
     /// Looks through a version's files without reading the weights.
@@ -114,8 +116,14 @@ impl Workers {
     /// is replaced. Somebody who reads them already is left to it.
     pub fn refresh(&self, slot: &Arc<Slot>) {
         if let Some(pending) = slot.restart() {
-            self.shared.begin(slot, pending, Asker::OPERATOR);
+            self.shared.begin(slot, pending.load(), Party::OPERATOR);
         }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.shared.queue.close();
     }
 }
 
@@ -135,11 +143,17 @@ impl Job {
     /// Goes on to the threads with what came.
     fn fetched(mut self, outcome: FetchOutcome, shared: &Weak<Shared>) {
         let shared = shared.upgrade();
+        if shared.as_ref().map_or(self.pending.is_begun(), |shared| shared.is_over(&self)) {
+            return;
+        }
         match (outcome, shared) {
             (Ok(fetched), Some(shared)) => {
                 self.fetched = Some(fetched);
                 // Whoever waits is told of an error.
                 let _ = shared.send(self);
+            }
+            (Err(error), Some(shared)) if error.kind() == LoadErrorKind::Busy => {
+                shared.turn_away(&self, error);
             }
             (Err(error), shared) => {
                 self.slot.fail(error.clone(), None);
@@ -158,13 +172,20 @@ fn going_down() -> LoadError {
 }
 
 impl Shared {
-    /// Begins a load.
-    fn begin(self: &Arc<Self>, slot: &Arc<Slot>, pending: Arc<Pending>, asker: Asker) -> Begun {
-        let (slot, load) = (Arc::clone(slot), Load(Arc::clone(&pending)));
-        match self.send(Job { slot, pending, asker, since: None, fetched: None }) {
-            Ok(()) => Begun::Loading(load),
-            Err(error) => Begun::Failed(error),
+    /// Puts a load into the queue of `asker`, where it is not in it.
+    fn begin(self: &Arc<Self>, slot: &Arc<Slot>, load: Load, asker: Party) -> Begun {
+        let pending = load.pending();
+        if asker == Party::OPERATOR {
+            pending.keep();
         }
+        if pending.is_new_to(asker.tenant) {
+            let (slot, pending) = (Arc::clone(slot), Arc::clone(pending));
+            if let Err(error) = self.send(Job { slot, pending, asker, since: None, fetched: None })
+            {
+                return Begun::Failed(error);
+            }
+        }
+        Begun::Loading(load)
     }
 
     /// Lets a job be fetched, or puts it into the threads' queue.
@@ -173,24 +194,45 @@ impl Shared {
             job.since.get_or_insert_with(Instant::now);
             self.memory.loading(&job.slot.name, true);
             let shared = Arc::downgrade(self);
+            let of = job.clone();
+            let wanted = move |shared: &Weak<Self>| {
+                shared.upgrade().is_some_and(|shared| !shared.is_over(&of))
+            };
+            let asked = Weak::clone(&shared);
             let delivery = Delivery::new(move |outcome| job.fetched(outcome, &shared));
+            let delivery = delivery.wanted_while(move || wanted(&asked));
             self.loader.fetch(order, delivery);
             return Ok(());
         }
-        let Some(queue) = self.queue.upgrade() else { return Err(self.refuse(&job, going_down())) };
-        queue.try_send(job).map_err(|error| match error {
-            TrySendError::Full(job) => {
-                let message = "too many adapters are being loaded";
-                self.refuse(&job, LoadError::new(LoadErrorKind::NoRoom, message))
-            }
-            TrySendError::Disconnected(job) => self.refuse(&job, going_down()),
-        })
+        self.queue
+            .push(job.asker, job.clone(), |job| !self.is_over(job))
+            .map_err(|refused| self.refuse(&job, refused))
     }
 
-    fn refuse(&self, job: &Job, error: LoadError) -> LoadError {
-        job.slot.fail(error.clone(), None);
-        self.finish(job, Err(error.clone()));
+    /// Whether nothing is left to do: somebody else has begun it, or nobody wants it any more.
+    fn is_over(&self, job: &Job) -> bool {
+        let given_up = job.slot.give_up(&job.pending);
+        if given_up {
+            self.memory.loading(&job.slot.name, false);
+        }
+        given_up || job.pending.is_begun()
+    }
+
+    /// There is no place for it. That is no fault of the adapter, which the next may ask for.
+    fn refuse(&self, job: &Job, refused: Refused) -> LoadError {
+        let error = match refused {
+            Refused::Full(_) => LoadError::new(LoadErrorKind::Busy, refused.to_string()),
+            Refused::Closed => going_down(),
+        };
+        self.turn_away(job, error.clone());
         error
+    }
+
+    /// Ends a load with an error that says nothing of the adapter.
+    fn turn_away(&self, job: &Job, error: LoadError) {
+        job.slot.turn_away(&job.pending);
+        self.memory.loading(&job.slot.name, false);
+        job.pending.finish(Err(error));
     }
 
     /// Tells those who wait.
@@ -201,33 +243,42 @@ impl Shared {
         job.pending.finish(outcome);
     }
 
-    fn run(self: &Arc<Self>, jobs: &Mutex<Receiver<Job>>) {
+    fn run(self: &Arc<Self>) {
         loop {
-            let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(IDLE);
-            let mut job = match job {
-                Ok(job) => job,
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.tidy();
-                    continue;
+            match self.queue.next(IDLE) {
+                Next::Closed => return,
+                Next::Nothing => self.tidy(),
+                Next::Load(job) => {
+                    let (asker, begun) = (job.asker, Instant::now());
+                    self.run_one(job);
+                    self.queue.done(asker, begun.elapsed());
                 }
-            };
-            if job.order().is_some() {
-                // What was in memory when it was asked for has left it.
-                let _ = self.send(job);
-                continue;
             }
-            self.memory.loading(&job.slot.name, true);
-            job.since.get_or_insert_with(Instant::now);
-            let outcome = catch_unwind(AssertUnwindSafe(|| self.load(&job)));
-            let outcome = outcome.unwrap_or_else(|_| {
-                tracing::error!(adapter = job.slot.name, "bug: loading an adapter panicked");
-                let error = LoadError::new(LoadErrorKind::Bug, "loading it failed of a bug");
-                job.slot.fail(error.clone(), None);
-                Err(error)
-            });
-            self.finish(&job, outcome);
         }
+    }
+
+    fn run_one(self: &Arc<Self>, mut job: Job) {
+        if self.is_over(&job) {
+            return;
+        }
+        if job.order().is_some() {
+            // What was in memory when it was asked for has left it.
+            let _ = self.send(job);
+            return;
+        }
+        if !job.pending.begin() {
+            return;
+        }
+        self.memory.loading(&job.slot.name, true);
+        job.since.get_or_insert_with(Instant::now);
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.load(&job)));
+        let outcome = outcome.unwrap_or_else(|_| {
+            tracing::error!(adapter = job.slot.name, "bug: loading an adapter panicked");
+            let error = LoadError::new(LoadErrorKind::Bug, "loading it failed of a bug");
+            job.slot.fail(error.clone(), None);
+            Err(error)
+        });
+        self.finish(&job, outcome);
     }
 
     /// Lets the system have the memory of what was unloaded. While adapters are loaded, it is used

@@ -9,7 +9,12 @@ use super::*;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 fn order(location: Location, asker: u32) -> Order {
-    Order { location, digest: None, wanted: Wanted::Now, asker: Asker(asker) }
+    Order {
+        location,
+        digest: None,
+        wanted: Wanted::Now,
+        asker: Party { tenant: asker, weight: 1, alone: false },
+    }
 }
 
 fn redirect(target: &str) -> Object {
@@ -33,12 +38,12 @@ fn a_healthy_place_never_waits_for_a_sick_one() {
         sick.script().objects.insert(path, slow);
         let location = format!("http://{}/{index}", sick.host()).parse().unwrap();
         let stuck = stuck.clone();
-        remote.begin(order(location, 1), move |fetched| {
+        remote.begin(order(location, 1), Arc::new(|| true), move |fetched| {
             stuck.send(fetched.map(drop)).unwrap();
         });
     }
     let (healthy, came) = sync_channel(100);
-    remote.begin(order(scene.location("/acme"), 1), move |fetched| {
+    remote.begin(order(scene.location("/acme"), 1), Arc::new(|| true), move |fetched| {
         healthy.send(fetched.map(|kept| weights_in(&kept))).unwrap();
     });
     let came = came.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -48,7 +53,7 @@ fn a_healthy_place_never_waits_for_a_sick_one() {
     sick.put(&format!("/well/{WEIGHTS}"), &weights(3));
     let (other, came) = sync_channel(100);
     let location = format!("http://{}/well", sick.host()).parse().unwrap();
-    remote.begin(order(location, 2), move |fetched| {
+    remote.begin(order(location, 2), Arc::new(|| true), move |fetched| {
         other.send(fetched.map(|kept| weights_in(&kept))).unwrap();
     });
     let came = came.recv_timeout(Duration::from_secs(60)).unwrap();
@@ -76,12 +81,14 @@ fn what_is_here_waits_for_no_place() {
     for path in (0..40).map(|index| format!("/{index}")).chain(["/acme".to_owned()]) {
         let config = format!("{path}/adapter_config.json");
         scene.server.script().objects.insert(config, slow.clone());
-        remote.begin(order(scene.location(&path), 1), drop);
+        remote.begin(order(scene.location(&path), 1), Arc::new(|| true), drop);
     }
     let (done, came) = sync_channel(100);
     let wanted = Wanted::Same(content);
     let order = Order { wanted, ..order(scene.location("/acme"), 1) };
-    remote.begin(order, move |fetched| done.send(fetched.map(|kept| weights_in(&kept))).unwrap());
+    remote.begin(order, Arc::new(|| true), move |fetched| {
+        done.send(fetched.map(|kept| weights_in(&kept))).unwrap()
+    });
     let came = came.recv_timeout(Duration::from_secs(60)).unwrap();
     assert_eq!(came.unwrap(), weights(1));
 }

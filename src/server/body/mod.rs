@@ -9,26 +9,26 @@ pub mod budget;
 pub mod json;
 pub mod reader;
 
-use std::sync::Arc;
-
 use axum::body::Body;
 
 use self::budget::BodyCharge;
 use self::json::Object;
-use super::blocking::blocking;
+use super::call::Call;
 use super::error::ApiError;
 use super::state::AppState;
+use super::work;
 
 /// Bytes from which a body is parsed off the async threads, on which other requests wait.
 const LONG: usize = 64 << 10;
 
-/// Reads and parses a body. The charge holds what it costs until it is dropped.
+/// Reads and parses the body of a call. The charge holds what it costs until it is dropped.
 ///
 /// # Errors
 /// 408 where it comes too slowly, 413 where it is too large, 429 where bodies hold all the memory
-/// that they may, 400 where it is no JSON object.
+/// that they may or too many wait to be parsed, 400 where it is no JSON object.
 pub async fn read(
     state: &AppState,
+    call: &Call,
     body: Body,
     mut charge: BodyCharge,
 ) -> Result<(Object, BodyCharge), ApiError> {
@@ -36,13 +36,12 @@ pub async fn read(
     if bytes.len() < LONG {
         return json::parse(&bytes, &mut charge).map(|object| (object, charge));
     }
-    let place = Arc::clone(&state.parse_work);
-    let place = place.acquire_owned().await.expect("the semaphore is never closed");
-    let parse = move || {
+    // The charge goes with the work, and is given back when that is done, not when its client stops
+    // waiting for it.
+    work::run((&state.metrics, &state.lanes.bodies), call, bytes.len(), move |work| {
         let object = json::parse(&bytes, &mut charge);
-        // Given back when the work is done, not when its client stops waiting for it.
-        drop((bytes, place));
+        work.charge(bytes.len());
         Ok((object?, charge))
-    };
-    blocking("parsing a body", parse).await
+    })
+    .await
 }

@@ -3,10 +3,11 @@
 use tokio::time::timeout;
 
 use super::fields::Fields;
-use crate::adapter::registry::{Asker, Found, Target};
+use crate::adapter::registry::{Found, Target};
 use crate::server::call::Call;
 use crate::server::error::ApiError;
 use crate::server::state::Serving;
+use crate::server::work::party;
 
 /// What a request is answered by, to its end.
 #[derive(Debug, Clone)]
@@ -77,15 +78,19 @@ async fn resolve(
     if !call.caller.may_use(&serving.registry, &name) {
         return Err(ApiError::model_not_found(&name));
     }
-    let asker = Asker(call.caller.share().id);
+    let asker = party(call);
     let target = match serving.registry.find_for(asker, &name, hash) {
         Found::Ready(target) => target,
         Found::Unknown => return Err(ApiError::model_not_found(&name)),
         Found::Failed(error) => return Err(ApiError::adapter(&name, &error)),
-        Found::Loading(load) => match timeout(serving.adapter_load_timeout, load).await {
+        Found::Loading(mut load) => match timeout(serving.adapter_load_timeout, &mut load).await {
             Ok(Ok(version)) => Target::Adapter(version),
             Ok(Err(error)) => return Err(ApiError::adapter(&name, &error)),
-            Err(_) => return Err(ApiError::adapter_loading(&name)),
+            Err(_) => {
+                // Told to come again: it is to be there by then.
+                load.leave();
+                return Err(ApiError::adapter_loading(&name));
+            }
         },
     };
     let max_tokens = call.caller.tenant.policy.limits.max_tokens;

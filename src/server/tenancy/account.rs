@@ -63,7 +63,7 @@ impl Account {
             self.series.first_token(self.call.arrived.elapsed());
         }
         if let Some(queued) = delta.queued {
-            self.series.begun(queued);
+            self.series.begun(queued.time, queued.steps);
         }
         self.record.completion_tokens += delta.generated;
         self.record.cached_tokens += delta.cached;

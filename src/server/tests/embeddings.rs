@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::harness::{MAX_MODEL_LEN, Server, VOCAB_SIZE, ids};
-use crate::engine::request::{Event, FinishReason, Pooling, Request};
+use crate::engine::request::{Event, FinishReason, Pooling, Queued, Request};
 use crate::server::state::ServerConfig;
 
 const PATH: &str = "/v1/embeddings";
@@ -15,7 +14,7 @@ const PATH: &str = "/v1/embeddings";
 /// A prompt's length and its first token: a vector of length 5 where they are 3 and 4.
 fn embed(request: &Request, _: usize) -> Vec<Event> {
     let vector = vec![request.prompt.len() as f32, request.prompt[0] as f32];
-    let computed = Event::PromptComputed { num_cached_tokens: 0, queued: Duration::ZERO };
+    let computed = Event::PromptComputed { num_cached_tokens: 0, queued: Queued::default() };
     vec![computed, Event::Pooled(vector), Event::Finished(FinishReason::Length)]
 }
 

@@ -12,7 +12,9 @@ use super::openapi::assert_described;
 use crate::adapter::registry::Source;
 use crate::adapter::registry::made_up::{MadeUp, registry};
 use crate::engine::handle::{self, Received, Submission};
-use crate::engine::request::{Event, FinishReason, Logprob, Reported, Request, TokenLogprobs};
+use crate::engine::request::{
+    Event, FinishReason, Logprob, Queued, Reported, Request, TokenLogprobs,
+};
 use crate::grammar::GrammarCompiler;
 use crate::metrics::Metrics;
 use crate::server::chat_format::ChatFormat;
@@ -57,7 +59,8 @@ pub fn play(request: &Request, choice: usize, tokens: impl IntoIterator<Item = u
         ));
     }
     if choice == 0 {
-        let (num_cached_tokens, queued) = (request.prompt.len() / 2, Duration::from_millis(7));
+        let (num_cached_tokens, time) = (request.prompt.len() / 2, Duration::from_millis(7));
+        let queued = Queued { time, steps: 1 };
         events.push(Event::PromptComputed { num_cached_tokens, queued });
     }
     let mut reason = FinishReason::Length;

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use regex::Regex;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
 use super::harness::{Server, format_of, say};
-use crate::engine::request::{Event, FinishReason};
+use crate::engine::request::{Event, FinishReason, Queued};
 use crate::server::openapi::document;
 use crate::server::router::routes;
 use crate::text::tool_format::ToolFormat;
@@ -24,7 +23,7 @@ pub(super) async fn server() -> Server {
     engine.script(|request, choice| match request.pooling {
         None => say(request, choice, "hello"),
         Some(_) => vec![
-            Event::PromptComputed { num_cached_tokens: 0, queued: Duration::ZERO },
+            Event::PromptComputed { num_cached_tokens: 0, queued: Queued::default() },
             Event::Pooled(vec![1.0; 4]),
             Event::Finished(FinishReason::Length),
         ],

@@ -12,10 +12,10 @@ use crate::metrics::Metrics;
 use crate::server::state::ServerConfig;
 use crate::server::tenancy::{MetricsAccess, Tenancy};
 use crate::server::work::lane::{Lane, Place, Refused};
-use crate::server::work::turns::{Full, Limits, Party};
 use crate::tenant::directory::Directory;
 use crate::tenant::key::KeyHash;
 use crate::tenant::keys_file::KeysFile;
+use crate::tenant::turns::{Full, Limits, Party};
 
 const TENANTS: &str = "[tenants.a]\nbase = true\n[tenants.b]\nbase = true\n";
 const KEYS: [&str; 2] = ["a", "b"];
@@ -36,7 +36,7 @@ fn party(tenant: u32) -> Party {
 
 fn lane(places: usize, jobs: usize) -> Arc<Lane> {
     let limits = Limits { places, jobs, bytes: 1 << 20 };
-    Lane::new(limits, Duration::from_secs(600), Metrics::new().work("text"))
+    Lane::new("text", limits, Duration::from_secs(600), Metrics::new().work("text"))
 }
 
 /// A sample of a metric.
@@ -226,6 +226,36 @@ async fn a_job_waits_for_one_piece_of_work_of_others() {
         abuser.await.unwrap();
     }
     assert_eq!(before + counted.await.unwrap(), 2000);
+}
+
+/// Bodies that are long are parsed in turns, too: before a tenant's body lies one of another's, however
+/// many of those came before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_body_waits_for_one_body_of_others() {
+    let config = ServerConfig { text_workers: 1, ..ServerConfig::default() };
+    let (server, engine) = Server::for_tenants_with(tenancy(), config).await;
+    engine.script(|request, choice| say(request, choice, "yes"));
+    let body = json!({"model": "base", "prompt": "a", "user": "x".repeat(100_000)});
+    let place = server.state.lanes.bodies.place(party(77), 0).await.unwrap();
+    let answers = futures_util::future::join_all((0..8).map(|_| post(&server, 0, &body)));
+    let theirs = async {
+        until(&server, "sorsa:work_waiting{kind=\"body\"}", 8.0).await;
+        let mine = post(&server, 1, &body);
+        let then = async {
+            until(&server, "sorsa:work_waiting{kind=\"body\"}", 9.0).await;
+            drop(place);
+        };
+        futures_util::future::join(mine, then).await.0
+    };
+    let (answers, mine) = futures_util::future::join(answers, theirs).await;
+    assert!(answers.iter().chain([&mine]).all(|answer| answer.status() == 200));
+    let others =
+        metric(&server, "sorsa:tenant_work_for_others_sum{tenant=\"b\",kind=\"body\"}").await;
+    let one = (body.to_string().len() + 2048) as f64;
+    assert!(others <= one, "{others} bytes of others were parsed before, and one body has {one}");
+    // Short ones wait for nobody.
+    let _place = server.state.lanes.bodies.place(party(77), 0).await.unwrap();
+    assert_eq!(post(&server, 1, &json!({"model": "base", "prompt": "a"})).await.status(), 200);
 }
 
 /// A job whose client has gone is told at its next piece, and one that is paused leaves at once.

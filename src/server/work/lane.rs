@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::turns::{Full, Limits, Party, Turns};
 use crate::metrics::work::WorkMetrics;
+use crate::tenant::turns::{Full, Limits, Party, Turns};
 
 /// What a job counts beside its own work, so that many small ones are no gift.
 const JOB: usize = 1024;
@@ -31,6 +31,7 @@ pub enum Refused {
 /// The places for one kind of work.
 #[derive(Debug)]
 pub struct Lane {
+    kind: &'static str,
     state: Mutex<State>,
     patience: Duration,
     metrics: WorkMetrics,
@@ -48,6 +49,8 @@ struct State {
 pub struct Place {
     at: Ticket,
     bytes: usize,
+    /// What was done for other tenants: until it came, and then from there to its first turn.
+    for_others: u64,
     /// Taken out of the queue in the middle of its work.
     recalled: AtomicBool,
 }
@@ -61,11 +64,22 @@ pub struct Ticket {
 }
 
 impl Lane {
-    /// A lane of `limits`; a job waits for its first turn for `patience` at most.
+    /// A lane for work of a `kind` within `limits`; a job waits for its first turn for `patience` at most.
     #[must_use]
-    pub fn new(limits: Limits, patience: Duration, metrics: WorkMetrics) -> Arc<Self> {
+    pub fn new(
+        kind: &'static str,
+        limits: Limits,
+        patience: Duration,
+        metrics: WorkMetrics,
+    ) -> Arc<Self> {
         let state = State { turns: Turns::new(limits), next_ticket: 0, paused: 0 };
-        Arc::new(Self { state: Mutex::new(state), patience, metrics })
+        Arc::new(Self { kind, state: Mutex::new(state), patience, metrics })
+    }
+
+    /// Which kind of work it is for.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.kind
     }
 
     /// Waits for a place for a job that holds `bytes`. Dropping the future leaves the queue.
@@ -73,12 +87,15 @@ impl Lane {
     /// # Errors
     /// At once where the queue is full, later where no place becomes free in time.
     pub async fn place(self: &Arc<Self>, party: Party, bytes: usize) -> Result<Place, Refused> {
-        let (place, turn) = self.enter(party, bytes).inspect_err(|full| self.refused(*full))?;
+        let (mut place, turn) =
+            self.enter(party, bytes).inspect_err(|full| self.metrics.refused(full.is_own()))?;
         let entered = Instant::now();
         match timeout(self.patience, turn).await {
             // The sender is only dropped with the place, which is here.
             Ok(_) => {
                 self.metrics.waited(entered.elapsed());
+                let done = self.state().turns.done_for_others(party.tenant);
+                place.for_others = done.wrapping_sub(place.for_others);
                 Ok(place)
             }
             Err(_) => {
@@ -98,17 +115,11 @@ impl Lane {
         let ticket = state.next_ticket;
         state.turns.enter(ticket, party, bytes, wake)?;
         state.next_ticket += 1;
+        let for_others = state.turns.done_for_others(party.tenant);
         self.begin(&mut state);
         drop(state);
         let at = Ticket { lane: Arc::clone(self), number: ticket, tenant: party.tenant };
-        Ok((Place { at, bytes, recalled: AtomicBool::new(false) }, turn))
-    }
-
-    fn refused(&self, full: Full) {
-        match full {
-            Full::Jobs { .. } | Full::Bytes { .. } => self.metrics.full.increment(1),
-            Full::OwnJobs { .. } | Full::OwnBytes { .. } => self.metrics.own_full.increment(1),
-        }
+        Ok((Place { at, bytes, for_others, recalled: AtomicBool::new(false) }, turn))
     }
 
     /// Gives free places to those whose turn it is.
@@ -126,6 +137,12 @@ impl Lane {
 }
 
 impl Place {
+    /// What was done for other tenants while it waited for its first turn.
+    #[must_use]
+    pub fn done_for_others(&self) -> u64 {
+        self.for_others
+    }
+
     /// The job is begun.
     pub fn begin(&self) {
         self.charge(JOB);

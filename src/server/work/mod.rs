@@ -1,13 +1,12 @@
 //! Work that takes a processor on behalf of a request, before the engine sees it:
-//! rendering and tokenising, compiling grammars. (Adapters have a queue of their own: the registry's.) Every kind has its own [`Lane`],
-//! in which tenants take turns; what is done in it is the callers'.
+//! parsing long bodies, rendering and tokenising, compiling grammars. Every kind has its own [`Lane`], in which
+//! tenants take turns; what is done in it is the callers'. (Loads of adapters take turns in the registry.)
 //!
 //! A job is over when its work ends, not when its client stops waiting: the place is the work's. A
 //! client that leaves takes a waiting job out of the queue at once, and ends a running one at its
 //! next [`Work::checkpoint`].
 
 pub mod lane;
-pub mod turns;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,16 +14,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::Value;
 
 use self::lane::{Lane, Place, Refused, Ticket};
-use self::turns::{Limits, Party};
 use super::blocking::blocking;
 use super::call::Call;
 use super::error::ApiError;
 use super::state::ServerConfig;
 use crate::metrics::Metrics;
+use crate::tenant::turns::{Limits, Party};
 
 /// The lanes of a server.
 #[derive(Debug)]
 pub struct Lanes {
+    /// Parsing long bodies, so that no rendering waits for them. Counts bytes.
+    pub bodies: Arc<Lane>,
     /// Rendering, tokenising, writing large answers. Counts bytes.
     pub text: Arc<Lane>,
     /// Compiling grammars, so that slow ones hold up no other text work. Counts microseconds.
@@ -40,9 +41,11 @@ impl Lanes {
             jobs: config.max_queued_jobs,
             bytes: config.max_queued_bytes,
         };
-        let lane =
-            |name, places| Lane::new(limits(places), config.work_patience, metrics.work(name));
+        let lane = |kind, places| {
+            Lane::new(kind, limits(places), config.work_patience, metrics.work(kind))
+        };
         Self {
+            bodies: lane("body", config.text_workers),
             text: lane("text", config.text_workers),
             grammars: lane("grammar", config.text_workers),
         }
@@ -111,17 +114,38 @@ pub fn party(call: &Call) -> Party {
     Party { tenant: share.id, weight: share.weight, alone: call.caller.tenant.alone }
 }
 
+/// Waits for a place of `call` in a lane for a job that holds `bytes`.
+///
+/// # Errors
+/// 429 where the queue is full or too slow.
+pub async fn place(
+    metrics: &Metrics,
+    lane: &Arc<Lane>,
+    call: &Call,
+    bytes: usize,
+) -> Result<Place, ApiError> {
+    let place = lane.place(party(call), bytes).await?;
+    let tenant = &call.caller.tenant.policy.name;
+    metrics.worked_for_others(tenant, lane.kind(), place.done_for_others());
+    place.begin();
+    Ok(place)
+}
+
 /// Does `work`, which holds `bytes`, on a thread where it holds nobody up, when it is its turn.
 ///
 /// # Errors
 /// 429 where the queue is full or too slow; what `work` returns; a panic in it is an internal error.
-pub async fn run<T, F>(lane: &Arc<Lane>, call: &Call, bytes: usize, work: F) -> Result<T, ApiError>
+pub async fn run<T, F>(
+    (metrics, lane): (&Metrics, &Arc<Lane>),
+    call: &Call,
+    bytes: usize,
+    work: F,
+) -> Result<T, ApiError>
 where
     T: Send + 'static,
     F: FnOnce(&Work) -> Result<T, ApiError> + Send + 'static,
 {
-    let place = lane.place(party(call), bytes).await?;
-    place.begin();
+    let place = place(metrics, lane, call, bytes).await?;
     let abandoned = Arc::new(AtomicBool::new(false));
     let _client = Client { abandoned: Arc::clone(&abandoned), ticket: place.ticket() };
     let job = Work { place, abandoned };

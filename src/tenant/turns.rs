@@ -31,6 +31,11 @@ pub struct Party {
     pub alone: bool,
 }
 
+impl Party {
+    /// The operator, or nobody in particular. No tenant has its number.
+    pub const OPERATOR: Self = Self { tenant: u32::MAX, weight: 1, alone: true };
+}
+
 /// What is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
@@ -60,6 +65,14 @@ pub enum Full {
     },
 }
 
+impl Full {
+    /// Whether it is the tenant's own part that is full.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::OwnJobs { .. } | Self::OwnBytes { .. })
+    }
+}
+
 /// The queues of all tenants. A job is a ticket, which nobody has twice, and a `W` that wakes it.
 #[derive(Debug)]
 pub struct Turns<W> {
@@ -71,6 +84,8 @@ pub struct Turns<W> {
     /// The tenant that was begun last, and what counts against it.
     latest: Option<u32>,
     level: u64,
+    /// All that was done.
+    done: u64,
 }
 
 #[derive(Debug)]
@@ -84,6 +99,8 @@ struct Tenant<W> {
     bytes: usize,
     /// What was done for it, divided by its weight.
     served: u64,
+    /// The same as it is.
+    done: u64,
 }
 
 impl<W> Tenant<W> {
@@ -111,6 +128,7 @@ impl<W> Turns<W> {
             bytes: 0,
             latest: None,
             level: 0,
+            done: 0,
         }
     }
 
@@ -125,6 +143,23 @@ impl<W> Turns<W> {
     /// # Errors
     /// What is full.
     pub fn enter(&mut self, ticket: u64, party: Party, bytes: usize, wake: W) -> Result<(), Full> {
+        self.check(party, bytes)?;
+        let places = Limits::part(self.limits.places, party);
+        let tenant = self.arrive(party);
+        tenant.places = places;
+        tenant.jobs += 1;
+        tenant.bytes += bytes;
+        tenant.waiting.push_back((ticket, wake));
+        self.jobs += 1;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Whether a job that holds `bytes` may join its tenant's queue.
+    ///
+    /// # Errors
+    /// What is full.
+    pub fn check(&self, party: Party, bytes: usize) -> Result<(), Full> {
         let Limits { jobs, bytes: most, .. } = self.limits;
         if self.jobs >= jobs {
             return Err(Full::Jobs { limit: jobs });
@@ -142,14 +177,6 @@ impl<W> Turns<W> {
                 return Err(Full::OwnBytes { limit });
             }
         }
-        let places = Limits::part(self.limits.places, party);
-        let tenant = self.arrive(party);
-        tenant.places = places;
-        tenant.jobs += 1;
-        tenant.bytes += bytes;
-        tenant.waiting.push_back((ticket, wake));
-        self.jobs += 1;
-        self.bytes += bytes;
         Ok(())
     }
 
@@ -168,6 +195,7 @@ impl<W> Turns<W> {
             jobs: 0,
             bytes: 0,
             served: level,
+            done: 0,
         });
         if tenant.jobs == 0 {
             tenant.served = tenant.served.max(level);
@@ -196,10 +224,17 @@ impl<W> Turns<W> {
         if let Some(tenant) = self.tenants.get_mut(&id) {
             let weighed = (amount as u64).saturating_mul(SCALE) / u64::from(tenant.weight);
             tenant.served = tenant.served.saturating_add(weighed);
+            tenant.done = tenant.done.wrapping_add(amount as u64);
+            self.done = self.done.wrapping_add(amount as u64);
             if self.latest == Some(id) {
                 self.level = tenant.served;
             }
         }
+    }
+
+    /// What was done for others than a tenant that has a job, since some moment before that came.
+    pub fn done_for_others(&self, tenant: u32) -> u64 {
+        self.done.wrapping_sub(self.tenants.get(&tenant).map_or(0, |tenant| tenant.done))
     }
 
     /// Whether a running job of `tenant` should let another one have its place for a while.
@@ -228,6 +263,17 @@ impl<W> Turns<W> {
         let waiting = &mut self.tenants.get_mut(&tenant)?.waiting;
         let place = waiting.iter().position(|(other, _)| *other == ticket)?;
         waiting.remove(place).map(|(_, wake)| wake)
+    }
+
+    /// Takes jobs out of the queues that hold no bytes and are not to be `kept`; they are over.
+    pub fn retain(&mut self, kept: impl Fn(&W) -> bool) {
+        for tenant in self.tenants.values_mut() {
+            let before = tenant.waiting.len();
+            tenant.waiting.retain(|(_, wake)| kept(wake));
+            let gone = before - tenant.waiting.len();
+            tenant.jobs -= gone;
+            self.jobs -= gone;
+        }
     }
 
     /// A job is over, wherever it was; `ran` says whether it had a place.
