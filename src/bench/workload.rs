@@ -128,11 +128,11 @@ pub enum PromptSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Popularity {
-    /// In turn: neighbouring requests always differ.
+    /// One after the other: consecutive requests always differ.
     RoundRobin,
-    /// By lot, all alike.
+    /// Random, all equally often.
     Uniform,
-    /// By lot, the n-th model 1/n as often as the first, as Zipf found of words.
+    /// Random, the n-th adapter 1/n as often as the first (Zipf's law).
     Zipf,
 }
 

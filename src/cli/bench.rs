@@ -27,68 +27,68 @@ use crate::bench::workload::{Popularity, PromptSource, Workload};
 /// Tokens of a warm-up's answer.
 const WARM_UP_TOKENS: usize = 4;
 
-/// Measures a server under load: rates, time to first token, time between tokens.
+/// Measures the throughput and latency of a server under load.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Model to serve for the while, as `sorsa serve` takes it
+    /// Model to start a server for, as `sorsa serve` takes it
     #[arg(value_name = "MODEL", required_unless_present = "url", conflicts_with = "url")]
     path: Option<PathBuf>,
-    /// Serve this adapter too; may be repeated
+    /// Adapter to serve as well (repeatable)
     #[arg(long, value_name = "NAME=PATH", requires = "path")]
     adapter: Vec<String>,
-    /// Further options of `sorsa serve`, after `--`
+    /// More options for `sorsa serve`, after `--`
     #[arg(last = true, value_name = "SERVE OPTIONS", requires = "path")]
     serve: Vec<String>,
-    /// Measure the OpenAI-compatible server that runs here: http://HOST:PORT
+    /// Measure the OpenAI-compatible server at http://HOST:PORT instead
     #[arg(long)]
     url: Option<String>,
-    /// Key for that server
+    /// API key for that server
     #[arg(long, env = "OPENAI_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
-    /// Spread the requests over these models instead of asking for the base model; may be repeated
+    /// Spread the requests over these models instead of the base model (repeatable)
     #[arg(long = "model", value_name = "NAME")]
     names: Vec<String>,
-    /// Streams at once, each a load of its own
+    /// Numbers of concurrent streams; each is measured on its own
     #[arg(long, value_delimiter = ',', default_value = "1,8,16,32", value_name = "N,...")]
     concurrency: Vec<NonZeroUsize>,
-    /// Length of each prompt
+    /// Length of each prompt, in tokens
     #[arg(long, default_value = "128", value_name = "N")]
     prompt_tokens: NonZeroUsize,
-    /// Length of each answer
+    /// Length of each answer, in tokens
     #[arg(long, default_value = "128", value_name = "N")]
     max_tokens: NonZeroUsize,
-    /// Requests of each stream, one after the other
+    /// Requests that each stream sends, one after the other
     #[arg(long, default_value = "2", value_name = "N")]
     requests_per_stream: NonZeroUsize,
-    /// Spread each load over more and more adapters: so many distinct ones for each slot
+    /// Repeat each measurement with more and more distinct adapters: this many per slot
     #[arg(
         long, value_delimiter = ',', num_args = 0..=1, require_equals = true,
         default_missing_value = "0.5,1,2,4", value_name = "RATIO,..."
     )]
     sweep_adapters: Vec<f64>,
-    /// Adapters the server keeps at hand, which the sweep's ratios refer to [default: one for each
-    /// stream]
+    /// Number of adapters that the server keeps ready, to which the sweep's ratios refer [default:
+    /// one per stream]
     #[arg(long, requires = "sweep_adapters", value_name = "N")]
     slots: Option<NonZeroUsize>,
-    /// Which adapter a request asks for
+    /// How requests are spread over the adapters
     #[arg(long, value_enum, default_value = "round-robin")]
     popularity: Popularity,
-    /// Makes the same prompts again [default: by lot, and reported]
+    /// Seed of the random prompts, to repeat a run [default: random, and reported]
     #[arg(long)]
     seed: Option<u64>,
     /// Fields to add to each request
     #[arg(long, value_parser = object, value_name = "JSON")]
     extra_body: Option<Map<String, Value>>,
-    /// Fields to add to each request for this model; may be repeated
+    /// Fields to add to each request for this model (repeatable)
     #[arg(long, value_parser = named_object, value_name = "NAME=JSON")]
     model_body: Vec<(String, Map<String, Value>)>,
-    /// Seconds that an answer may take
+    /// Longest time that an answer may take, in seconds
     #[arg(long, default_value = "600", value_name = "SECONDS")]
     timeout: NonZeroUsize,
-    /// Write the result as JSON
+    /// Write the result as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the result as SVG
+    /// Draw the result as SVG in this file
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
 }

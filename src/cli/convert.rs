@@ -22,19 +22,19 @@ use crate::model::checkpoint::{Checkpoint, TokenizerSource};
 /// Writes a GGUF model as a Hugging Face directory, or an adapter as a PEFT LoRA directory.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The GGUF file, or adapter directory, to read.
+    /// GGUF file, or adapter directory, to read
     model: PathBuf,
-    /// The directory to write; must be absent or empty.
+    /// Directory to write; must be absent or empty
     directory: PathBuf,
-    /// What to write.
+    /// Format to write
     #[arg(long, value_enum, default_value_t = Target::HuggingFace)]
     to: Target,
-    /// The type values are rounded to: bf16 for a model and f32 for an adapter where it is not
-    /// given.
+    /// Type to which values are rounded [default: bf16 for a model, f32 for an adapter]
     #[arg(long, value_enum)]
     dtype: Option<WeightType>,
-    /// Refactors an adapter and drops directions below this fraction of a module's largest. Without
-    /// it a SORSA adapter of rank r becomes a LoRA of rank 2r, value by value.
+    /// Recompute the adapter's factors by an SVD and drop directions below this fraction of a
+    /// module's largest. Without it a SORSA adapter of rank r becomes a LoRA of rank 2r, value by
+    /// value
     #[arg(long, value_name = "FRACTION")]
     adapter_tolerance: Option<Tolerance>,
 }

@@ -26,26 +26,26 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::sorsa::{AdaptedModule, SorsaCheckpoint, lineage};
 use crate::model::weights::Weights;
 
-/// Writes the small adapter that makes a fine-tuned model out of its base.
+/// Extracts the adapter that turns a base model into a fine-tuned one.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The fine-tuned model: an un-merged checkpoint of the reference library, or an ordinary
-    /// model directory.
+    /// Fine-tuned model: an un-merged checkpoint of SORSA's reference library, or an ordinary model
+    /// directory
     checkpoint: PathBuf,
-    /// The model it was trained from.
+    /// Model it was trained from
     #[arg(long)]
     base: PathBuf,
-    /// The adapter directory to write; must be absent or empty.
+    /// Adapter directory to write; must be absent or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The largest part of a weight, by Frobenius norm, that the adapter may fail to reproduce.
-    /// The default is what rounding to bfloat16 may cost.
+    /// Largest part of a weight, by Frobenius norm, that the adapter may fail to reproduce. The
+    /// default is what rounding to bfloat16 may cost
     #[arg(long, value_name = "FRACTION", default_value_t = MAX_ERROR)]
     max_error: f64,
-    /// Directions kept of each module of an ordinary model; a checkpoint's own rank is its own.
+    /// For an ordinary model: directions kept per module; a checkpoint keeps its own rank
     #[arg(long, value_name = "N", default_value = "64")]
     rank: std::num::NonZeroUsize,
-    /// Of an ordinary model, drops directions below this fraction of a module's largest.
+    /// For an ordinary model: drop directions below this fraction of a module's largest
     #[arg(long, value_name = "FRACTION", default_value = "1e-6")]
     tolerance: Tolerance,
 }

@@ -13,10 +13,10 @@ pub struct HealthArgs {
     /// Port of the server on this machine
     #[arg(long, env = "SORSA_PORT", default_value_t = 8000)]
     port: u16,
-    /// What to ask for: /health (alive) or /ready (accepts requests)
+    /// Route to ask: /health (alive) or /ready (accepts requests)
     #[arg(long, default_value = "/health")]
     path: String,
-    /// Seconds to wait for the answer
+    /// Longest time to wait for the answer, in seconds
     #[arg(long, default_value_t = 3)]
     timeout: u64,
 }

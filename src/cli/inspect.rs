@@ -19,15 +19,15 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::sorsa::{SorsaCheckpoint, SorsaError, lineage};
 use crate::model::weights::Weights;
 
-/// Says what a model, checkpoint or adapter is.
+/// Shows what a model, checkpoint or adapter directory holds.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A model directory, a GGUF file, an un-merged checkpoint or an adapter directory.
+    /// Model directory, GGUF file, un-merged checkpoint or adapter directory
     path: PathBuf,
-    /// The base model to check it against.
+    /// Base model to check it against
     #[arg(long)]
     base: Option<PathBuf>,
-    /// Prints JSON instead of a table.
+    /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
 }

@@ -23,28 +23,28 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a key for a tenant: it is printed, and its digest goes into the keys file
+    /// Make a key for a tenant, print it, and add its digest to the keys file
     New(NewArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct NewArgs {
-    /// For whom the key speaks
+    /// Tenant of the key
     #[arg(long, value_name = "NAME")]
     tenant: String,
-    /// The keys file, which is made where there is none; without it, what belongs there is printed
+    /// Keys file, created if it does not exist; without it, the entry for the file is printed
     #[arg(long, env = "SORSA_KEYS", value_name = "FILE")]
     file: Option<PathBuf>,
-    /// A key that manages the server, and does nothing else
+    /// Make an administrator's key, which manages the server and can do nothing else
     #[arg(long)]
     admin: bool,
-    /// The last day of the key, as 2027-01-31T00:00:00Z
+    /// Time at which the key expires, as 2027-01-31T00:00:00Z
     #[arg(long, value_name = "TIME")]
     expires: Option<toml::value::Datetime>,
-    /// For a tenant that is new: adapters it may use, with `*` for any characters; may be repeated
+    /// For a new tenant: adapters it may use; `*` matches any characters (repeatable)
     #[arg(long, value_name = "PATTERN")]
     adapters: Vec<String>,
-    /// For a tenant that is new: let it use the base model
+    /// For a new tenant: allow it to use the base model
     #[arg(long)]
     base: bool,
 }

@@ -27,24 +27,24 @@ use crate::model::weights::Weights;
 /// to the system every time, and that no library finds it worth a thread.
 const BLOCK_ELEMENTS: usize = 3 << 13;
 
-/// Folds an adapter into its base model and writes the result as a Hugging Face directory.
+/// Merges an adapter into its base model and writes an ordinary Hugging Face model directory.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The base model: a Hugging Face directory or a GGUF file.
+    /// Base model: a Hugging Face directory or a GGUF file
     base: PathBuf,
-    /// A SORSA or LoRA adapter directory, or an un-merged checkpoint of the reference library.
+    /// SORSA or LoRA adapter directory, or an un-merged checkpoint of SORSA's reference library
     adapter: PathBuf,
-    /// The directory to write; must be absent or empty.
+    /// Directory to write; must be absent or empty
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The type the weights are rounded to; each tensor's own in the base where it is not given,
-    /// which is float32 for a GGUF file.
+    /// Type to which weights are rounded [default: each tensor's own type in the base, float32 for
+    /// a GGUF file]
     #[arg(long, value_enum)]
     dtype: Option<WeightType>,
-    /// The most bytes of tensors in one file.
+    /// Maximum bytes of tensors in one file
     #[arg(long, value_name = "SIZE", default_value = "5GB")]
     max_shard_size: ByteSize,
-    /// Warns, instead of refusing, where the adapter or the checkpoint was made for another base.
+    /// Warn, instead of refusing, if the adapter or checkpoint was made for another base
     #[arg(long)]
     allow_base_mismatch: bool,
 }

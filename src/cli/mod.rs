@@ -56,19 +56,19 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Write a GGUF file as a Hugging Face model directory, or an adapter as a PEFT LoRA
     Convert(convert::Args),
-    /// Fold an adapter into its base model: an ordinary Hugging Face model directory
+    /// Merge an adapter into its base model and write an ordinary Hugging Face model directory
     Merge(merge::Args),
-    /// Make the small adapter that lies between a fine-tuned model and its base
+    /// Extract the adapter that turns a base model into a fine-tuned one
     Extract(extract::Args),
-    /// Say what a model, checkpoint or adapter is
+    /// Show what a model, checkpoint or adapter directory holds
     Inspect(inspect::Args),
-    /// Measure by how much the ways of serving an adapter differ
+    /// Compare merged, batched and reference outputs of an adapter
     Verify(verify::Args),
-    /// Measure a server under load: throughput and latency, over streams and adapters
+    /// Measure the throughput and latency of a server under load
     Bench(Box<bench::Args>),
-    /// Make keys for tenants
+    /// Make API keys for tenants
     Key(key::Args),
-    /// Ask a running server whether it is alive; exits non-zero where it is not
+    /// Check that a running server is alive; exits non-zero if it is not
     Health(health::HealthArgs),
 }
 
@@ -129,5 +129,22 @@ mod tests {
         assert!(said.len() > 50, "only {} texts were found", said.len());
         let stray: Vec<_> = said.iter().filter(|text| text.contains("  ")).collect();
         assert!(stray.is_empty(), "{stray:#?}");
+    }
+
+    #[test]
+    fn every_flag_of_serve_is_a_variable_of_its_name() {
+        let cli = Cli::command();
+        let serve = cli.find_subcommand("serve").unwrap();
+        let flags = serve.get_arguments().filter_map(|argument| {
+            // What is the default anyway, so that the last of two flags counts.
+            let flag = argument.get_long().filter(|flag| *flag != "enable-prefix-caching")?;
+            Some((flag, argument.get_env().map(|name| name.to_string_lossy().into_owned())))
+        });
+        let flags: Vec<_> = flags.collect();
+        assert!(flags.len() > 50, "only {} flags were found", flags.len());
+        for (flag, variable) in flags {
+            let expected = format!("SORSA_{}", flag.replace('-', "_").to_uppercase());
+            assert_eq!(variable, Some(expected), "--{flag}");
+        }
     }
 }

@@ -41,31 +41,31 @@ const PROMPTS: [&str; 4] = [
 ];
 const BLOCK_SIZE: usize = 16;
 
-/// Measures by how much the ways of serving an adapter differ.
+/// Compares merged, batched and reference outputs of an adapter.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The base model: a Hugging Face directory or a GGUF file.
+    /// Base model: a Hugging Face directory or a GGUF file
     base: PathBuf,
-    /// A SORSA or LoRA adapter directory.
+    /// SORSA or LoRA adapter directory
     adapter: PathBuf,
-    /// The un-merged checkpoint that the adapter was extracted from.
+    /// Un-merged checkpoint that the adapter was extracted from
     #[arg(long)]
     checkpoint: Option<PathBuf>,
-    /// How weights are held; in a narrow type a merge is rounded, and differs accordingly.
+    /// Type of the weights; in a narrow type a merge is rounded, and differs accordingly
     #[arg(long, value_enum, default_value_t = DTypeArg::F32)]
     dtype: DTypeArg,
-    /// The largest difference, relative to the spread of the logits, that is no failure. Logits of a
-    /// checkpoint whose residual is rounded are not held to it, but its weights to --max-error.
+    /// Largest difference that passes, relative to the spread of the logits. If a checkpoint's
+    /// residual is rounded, its weights are held to --max-error instead of its logits to this
     #[arg(long, value_name = "FRACTION", default_value_t = 1e-3)]
     tolerance: f32,
-    /// The largest part of a weight, by Frobenius norm, that no adapter could give back of the
-    /// checkpoint, as with `sorsa extract`.
+    /// Largest part of the checkpoint's weights, by Frobenius norm, that no adapter could
+    /// reproduce, as with `sorsa extract`
     #[arg(long, value_name = "FRACTION", default_value_t = MAX_ERROR)]
     max_error: f64,
-    /// Warns, instead of refusing, where the adapter or the checkpoint was made for another base.
+    /// Warn, instead of refusing, if the adapter or checkpoint was made for another base
     #[arg(long)]
     allow_base_mismatch: bool,
-    /// Prints JSON instead of a table.
+    /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
 }

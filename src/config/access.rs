@@ -11,13 +11,14 @@ use crate::server::hosts::HostName;
 
 /// Who may call.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Access")]
 pub struct AccessArgs {
-    /// Tenants and their keys: a TOML file, read again when it changes and at SIGHUP. `sorsa key
+    /// TOML file with tenants and their keys, read again when it changes and at SIGHUP. `sorsa key
     /// new` adds to it
     #[arg(long, env = "SORSA_KEYS", value_name = "FILE", conflicts_with = "api_key")]
     pub keys: Option<PathBuf>,
-    /// A key that every call must carry, with all rights but those of an administrator; may be
-    /// repeated
+    /// API key that every request must carry; grants everything but an administrator's rights
+    /// (repeatable)
     #[arg(
         long,
         env = "SORSA_API_KEY",
@@ -26,12 +27,12 @@ pub struct AccessArgs {
         hide_env_values = true
     )]
     pub api_key: Vec<Secret>,
-    /// Let everybody who reaches an address other than this machine's own call without a key
+    /// Allow requests without a key on an address that other machines can reach
     #[arg(long, env = "SORSA_ALLOW_OPEN")]
     pub allow_open: bool,
-    /// Without keys, a name by which this server may be called, as in http://NAME:8000, beside its
-    /// addresses and localhost; may be repeated. Other names are refused: a web page could give
-    /// this machine one of its own
+    /// Without keys, accept this host name (as in http://NAME:8000) beside IP addresses and
+    /// localhost (repeatable). Other names are refused, because a web page can make a name of its
+    /// own resolve to this machine
     #[arg(
         long,
         env = "SORSA_ALLOWED_HOST",
@@ -40,16 +41,16 @@ pub struct AccessArgs {
         value_name = "NAME"
     )]
     pub allowed_host: Vec<HostName>,
-    /// A key for /metrics alone [default: where keys are asked for, an administrator's]
+    /// API key for /metrics alone [default: an administrator's key, if keys are required]
     #[arg(long, env = "SORSA_METRICS_KEY", value_name = "KEY", hide_env_values = true)]
     pub metrics_key: Option<Secret>,
-    /// Let everybody read /metrics, names of tenants included
+    /// Serve /metrics, which names tenants, without a key
     #[arg(long, env = "SORSA_PUBLIC_METRICS", conflicts_with = "metrics_key")]
     pub public_metrics: bool,
-    /// Write down what each request used, as a line of JSON in this file
+    /// Append one line of JSON per request to this file: what it used
     #[arg(long, env = "SORSA_USAGE_LOG", value_name = "FILE")]
     pub usage_log: Option<PathBuf>,
-    /// Size at which that file makes room for a new one; older ones stay, as FILE.1, FILE.2 …
+    /// Size at which the usage log is rotated; older files are kept, as FILE.1, FILE.2 …
     #[arg(
         long,
         env = "SORSA_USAGE_LOG_MAX_SIZE",

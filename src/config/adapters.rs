@@ -10,18 +10,19 @@ use super::{AdapterDTypeArg, ByteSize, SourcesArgs};
 
 /// Adapters beside those named one by one.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Adapters")]
 pub struct AdaptersArgs {
-    /// Serve every adapter directory in this directory under its own name: each is loaded when it
-    /// is first asked for, and new ones are noticed
+    /// Serve every adapter directory in this directory under its own name. Each is loaded at its
+    /// first request; new ones are noticed
     #[arg(long, env = "SORSA_ADAPTER_DIR", value_name = "DIR")]
     pub adapter_dir: Option<PathBuf>,
     /// Serve the adapters that this TOML file declares, and follow its changes
     #[arg(long = "adapters", env = "SORSA_ADAPTERS", value_name = "FILE")]
     pub adapters_file: Option<PathBuf>,
-    /// Let adapters be registered and changed through HTTP, by callers on this machine
+    /// Let clients on this machine register and change adapters through the HTTP API
     #[arg(long, env = "SORSA_ALLOW_RUNTIME_ADAPTERS")]
     pub allow_runtime_adapters: bool,
-    /// A directory beneath which callers may name adapters; may be repeated
+    /// Directory from which API callers may register adapters (repeatable)
     #[arg(
         long,
         env = "SORSA_ADAPTER_ROOT",
@@ -30,18 +31,19 @@ pub struct AdaptersArgs {
         value_name = "DIR"
     )]
     pub adapter_root: Vec<PathBuf>,
-    /// Where changes made through HTTP are written down; without it they end with the process
+    /// Directory in which changes made through the API are stored; without it they end with the
+    /// process
     #[arg(long, env = "SORSA_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// How the factors of adapters are held: auto as --dtype says; q8 in 8 bits with a scale per 32
+    /// Type of the adapters' factors: auto follows --dtype; q8 holds 8 bits with a scale per 32
     /// values, on a CPU whose weights are bfloat16 or quantised
     #[arg(long, env = "SORSA_ADAPTER_DTYPE", default_value = "auto", value_name = "DTYPE")]
     pub adapter_dtype: AdapterDTypeArg,
-    /// Memory of adapters; the least recently used leave it
+    /// Memory limit for loaded adapters; the least recently used are evicted
     #[arg(long, env = "SORSA_ADAPTER_MEMORY", default_value = "4GiB", value_name = "BYTES")]
     pub adapter_memory: ByteSize,
-    /// Adapters ready to answer at once, beyond which the least recently used leave; they stay in
-    /// memory as they were read while there is room [default: as many as fit]
+    /// Maximum number of adapters kept ready to serve; others stay in host memory, unprepared,
+    /// while there is room [default: as many as fit]
     #[arg(long, env = "SORSA_MAX_RESIDENT_ADAPTERS", value_name = "N")]
     pub max_resident_adapters: Option<NonZeroUsize>,
     /// Threads that load adapters
@@ -53,7 +55,7 @@ pub struct AdaptersArgs {
         value_name = "N"
     )]
     pub adapter_loaders: NonZeroUsize,
-    /// Seconds that a request waits for its adapter
+    /// Longest time that a request waits for its adapter to load, in seconds
     #[arg(
         long,
         env = "SORSA_ADAPTER_LOAD_TIMEOUT",

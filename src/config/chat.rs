@@ -12,21 +12,22 @@ use crate::text::tool_format::ToolFormat;
 
 /// The arguments about chats.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Chats")]
 pub struct ChatArgs {
-    /// The chat template instead of the model's default one: a file, the name of another template of
-    /// the model, or the template itself
+    /// Chat template to use instead of the model's default: a file, the name of another of the
+    /// model's templates, or the template itself
     #[arg(long, env = "SORSA_CHAT_TEMPLATE", value_name = "FILE|NAME|TEMPLATE")]
     pub chat_template: Option<TemplateArg>,
-    /// How function calls stand in the model's answers; auto finds it in the chat template, none
-    /// refuses tools
+    /// Format of the model's function calls; auto detects it from the chat template, none refuses
+    /// tools
     #[arg(long, env = "SORSA_TOOL_CALL_PARSER", default_value = "auto", value_name = "PARSER")]
     pub tool_call_parser: ToolCallParserArg,
-    /// Whether what stands between <think> and </think> is told from the answer; auto does where
-    /// the chat template or the tokenizer knows the tags
+    /// Whether text between <think> and </think> is returned as reasoning; auto does so if the chat
+    /// template or the tokenizer knows the tags
     #[arg(long, env = "SORSA_REASONING_PARSER", default_value = "auto", value_name = "PARSER")]
     pub reasoning_parser: ReasoningParserArg,
-    /// Read special tokens written in chat messages as tokens, as transformers reads a rendered
-    /// chat: a message can then pretend to be several. Otherwise they are text
+    /// Read special tokens in chat messages as tokens, as transformers does, instead of as text. A
+    /// message can then pretend to be several
     #[arg(long, env = "SORSA_ALLOW_SPECIAL_TOKENS")]
     pub allow_special_tokens: bool,
 }
@@ -56,9 +57,9 @@ impl FromStr for TemplateArg {
 /// `--tool-call-parser`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ToolCallParserArg {
-    /// What the template uses; the form of Hermes where the template knows no tools.
+    /// The format that the template uses; Hermes if the template has no tools.
     Auto,
-    /// Tools are refused.
+    /// Refuse tools.
     None,
     /// `<tool_call>{…}</tool_call>`.
     Hermes,
@@ -87,11 +88,11 @@ impl ToolCallParserArg {
 /// `--reasoning-parser`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ReasoningParserArg {
-    /// Where the template or the tokenizer knows the tags.
+    /// Yes, if the template or the tokenizer knows the tags.
     Auto,
-    /// All is answer.
+    /// No: all text is the answer.
     None,
-    /// Between `<think>` and `</think>`.
+    /// Yes: text between `<think>` and `</think>`.
     #[value(aliases = ["deepseek_r1", "qwen3"])]
     Think,
 }

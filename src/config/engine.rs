@@ -10,27 +10,28 @@ use super::count::up_to;
 
 /// Limits of the engine.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
-    /// Sequences that run at once
+    /// Maximum number of sequences that run at once
     #[arg(long, env = "SORSA_MAX_NUM_SEQS", default_value = "64", value_name = "N")]
     pub max_num_seqs: NonZeroUsize,
-    /// Tokens per step: long prompts run in chunks of at most this many
+    /// Maximum number of tokens per step; longer prompts run in chunks
     #[arg(long, env = "SORSA_MAX_NUM_BATCHED_TOKENS", default_value = "512", value_name = "N")]
     pub max_num_batched_tokens: NonZeroUsize,
-    /// Prompt tokens per step while other requests are being answered [default: as many as leave
-    /// those their pace, learned from the times of past steps]
+    /// Maximum number of prompt tokens per step while other requests decode [default: adaptive; one
+    /// long prompt makes a step 1.7 times as long]
     #[arg(long, env = "SORSA_LONG_PREFILL_TOKEN_THRESHOLD", value_name = "N")]
     pub long_prefill_token_threshold: Option<NonZeroUsize>,
-    /// Keep the keys and values of past texts while there is room, for texts that begin alike;
-    /// this is the default
+    /// Cache keys and values of past texts for requests that begin with the same tokens; this is
+    /// the default
     #[arg(long, overrides_with = "no_enable_prefix_caching")]
     pub enable_prefix_caching: bool,
-    /// Keep nothing of past texts
+    /// Disable prefix caching
     #[arg(long, env = "SORSA_NO_ENABLE_PREFIX_CACHING", overrides_with = "enable_prefix_caching")]
     pub no_enable_prefix_caching: bool,
-    /// Guess up to N tokens ahead from what the text has already said, where a request does not
-    /// say `num_speculative_tokens` itself: greedy answers that repeat their prompt come sooner, no
-    /// token changes
+    /// Draft up to N tokens per step for greedy requests by looking them up in the text so far,
+    /// unless a request sets `num_speculative_tokens`. Answers that repeat their prompt are
+    /// generated faster; no token changes
     #[arg(
         long,
         env = "SORSA_SPECULATIVE_LOOKUP",
@@ -39,7 +40,7 @@ pub struct EngineArgs {
         value_name = "N"
     )]
     pub speculative_lookup: u8,
-    /// Requests that may wait before new ones get 429
+    /// Maximum number of queued requests; beyond it new ones get 429
     #[arg(
         long,
         env = "SORSA_MAX_WAITING_REQUESTS",
@@ -48,21 +49,23 @@ pub struct EngineArgs {
         value_name = "N"
     )]
     pub max_waiting_requests: NonZeroUsize,
-    /// Memory of the key-value cache, e.g. 4GiB [default: 1GiB, or what one longest sequence needs]
+    /// Memory for the key-value cache, for example 4GiB [default: 1GiB, or what one sequence of
+    /// maximum length needs]
     #[arg(long, env = "SORSA_KV_CACHE_MEMORY", value_name = "BYTES")]
     pub kv_cache_memory: Option<ByteSize>,
-    /// How keys and values are held; auto takes bfloat16 with weights in bfloat16 and otherwise
-    /// float32, and on a GPU always the type of the weights
+    /// Type of cached keys and values; auto takes bfloat16 if the weights are bfloat16, otherwise
+    /// float32; on a GPU it takes the type of the weights
     #[arg(long, env = "SORSA_KV_CACHE_DTYPE", default_value = "auto")]
     pub kv_cache_dtype: KvCacheDTypeArg,
     /// Compute threads [default: one per core]
     #[arg(long, env = "SORSA_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// Keep each compute thread on a processor of its own: where nobody else uses them, not even a
-    /// second server
+    /// Pin each compute thread to a core of its own; only if nothing else runs on these cores, not
+    /// even a second server
     #[arg(long, env = "SORSA_PIN_THREADS")]
     pub pin_threads: bool,
-    /// Instructions to compute with: portable, avx2, avx512, avx512-bf16 or amx [default: the best there are]
+    /// Instruction set to use: portable, avx2, avx512, avx512-bf16 or amx [default: the best
+    /// available]
     #[arg(long, env = "SORSA_CPU", value_name = "LEVEL")]
     pub cpu: Option<String>,
 }
@@ -70,7 +73,7 @@ pub struct EngineArgs {
 /// How keys and values are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KvCacheDTypeArg {
-    /// What goes with the weights.
+    /// The type that goes with the weights.
     Auto,
     /// 32-bit floats.
     #[value(alias = "f32")]

@@ -14,7 +14,7 @@ const DEFAULT: &str = "info";
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// For people to read.
     Text,
     /// One JSON object per line.
     Json,
@@ -22,12 +22,13 @@ pub enum LogFormat {
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logging")]
 pub struct LogArgs {
-    /// What to log: error, warn, info, debug, trace or off, and levels of single targets, such as
-    /// `warn,sorsa=debug`; without a level of its own the rest is at info
+    /// Log level: error, warn, info, debug, trace or off. Single targets may have levels of their
+    /// own, as in `warn,sorsa=debug`; without a level for the rest it is info
     #[arg(long, env = "SORSA_LOG_LEVEL", default_value = "info", global = true)]
     pub log_level: LogFilter,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, env = "SORSA_LOG_FORMAT", default_value = "text", global = true)]
     pub log_format: LogFormat,
 }

@@ -9,22 +9,24 @@ use crate::adapter::registry::LocationPrefix;
 
 /// Fetching.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Fetched adapters")]
 pub struct SourcesArgs {
-    /// From where adapters may be fetched: a place such as s3://BUCKET/PREFIX, https://HOST/PATH or
-    /// hf://ORG/NAME, or what many begin with; may be repeated. Redirects are followed to places
-    /// beneath them. Places of --adapter are allowed by themselves
+    /// Source from which adapters may be fetched (repeatable): s3://BUCKET/PREFIX,
+    /// https://HOST/PATH, hf://ORG/NAME or the like, or a prefix of many. Redirects are followed
+    /// beneath it only. Sources named by --adapter are allowed without this flag
     #[arg(long, env = "SORSA_ADAPTER_SOURCE", value_delimiter = ',', value_name = "PLACE")]
     pub adapter_source: Vec<LocationPrefix>,
-    /// Where fetched adapters are kept; one server's alone [default: in the user's cache directory]
+    /// Cache directory for fetched adapters, not shared with another server [default: in the user's
+    /// cache directory]
     #[arg(long, env = "SORSA_ADAPTER_CACHE_DIR", value_name = "DIR")]
     pub adapter_cache_dir: Option<PathBuf>,
-    /// Disk space for fetched adapters; the least recently used leave it
+    /// Disk space for fetched adapters; the least recently used are evicted
     #[arg(long, env = "SORSA_ADAPTER_CACHE_SIZE", default_value = "16GiB", value_name = "BYTES")]
     pub adapter_cache_size: ByteSize,
-    /// The largest adapter that is fetched, all its files together
+    /// Largest adapter that is fetched, all its files together
     #[arg(long, env = "SORSA_MAX_ADAPTER_SIZE", default_value = "4GiB", value_name = "BYTES")]
     pub max_adapter_size: ByteSize,
-    /// Seconds that fetching one adapter may take
+    /// Longest time that fetching one adapter may take, in seconds
     #[arg(
         long,
         env = "SORSA_ADAPTER_FETCH_TIMEOUT",

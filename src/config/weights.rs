@@ -6,29 +6,29 @@ use clap::ValueEnum;
 /// Whether weights are held in fewer bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QuantizeArg {
-    /// Those that a GGUF file holds so.
+    /// Keep the blocks of a quantised GGUF file.
     Auto,
-    /// None.
+    /// Do not quantise.
     None,
-    /// All, in 8 bits.
+    /// 8 bits.
     Q8,
-    /// All, in 4 bits; the output head's in 8.
+    /// 4 bits; 8 for the output head.
     Q4,
 }
 
 /// How the factors of adapters are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AdapterDTypeArg {
-    /// As the weights' dtype says.
+    /// The type that --dtype says.
     Auto,
-    /// In 8 bits.
+    /// 8 bits.
     Q8,
 }
 
 /// How weights are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DTypeArg {
-    /// As the checkpoint holds them.
+    /// The checkpoint's own type.
     Auto,
     /// 32-bit floats.
     F32,

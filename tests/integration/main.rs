@@ -15,6 +15,7 @@ mod caching;
 mod conversion;
 mod edge;
 mod embeddings;
+mod flags_page;
 mod function_calls;
 mod llama_oracle;
 mod logprobs;
