@@ -1,11 +1,15 @@
 //! Reads `src/` and holds it to the invariants of docs/ARCHITECTURE.md: who may import whom, what
-//! is absent where, and sizes. A failure prints the sentence that was broken and every place.
+//! is absent where, and sizes. A failure prints the sentence that was broken and every place. And the
+//! pages: their links lead somewhere, and the README stays short.
 
+#[path = "architecture/pages.rs"]
+mod pages;
 #[path = "architecture/scan.rs"]
 mod scan;
 
 use std::path::Path;
 
+use pages::Page;
 use scan::{Module, TestModule};
 
 /// From a module (a path prefix within the crate) to the path prefixes it may name, besides itself.
@@ -63,6 +67,8 @@ const BELOW_SERVER: &[&str] = &[
 
 const MAX_LINES: usize = 500;
 const MAX_MEDIAN_LINES: usize = 150;
+/// What a stranger reads first.
+const MAX_README_LINES: usize = 199;
 
 type Check = fn(&[Module]) -> Vec<String>;
 
@@ -114,6 +120,27 @@ fn every_test_that_the_docs_name_exists() {
     let missing: Vec<_> =
         named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
     assert!(missing.is_empty(), "docs/TESTS.md names tests that do not exist: {missing:?}");
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = pages::read(root);
+    let links: usize = pages.iter().map(|page| page.links().len()).sum();
+    assert!(pages.len() > 5 && links > 30, "only {} pages, {links} links", pages.len());
+    let broken = pages::broken_links(&pages, root);
+    assert!(broken.is_empty(), "links lead nowhere:\n    {}", broken.join("\n    "));
+}
+
+#[test]
+fn the_readme_is_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lines = std::fs::read_to_string(root.join("README.md")).unwrap().lines().count();
+    assert!(
+        lines <= MAX_README_LINES,
+        "README.md has {lines} lines, {MAX_README_LINES} at most: what it is, two commands, the first \
+         answers, and links into docs/ for the rest"
+    );
 }
 
 fn below(module: &Module, tops: &[&str]) -> bool {
@@ -411,6 +438,37 @@ mod on_made_up_source {
         ];
         for &(check, file, source, expected) in cases {
             assert_eq!(broken(check, file, source), expected, "{file}: {source}");
+        }
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_is_found() {
+        let page = |path: &str, text: &str| Page { path: path.into(), text: text.to_owned() };
+        let other =
+            page("docs/b.md", "# B\n## `--x`, or Y_z: why?\n## Twice\n```sh\n# no\n```\n## Twice");
+        let broken = |text: &str| {
+            let pages = [page("docs/a.md", text), page("docs/b.md", &other.text)];
+            pages::broken_links(&pages, Path::new(env!("CARGO_MANIFEST_DIR"))).len()
+        };
+        for whole in [
+            "[b](b.md) [b](b.md#b), [c](../README.md)",
+            "[x](b.md#--x-or-y_z-why) [t](b.md#twice) [t](b.md#twice-1)",
+            "# Own\n[own](#own) <https://no.where> [w](https://no.where/#x)",
+            "`[b](c.md)`\n```\n[b](c.md)\n```\n    [b](c.md)",
+        ] {
+            assert_eq!(broken(whole), 0, "{whole}");
+        }
+        for wrong in [
+            "[b](c.md)",
+            "[b](../b.md)",
+            "[own](#own)",
+            "[b](b.md#no)",
+            "[b](b.md#twice-2)",
+            "[b](../Cargo.toml#package)",
+            "`code` [b](c.md)",
+            "```\n```\n[b](c.md)",
+        ] {
+            assert_eq!(broken(wrong), 1, "{wrong}");
         }
     }
 
