@@ -70,14 +70,15 @@ pub fn read(folder: &Path) -> Vec<Page> {
     let mut pages = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(&next).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        for entry in std::fs::read_dir(&next).expect("a readable folder") {
+            let path = entry.expect("a readable entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             if path.is_dir() && !name.starts_with('.') && name != "target" {
                 folders.push(path);
             } else if name.ends_with(".md") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                pages.push(Page { path: path.strip_prefix(folder).unwrap().to_owned(), text });
+                let text = std::fs::read_to_string(&path).expect("a readable page");
+                let path = path.strip_prefix(folder).expect("below the folder").to_owned();
+                pages.push(Page { path, text });
             }
         }
     }
@@ -90,7 +91,7 @@ pub fn broken_links(pages: &[Page], root: &Path) -> Vec<String> {
         let (file, heading) = target.split_once('#').unwrap_or((target, ""));
         let path = match file {
             "" => page.path.clone(),
-            _ => resolved(&page.path.parent().unwrap().join(file)),
+            _ => resolved(&page.path.parent().expect("a folder").join(file)),
         };
         let there = pages.iter().find(|page| page.path == path);
         let heading_is_there =
