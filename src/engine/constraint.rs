@@ -1,6 +1,8 @@
 //! A choice's text on its way through its grammar: what the sampler may choose, and whether that is
 //! the end.
 
+use std::time::{Duration, Instant};
+
 use crate::grammar::{Allowed, Grammar, MatchError, Matcher};
 
 /// One text under a grammar.
@@ -10,13 +12,16 @@ pub struct Constraint {
     /// Whether the text could end here; known once it was asked for what may come next.
     may_end: bool,
     complete: bool,
+    /// What asking the grammar has taken since that was last looked at.
+    spent: Duration,
 }
 
 impl Constraint {
     /// A text that has not begun.
     #[must_use]
     pub fn new(grammar: &Grammar) -> Self {
-        Self { matcher: grammar.matcher(), may_end: false, complete: false }
+        let spent = Duration::ZERO;
+        Self { matcher: grammar.matcher(), may_end: false, complete: false, spent }
     }
 
     /// The tokens that may come next: what the grammar allows, and `stops`, the tokens that end the
@@ -25,7 +30,7 @@ impl Constraint {
     /// # Errors
     /// Where the grammar cannot say.
     pub fn allowed(&mut self, stops: &[u32]) -> Result<Allowed, MatchError> {
-        let mut allowed = self.matcher.allowed()?;
+        let mut allowed = self.ask(Matcher::allowed)?;
         self.may_end = allowed.may_end();
         if self.may_end {
             allowed.extend(stops);
@@ -42,7 +47,7 @@ impl Constraint {
             self.complete = true;
             return Ok(());
         }
-        self.matcher.advance(token)?;
+        self.ask(|matcher| matcher.advance(token))?;
         self.complete = self.matcher.is_finished();
         Ok(())
     }
@@ -50,7 +55,7 @@ impl Constraint {
     /// How many of `tokens` could follow, one after the other.
     pub fn count_allowed(&mut self, tokens: &[u32]) -> usize {
         // An error comes up again where a token is chosen, and ends the choice there.
-        self.matcher.count_allowed(tokens).unwrap_or(0)
+        self.ask(|matcher| matcher.count_allowed(tokens)).unwrap_or(0)
     }
 
     /// True where the text, as it was when it was last asked what may come next, may end.
@@ -63,5 +68,17 @@ impl Constraint {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.complete
+    }
+
+    /// What asking the grammar has taken since this was last called.
+    pub fn take_spent(&mut self) -> Duration {
+        std::mem::take(&mut self.spent)
+    }
+
+    fn ask<T>(&mut self, question: impl FnOnce(&mut Matcher) -> T) -> T {
+        let begun = Instant::now();
+        let answer = question(&mut self.matcher);
+        self.spent += begun.elapsed();
+        answer
     }
 }

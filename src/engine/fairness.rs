@@ -50,11 +50,20 @@ impl Fairness {
 
     /// So many tokens are computed for a tenant.
     pub fn charge(&mut self, share: TenantShare, prompt: usize, generated: usize) {
-        let cost = prompt as u64 * PROMPT_TOKEN + generated as u64 * GENERATED_TOKEN;
-        let weighed = cost.saturating_mul(SCALE) / u64::from(share.weight.max(1));
-        let counter = self.counters.entry(share.id).or_default();
-        *counter = counter.saturating_add(weighed);
+        self.add(share, prompt as u64 * PROMPT_TOKEN + generated as u64 * GENERATED_TOKEN);
     }
+
+    /// So much is spent for a tenant, in whatever this counts.
+    pub fn add(&mut self, share: TenantShare, spent: u64) {
+        let counter = self.counters.entry(share.id).or_default();
+        *counter = counter.saturating_add(weighed(share, spent));
+    }
+}
+
+/// What spending counts against a tenant of this share.
+#[must_use]
+pub fn weighed(share: TenantShare, spent: u64) -> u64 {
+    spent.saturating_mul(SCALE) / u64::from(share.weight.max(1))
 }
 
 #[cfg(test)]

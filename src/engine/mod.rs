@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod constraint;
 pub mod fairness;
+pub mod grammar_turns;
 mod guard;
 pub mod handle;
 mod isolation;
@@ -232,7 +233,12 @@ impl Engine {
 
     fn choose(&mut self, id: SequenceId, row: &[f32]) -> Result<Option<u32>, String> {
         let Some(sequence) = self.scheduler.get_mut(id) else { return Ok(None) };
-        let sampled = match sequence.sampler.sample(row) {
+        let sampled = sequence.sampler.sample(row);
+        if let Some(took) = sequence.sampler.take_grammar_time() {
+            self.scheduler.grammar_took(id, took);
+        }
+        let Some(sequence) = self.scheduler.get_mut(id) else { return Ok(None) };
+        let sampled = match sampled {
             Ok(sampled) => sampled,
             Err(error) => {
                 let end = sequence.sampler.end_after(error).ok_or_else(|| error.to_string())?;

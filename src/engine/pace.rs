@@ -17,6 +17,10 @@ use std::time::Duration;
 pub const MIN_PROMPT_ROWS: usize = 8;
 /// A prompt's part of a step's time, where that of all answers together is 1.
 const PROMPT_SHARE: f64 = 0.7;
+/// The part of a step's time that grammars may take.
+const GRAMMAR_SHARE: f64 = 0.5;
+/// What they may take in any case.
+const MIN_GRAMMAR_TIME: Duration = Duration::from_millis(2);
 /// The newest time's part in a moving average.
 const NEWEST: f64 = 0.2;
 /// One step may be held up by something else: a single time moves an average by no more than this
@@ -98,6 +102,16 @@ impl Pace {
         let Some(row) = self.prompt_row.0 else { return MIN_PROMPT_ROWS };
         let rows = (PROMPT_SHARE * prompts.max(1) as f64 * without / row) as usize;
         rows.max(MIN_PROMPT_ROWS)
+    }
+
+    /// How long a step beside which `decode` rows run may ask grammars: half of what such a step
+    /// takes, so that they never take longer than the model.
+    #[must_use]
+    pub fn grammar_limit(&self, decode: usize) -> Duration {
+        let half = self
+            .decode_seconds(decode)
+            .map_or(Duration::ZERO, |seconds| Duration::from_secs_f64(seconds * GRAMMAR_SHARE));
+        half.max(MIN_GRAMMAR_TIME)
     }
 
     /// Seconds of a step of `decode` rows without prompts, by the nearest class that has been seen;

@@ -7,6 +7,7 @@
 //! own random stream.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -93,6 +94,17 @@ impl Sampler {
     /// How many of `tokens` could follow, one after the other.
     pub fn count_allowed(&mut self, tokens: &[u32]) -> usize {
         self.constraint.as_mut().map_or(tokens.len(), |constraint| constraint.count_allowed(tokens))
+    }
+
+    /// Whether a grammar says what may follow.
+    #[must_use]
+    pub fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
+    /// What asking its grammar has taken since this was last called; `None` without a grammar.
+    pub fn take_grammar_time(&mut self) -> Option<Duration> {
+        self.constraint.as_mut().map(Constraint::take_spent)
     }
 
     /// How a text ends for which no token could be chosen; `None` where that is a failure.

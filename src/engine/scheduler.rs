@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::fairness::Fairness;
+use super::grammar_turns::{GrammarTurns, Text};
 use super::line::{Line, Parts, Place, Room};
 use super::pace::{Pace, StepRows};
 use super::schedule::{Budget, Schedule, Scheduled};
@@ -50,6 +51,7 @@ pub struct Scheduler {
     next_id: u64,
     pace: Pace,
     fairness: Fairness,
+    grammar_turns: GrammarTurns,
 }
 
 impl Scheduler {
@@ -64,7 +66,8 @@ impl Scheduler {
         assert!(blocks.blocks_for(config.max_model_len) <= blocks.num_blocks());
         let (waiting, running) = (VecDeque::new(), Vec::new());
         let (pace, fairness) = (Pace::default(), Fairness::default());
-        Self { config, blocks, waiting, running, next_id: 0, pace, fairness }
+        let grammar_turns = GrammarTurns::default();
+        Self { config, blocks, waiting, running, next_id: 0, pace, fairness, grammar_turns }
     }
 
     /// The id of the next sequence.
@@ -169,6 +172,13 @@ impl Scheduler {
         self.pace.learn(rows, took);
     }
 
+    /// Hands in how long the grammar of a running sequence's text took in this step.
+    pub fn grammar_took(&mut self, id: SequenceId, took: Duration) {
+        if let Some(sequence) = self.running.iter().find(|sequence| sequence.id == id) {
+            self.grammar_turns.took(text(sequence), took);
+        }
+    }
+
     /// A step has computed `num_tokens` more tokens of a running sequence: from now on other
     /// sequences may find the blocks they fill.
     pub fn advance(&mut self, id: SequenceId, num_tokens: usize) {
@@ -242,9 +252,17 @@ impl Scheduler {
         removed
     }
 
-    fn decoding(&self) -> Vec<SequenceId> {
-        let wanted = |sequence: &&Sequence| sequence.num_uncomputed() == 1;
-        self.running.iter().filter(wanted).map(|sequence| sequence.id).collect()
+    /// The sequences that are being answered and go on in this step. Where their grammars take long,
+    /// some sit it out.
+    fn decoding(&mut self) -> Vec<SequenceId> {
+        let decodes = || self.running.iter().filter(|sequence| sequence.num_uncomputed() == 1);
+        let constrained = |sequence: &&Sequence| sequence.sampler.is_constrained();
+        let texts: Vec<_> = decodes().filter(constrained).map(text).collect();
+        let count = decodes().count();
+        let limit = self.pace.grammar_limit(count);
+        let turn = self.grammar_turns.choose(&texts, limit, count == texts.len());
+        let goes_on = |sequence: &&Sequence| !constrained(sequence) || turn.contains(&sequence.id);
+        decodes().filter(goes_on).map(|sequence| sequence.id).collect()
     }
 
     /// Rows of prompts beside `decode` rows of running answers.
@@ -477,4 +495,9 @@ impl Scheduler {
         let needed = self.blocks.blocks_for(sequence.tokens().len());
         needed.saturating_sub(sequence.block_table.blocks().len())
     }
+}
+
+/// A sequence as the turns of grammars see it.
+fn text(sequence: &Sequence) -> Text {
+    Text { id: sequence.id, share: sequence.request().tenant }
 }

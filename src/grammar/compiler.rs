@@ -30,6 +30,9 @@ const WALKS: u32 = 8;
 /// ... and for how long.
 const WALK_TOKENS: u32 = 32;
 
+/// Whether somebody still waits for a grammar.
+pub type Wanted<'a> = dyn Fn() -> bool + Sync + 'a;
+
 /// Compiles grammars over one vocabulary, and remembers them.
 pub struct GrammarCompiler {
     factory: ParserFactory,
@@ -71,15 +74,33 @@ impl GrammarCompiler {
     /// # Errors
     /// Where it breaks a limit, is malformed, or cannot be satisfied.
     pub fn compile(&self, spec: GrammarSpec) -> Result<Arc<Grammar>, GrammarError> {
+        self.compile_while(spec, &|| true)
+    }
+
+    /// As [`Self::compile`], as long as it is `wanted`, which is asked now and then.
+    ///
+    /// # Errors
+    /// As [`Self::compile`]; [`GrammarError::Abandoned`] where it is no longer wanted.
+    pub fn compile_while(
+        &self,
+        spec: GrammarSpec,
+        wanted: &Wanted<'_>,
+    ) -> Result<Arc<Grammar>, GrammarError> {
         // Checking a specification recurses over it as compiling it does.
         let compile = || {
             let source = spec.into_source()?;
             let key = source.key();
-            let compiled =
-                self.cache.try_get_with(key, || self.compile_source(source).map(Arc::new));
-            compiled
-                .map(|grammar| Arc::new(grammar.copy()))
-                .map_err(|error| GrammarError::clone(&error))
+            loop {
+                check(wanted)?;
+                let compile = || self.compile_source(source.clone(), wanted).map(Arc::new);
+                let compiled = self.cache.try_get_with(key, compile);
+                match compiled.map_err(|error| GrammarError::clone(&error)) {
+                    Ok(grammar) => return Ok(Arc::new(grammar.copy())),
+                    // Somebody else began to compile it, and left.
+                    Err(GrammarError::Abandoned) => {}
+                    Err(error) => return Err(error),
+                }
+            }
         };
         let builder = std::thread::Builder::new().name("grammar".into()).stack_size(STACK_BYTES);
         std::thread::scope(|scope| {
@@ -98,7 +119,7 @@ impl GrammarCompiler {
         self.num_compiled.load(Ordering::Relaxed)
     }
 
-    fn compile_source(&self, source: Source) -> Result<Grammar, GrammarError> {
+    fn compile_source(&self, source: Source, wanted: &Wanted<'_>) -> Result<Grammar, GrammarError> {
         let refused = |error: anyhow::Error| GrammarError::from_parser(&error.to_string());
         self.num_compiled.fetch_add(1, Ordering::Relaxed);
         for token in &source.special_tokens {
@@ -108,6 +129,7 @@ impl GrammarCompiler {
         let is_clients = source.is_clients;
         let mut parser = self.factory.create_parser(source.into_grammars()).map_err(refused)?;
         parser.start_without_prompt();
+        check(wanted)?;
         // The first tokens: that there are any, and found once for every text.
         parser.compute_mask().map_err(|error| match parser.stop_reason() {
             StopReason::NoExtensionBias => GrammarError::Unsatisfiable,
@@ -115,10 +137,12 @@ impl GrammarCompiler {
         })?;
         let automata = parser.parser.lexer_stats().num_bytes;
         let bytes = automata + BYTES_PER_SOURCE_BYTE * source_bytes;
-        let grammar = Grammar::new(Parser::new(Ok(parser)), Arc::clone(&self.writable), bytes);
-        let check = grammar.copy();
+        let grammar = Grammar::new(Parser::new(Ok(parser)), Arc::clone(&self.writable), bytes)
+            .map_err(from_match)?;
         // What this module wrote has no dead ends; what a client wrote may have some.
-        check_walks(&check, if is_clients { WALKS } else { 0 })?;
+        if is_clients {
+            check_walks(&grammar.copy(), wanted)?;
+        }
         Ok(grammar)
     }
 
@@ -166,32 +190,41 @@ impl GrammarCompiler {
     }
 }
 
-/// Looks at a grammar's beginning, and follows a number of texts of it for a while.
+/// Follows a number of texts of a grammar for a while.
 ///
 /// # Errors
-/// Where a text cannot begin or cannot go on.
-fn check_walks(grammar: &Grammar, walks: u32) -> Result<(), GrammarError> {
-    let refused = |error: MatchError| match error {
-        MatchError::Stuck => GrammarError::Unsatisfiable,
-        error => GrammarError::Invalid(error.to_string()),
-    };
-    grammar.matcher().allowed().map_err(refused)?;
-    for seed in 0..walks {
+/// Where a text cannot go on.
+fn check_walks(grammar: &Grammar, wanted: &Wanted<'_>) -> Result<(), GrammarError> {
+    for seed in 0..WALKS {
         let mut random = ChaCha8Rng::seed_from_u64(u64::from(seed));
         let mut text = grammar.matcher();
         for _ in 0..WALK_TOKENS {
+            check(wanted)?;
             let allowed = text.allowed().map_err(|error| match error {
                 MatchError::Stuck => GrammarError::DeadEnd,
-                error => refused(error),
+                error => from_match(error),
             })?;
             let Some(token) = allowed.iter().choose(&mut random) else { break };
-            text.advance(token).map_err(refused)?;
+            text.advance(token).map_err(from_match)?;
             if text.is_finished() {
                 break;
             }
         }
     }
     Ok(())
+}
+
+fn from_match(error: MatchError) -> GrammarError {
+    match error {
+        MatchError::Stuck => GrammarError::Unsatisfiable,
+        error => GrammarError::Invalid(error.to_string()),
+    }
+}
+
+/// # Errors
+/// Where nobody waits for the grammar any more.
+fn check(wanted: &Wanted<'_>) -> Result<(), GrammarError> {
+    if wanted() { Ok(()) } else { Err(GrammarError::Abandoned) }
 }
 
 impl Source {

@@ -31,6 +31,9 @@ pub enum GrammarError {
     /// It is no valid regular expression, schema or grammar, or too complex a one.
     #[error("{0}")]
     Invalid(String),
+    /// Its compilation was ended: nobody waited for it any more.
+    #[error("nobody waits for it")]
+    Abandoned,
     /// The parser failed where it should have said why.
     #[error("it cannot be compiled")]
     Failed,

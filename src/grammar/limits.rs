@@ -27,14 +27,14 @@ const MAX_PREFIX_RUN: usize = 64;
 /// Things that must be true of one string at once: the work for it doubles with each.
 pub(super) const MAX_CONJUNCTS: usize = 8;
 
-/// The parser's own limits: what one mask may cost in time (some milliseconds), and one text in
-/// memory.
+/// The parser's own limits: what one mask may cost in time (some tens of milliseconds at most), and
+/// one text in memory. Every schema and choice within the limits above needs less.
 pub(super) fn parser() -> ParserLimits {
     ParserLimits {
         max_items_in_row: 16_000,
         initial_lexer_fuel: 1_000_000,
         step_lexer_fuel: 1_000_000,
-        step_max_items: 200_000,
+        step_max_items: 50_000,
         max_lexer_states: 50_000,
         max_grammar_size: 100_000,
         verbose_errors: false,

@@ -15,6 +15,8 @@ use super::vocabulary::Writable;
 pub struct Grammar {
     parser: Parser,
     writable: Arc<Writable>,
+    /// What every text begins with.
+    first: Allowed,
     bytes: usize,
 }
 
@@ -26,8 +28,16 @@ impl fmt::Debug for Grammar {
 
 impl Grammar {
     /// A grammar whose beginning `parser` stands at; it takes about `bytes` of memory.
-    pub(super) fn new(parser: Parser, writable: Arc<Writable>, bytes: usize) -> Self {
-        Self { parser, writable, bytes }
+    ///
+    /// # Errors
+    /// Where no text can begin.
+    pub(super) fn new(
+        mut parser: Parser,
+        writable: Arc<Writable>,
+        bytes: usize,
+    ) -> Result<Self, MatchError> {
+        let first = allowed(&mut parser, &writable)?;
+        Ok(Self { parser, writable, first, bytes })
     }
 
     /// Memory that it takes, about.
@@ -40,13 +50,15 @@ impl Grammar {
     /// milliseconds where they are large: not for the engine's thread.
     pub(super) fn copy(&self) -> Self {
         let parser = self.parser.deep_clone();
-        Self { parser, writable: Arc::clone(&self.writable), bytes: self.bytes }
+        let (writable, first) = (Arc::clone(&self.writable), self.first.clone());
+        Self { parser, writable, first, bytes: self.bytes }
     }
 
     /// A text that has not begun.
     #[must_use]
     pub fn matcher(&self) -> Matcher {
-        Matcher { parser: self.parser.clone(), writable: Arc::clone(&self.writable) }
+        let first = Some(self.first.clone());
+        Matcher { parser: self.parser.clone(), writable: Arc::clone(&self.writable), first }
     }
 }
 
@@ -54,6 +66,8 @@ impl Grammar {
 pub struct Matcher {
     parser: Parser,
     writable: Arc<Writable>,
+    /// What may come next, where that is known: at the beginning.
+    first: Option<Allowed>,
 }
 
 impl fmt::Debug for Matcher {
@@ -68,11 +82,10 @@ impl Matcher {
     /// # Errors
     /// Where that is too much to find out. Nothing can be asked of the text afterwards.
     pub fn allowed(&mut self) -> Result<Allowed, MatchError> {
-        let may_end = self.parser.is_accepting().map_err(|_| self.failure())?;
-        let mut tokens = self.parser.compute_mask().map_err(|_| self.failure())?;
-        let Writable { within, at_end } = &*self.writable;
-        tokens.and(if may_end { at_end } else { within });
-        if tokens.is_zero() { Err(MatchError::Stuck) } else { Ok(Allowed { tokens, may_end }) }
+        if let Some(first) = &self.first {
+            return Ok(first.clone());
+        }
+        allowed(&mut self.parser, &self.writable)
     }
 
     /// The text goes on with `token`, one of those that were allowed.
@@ -80,7 +93,8 @@ impl Matcher {
     /// # Errors
     /// Where it was not allowed. Nothing can be asked of the text afterwards.
     pub fn advance(&mut self, token: u32) -> Result<(), MatchError> {
-        self.parser.consume_token(token).map_err(|_| self.failure())
+        self.first = None;
+        self.parser.consume_token(token).map_err(|_| failure(&self.parser))
     }
 
     /// How many of `tokens` may follow one after the other.
@@ -88,7 +102,7 @@ impl Matcher {
     /// # Errors
     /// As [`Self::allowed`].
     pub fn count_allowed(&mut self, tokens: &[u32]) -> Result<usize, MatchError> {
-        self.parser.validate_tokens(tokens).map_err(|_| self.failure())
+        self.parser.validate_tokens(tokens).map_err(|_| failure(&self.parser))
     }
 
     /// True where the text is complete and nothing can follow.
@@ -96,22 +110,30 @@ impl Matcher {
     pub fn is_finished(&self) -> bool {
         self.parser.is_stopped()
     }
+}
 
-    fn failure(&self) -> MatchError {
-        let reason = self.parser.get_error().unwrap_or_default();
-        tracing::debug!(reason, "a grammar could not be followed");
-        match self.parser.stop_reason() {
-            StopReason::LexerTooComplex | StopReason::ParserTooComplex => MatchError::TooComplex,
-            _ if is_too_complex(&reason) => MatchError::TooComplex,
-            _ if reason.starts_with("panic") => MatchError::Failed,
-            _ => MatchError::Stuck,
-        }
+/// What may come next in the text of `parser`.
+fn allowed(parser: &mut Parser, writable: &Writable) -> Result<Allowed, MatchError> {
+    let may_end = parser.is_accepting().map_err(|_| failure(parser))?;
+    let mut tokens = parser.compute_mask().map_err(|_| failure(parser))?;
+    tokens.and(if may_end { &writable.at_end } else { &writable.within });
+    if tokens.is_zero() { Err(MatchError::Stuck) } else { Ok(Allowed { tokens, may_end }) }
+}
+
+fn failure(parser: &Parser) -> MatchError {
+    let reason = parser.get_error().unwrap_or_default();
+    tracing::debug!(reason, "a grammar could not be followed");
+    match parser.stop_reason() {
+        StopReason::LexerTooComplex | StopReason::ParserTooComplex => MatchError::TooComplex,
+        _ if is_too_complex(&reason) => MatchError::TooComplex,
+        _ if reason.starts_with("panic") => MatchError::Failed,
+        _ => MatchError::Stuck,
     }
 }
 
 /// Whether a failure, in the parser's words, is that of a limit.
 fn is_too_complex(reason: &str) -> bool {
-    let limits = ["TooComplex", "too complex", "Too many items", "Current row has"];
+    let limits = ["TooComplex", "too complex", "Too many items", "Current row has", "lexer error"];
     limits.iter().any(|limit| reason.contains(limit))
 }
 

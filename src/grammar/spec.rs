@@ -27,7 +27,7 @@ pub enum GrammarSpec {
 }
 
 /// A specification in the parser's terms: texts that mean the same whenever they are the same.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Source {
     /// The grammar, in llguidance's dialect of Lark.
     pub(super) lark: String,

@@ -1,6 +1,7 @@
 //! Texts written at random, token by token, under every kind of grammar; and specifications that
 //! mean harm.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -538,4 +539,77 @@ fn grammars_that_get_stuck_are_refused() {
     assert!(exact.iter().all(|text| text == "-9223372036854775808") && !exact.is_empty());
     let named = texts(GrammarSpec::Regex("(?P<stop>a)b".to_owned()));
     assert!(named.iter().all(|text| text == "ab"));
+}
+
+/// A grammar whose compilation takes many stages: each of its texts is followed for a while.
+fn of_many_stages() -> GrammarSpec {
+    lark("start: /[a-z]{40}/ \"0\"? /[A-Z]{40}/")
+}
+
+#[test]
+fn what_nobody_waits_for_is_not_compiled_on() {
+    let asked = AtomicUsize::new(0);
+    let counted = |limit: usize| {
+        let asked = &asked;
+        move || asked.fetch_add(1, Ordering::Relaxed) < limit
+    };
+    // Not compiled yet, and given up somewhere on the way.
+    for limit in [0, 1, 2, 20, 100] {
+        asked.store(0, Ordering::Relaxed);
+        let result = COMPILER.compile_while(of_many_stages(), &counted(limit));
+        assert_eq!(result.err(), Some(GrammarError::Abandoned), "asked {limit} times");
+        // Once more before it is left to somebody else.
+        assert!(asked.load(Ordering::Relaxed) <= limit + 2, "it went on");
+    }
+    // Nothing of that is remembered.
+    assert!(compile(of_many_stages()).is_ok());
+}
+
+#[test]
+fn who_waits_for_what_another_began_gets_it() {
+    // Both want the same at once; the first leaves as soon as the second waits.
+    let spec = || lark("start: /[a-f]{33}/ \"1\"? /[A-F]{33}/");
+    let leave = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (begun, first_begun) = std::sync::mpsc::channel();
+        let (first_waits, leave) = (begun, &leave);
+        let first = scope.spawn(move || {
+            let wanted = || {
+                let _ = first_waits.send(());
+                !leave.load(Ordering::Relaxed)
+            };
+            COMPILER.compile_while(spec(), &wanted)
+        });
+        first_begun.recv().unwrap();
+        let second = scope.spawn(move || {
+            COMPILER.compile_while(spec(), &|| {
+                leave.store(true, Ordering::Relaxed);
+                true
+            })
+        });
+        assert!(second.join().unwrap().is_ok());
+        // It may have been ready before the second came.
+        let first = first.join().unwrap();
+        assert!(first.is_ok() || first.err() == Some(GrammarError::Abandoned));
+    });
+}
+
+#[test]
+fn a_limit_of_the_parser_is_told_as_one() {
+    let grammar = compile(GrammarSpec::Regex("(.*a.{0,200}b.{0,200}c)+".to_owned())).unwrap();
+    let ends = (0..20).map(|seed| {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut text = grammar.matcher();
+        loop {
+            let allowed = match text.allowed() {
+                Ok(allowed) => allowed,
+                Err(error) => return error,
+            };
+            let tokens: Vec<u32> = allowed.iter().filter(|token| *token != EOS).collect();
+            if let Err(error) = text.advance(tokens[random.random_range(0..tokens.len())]) {
+                return error;
+            }
+        }
+    });
+    assert!(ends.into_iter().all(|error| error == MatchError::TooComplex));
 }

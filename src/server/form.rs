@@ -66,9 +66,12 @@ pub(super) async fn compile(
     let Form { param, spec } = form;
     let place = place(&state.metrics, &state.lanes.grammars, call, bytes(&spec)).await?;
     let grammars = Arc::clone(&serving.grammars);
+    // Dropped with this future: when the answer has come, or nobody waits for it any more.
+    let client = Arc::new(());
+    let waits = Arc::downgrade(&client);
     let work = tokio::task::spawn_blocking(move || {
         let begun = Instant::now();
-        let result = grammars.compile(spec).map(|grammar| {
+        let result = grammars.compile_while(spec, &|| waits.strong_count() > 0).map(|grammar| {
             let begins = allowed_token_ids.is_none_or(|tokens| can_begin(&grammar, &tokens));
             begins.then_some(grammar)
         });
@@ -80,7 +83,9 @@ pub(super) async fn compile(
     let invalid = |reason: &dyn std::fmt::Display| {
         ApiError::invalid(param.clone(), format!("`{param}` cannot be obeyed: {reason}"))
     };
-    match tokio::time::timeout(state.config.grammar_timeout, work).await {
+    let compiled = tokio::time::timeout(state.config.grammar_timeout, work).await;
+    drop(client);
+    match compiled {
         Ok(Ok(Ok(Some(grammar)))) => Ok(grammar),
         Ok(Ok(Ok(None))) => Err(ApiError::invalid(
             "allowed_token_ids",

@@ -2,6 +2,7 @@
 //! forked and preempted is part of the engine's one property in the module above.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use super::*;
 use crate::grammar::{Grammar, GrammarCompiler, GrammarSpec, Vocabulary};
@@ -154,6 +155,43 @@ fn a_text_that_may_not_go_on_with_what_is_allowed_ends() {
             assert_eq!((&*text(&events), events.last()), (answer, Some(&Event::Finished(reason))));
         }
     }
+}
+
+/// Sixteen texts whose grammar takes a second a time run beside two that take none of it: one without
+/// a grammar, one with a fast one.
+#[test]
+fn slow_grammars_keep_no_other_text_from_its_steps() {
+    let mut rig = Rig::new(256, 4, 18, 64);
+    let plain = request(vec![5, 6, 7], 30);
+    let fast = Request { grammar: Some(regex("[a-z]{30}")), ..request(vec![6, 7, 8], 40) };
+    let slow = Request { grammar: Some(regex("[d-z]{4}")), n: 16, ..request(vec![8, 9], 12) };
+    let mut slow_ones = rig.submit(slow);
+    let mut others = [rig.submit(plain.clone()).remove(0), rig.submit(fast).remove(0)];
+    let mut steps = 0;
+    while rig.handle.has_submissions() || !rig.engine.scheduler.is_idle() {
+        rig.step();
+        steps += 1;
+        assert!(steps < 500, "some never go on");
+        let took = |sequence: &Sequence| {
+            let is_slow = sequence.request().prompt.len() == 2;
+            Duration::from_millis(if is_slow { 1000 } else { 0 })
+        };
+        let took: Vec<_> =
+            rig.engine.scheduler.running().iter().map(|one| (one.id, took(one))).collect();
+        took.into_iter().for_each(|(id, took)| rig.engine.scheduler.grammar_took(id, took));
+        if steps == 34 {
+            assert_answers(&drain(&mut others[0]), &plain);
+            let events = drain(&mut others[1]);
+            assert_eq!(text(&events).len(), 30);
+            assert_eq!(events.last(), Some(&Event::Finished(FinishReason::Complete)));
+            assert_eq!(rig.engine.scheduler.num_running(), 16, "the slow ones sat it out");
+        }
+    }
+    for stream in &mut slow_ones {
+        let events = drain(stream);
+        assert_eq!(text(&events).len(), 4, "a text that sat out steps is whole: {events:?}");
+    }
+    assert_eq!(rig.free_blocks(), 256);
 }
 
 #[test]
