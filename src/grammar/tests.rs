@@ -571,11 +571,11 @@ fn who_waits_for_what_another_began_gets_it() {
     let spec = || lark("start: /[a-f]{33}/ \"1\"? /[A-F]{33}/");
     let leave = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (begun, first_begun) = std::sync::mpsc::channel();
+        let (begun, first_begun) = std::sync::mpsc::sync_channel(1);
         let (first_waits, leave) = (begun, &leave);
         let first = scope.spawn(move || {
             let wanted = || {
-                let _ = first_waits.send(());
+                let _ = first_waits.try_send(());
                 !leave.load(Ordering::Relaxed)
             };
             COMPILER.compile_while(spec(), &wanted)
