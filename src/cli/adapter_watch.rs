@@ -4,7 +4,6 @@
 //! finds it a little later. What cannot be used leaves everything as it was, and is tried again.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,11 +11,11 @@ use anyhow::Context;
 use notify::RecommendedWatcher;
 
 use super::adapter_scan::AdapterNames;
-use super::changes;
+use super::changes::{self, Look, Looks, Why};
 use super::followed_file::{FollowedFile, read_text};
 use super::names;
-use crate::adapter::registry::Registry;
-use crate::config::{AdaptersArgs, MAX_ADAPTERS_FILE, parse_adapters};
+use crate::adapter::registry::{Declared, Registry};
+use crate::config::{AdaptersArgs, AdaptersFileError, MAX_ADAPTERS_FILE, parse_adapters};
 
 /// How often is looked where nothing was said.
 const POLL: Duration = Duration::from_secs(1);
@@ -24,11 +23,6 @@ const POLL: Duration = Duration::from_secs(1);
 const FIRST_CHECK: Duration = Duration::from_secs(5);
 /// Adapters that are looked through at each look.
 const CHECKED: usize = 500;
-/// After something was said: files come in several writes.
-const SETTLE: Duration = Duration::from_millis(50);
-/// And then no longer than so many times that.
-const MOST_MOMENTS: usize = 20;
-
 /// What is followed.
 #[derive(Debug)]
 pub struct Followed {
@@ -65,16 +59,16 @@ impl Followed {
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn watch(self) -> anyhow::Result<()> {
+    pub fn watch(self, (look, looks): (Look, Looks)) -> anyhow::Result<()> {
         let Self { registry, mut watched } = self;
-        let (said, changes) = sync_channel(1);
-        let watchers = watched.watchers(&said);
+        let watchers = watched.watchers(&look);
         let run = move || {
             // They live as long as somebody listens.
             let _watchers = watchers;
-            let _said = said;
-            while watched.look(Instant::now()) {
-                wait(&changes, watched.soon().unwrap_or(POLL));
+            let _look = look;
+            let mut why = Why::Change;
+            while watched.look(Instant::now(), why) {
+                why = looks.wait(watched.soon()).unwrap_or(Why::Change);
             }
         };
         std::thread::Builder::new().name("adapter-watch".into()).spawn(run)?;
@@ -86,13 +80,13 @@ impl Followed {
 /// Registers what the file at `path` declares.
 fn open_file(path: &Path, registry: &Registry) -> anyhow::Result<FollowedFile> {
     let text = read_text(path, MAX_ADAPTERS_FILE)?;
-    follow_file(path, &text, registry)?;
+    registry.follow_file(&parse(path, &text)?)?;
     let what = "the file of adapters";
     Ok(FollowedFile::new(path.to_owned(), MAX_ADAPTERS_FILE, what, Some(text)))
 }
 
-fn follow_file(path: &Path, text: &str, registry: &Registry) -> anyhow::Result<()> {
-    Ok(registry.follow_file(&parse_adapters(text, path.parent().unwrap_or(Path::new("")))?)?)
+fn parse(path: &Path, text: &str) -> Result<Vec<Declared>, AdaptersFileError> {
+    parse_adapters(text, path.parent().unwrap_or(Path::new("")))
 }
 
 /// What is followed by the thread, which does not keep the registry alive.
@@ -135,11 +129,12 @@ impl Directory {
 
 impl Watched {
     /// Takes in what changed; false once the registry is gone.
-    fn look(&mut self, now: Instant) -> bool {
+    fn look(&mut self, now: Instant, why: Why) -> bool {
         let Some(registry) = self.registry.upgrade() else { return false };
         if let Some(file) = &mut self.file {
             let path = file.path().to_owned();
-            if file.look(now, |text| follow_file(&path, text, &registry)).is_some() {
+            let follow = |text: &str| Ok(registry.follow_file(&parse(&path, text)?)?);
+            if file.look(now, why, follow).is_some() {
                 tracing::info!("the file of adapters changed and is followed");
                 registry.check_files(usize::MAX, now + FIRST_CHECK);
             }
@@ -153,29 +148,21 @@ impl Watched {
         true
     }
 
-    /// Time until the next look where nothing is said, where it is not the usual one.
-    fn soon(&self) -> Option<Duration> {
-        self.file.as_ref()?.soon()
+    /// Time until the next look where nothing is said.
+    fn soon(&self) -> Duration {
+        let file = self.file.as_ref().and_then(FollowedFile::soon);
+        file.unwrap_or(POLL)
     }
 
     /// The system's word for changes; where it gives none, polling is what is left.
-    fn watchers(&self, said: &SyncSender<()>) -> Vec<RecommendedWatcher> {
+    fn watchers(&self, look: &Look) -> Vec<RecommendedWatcher> {
         let file = self.file.as_ref().and_then(|file| file.path().parent());
         let directory = self.directory.as_ref().map(|directory| directory.path.as_path());
         let told = |dir| {
-            changes::listen(dir, said.clone())
+            changes::listen(dir, look.clone())
                 .inspect_err(|error| tracing::warn!("adapters are only polled: {error}"))
                 .ok()
         };
         [file, directory].into_iter().flatten().filter_map(told).collect()
-    }
-}
-
-/// Waits for a word, at most for `time`, and for what belongs to it: until nothing is said for a
-/// moment, or somebody never stops.
-fn wait(changes: &Receiver<()>, time: Duration) {
-    if changes.recv_timeout(time) == Ok(()) {
-        let calm = |_: &usize| changes.recv_timeout(SETTLE) != Ok(());
-        let _ = (0..MOST_MOMENTS).find(calm);
     }
 }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::changes::Why;
+
 /// Whoever writes the file in several pieces pauses for less than this.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Before the first time that the same file is tried again, and the longest such time.
@@ -64,14 +66,15 @@ impl FollowedFile {
         self.next.as_ref().filter(|next| next.failed == 0).map(|_| SETTLE)
     }
 
-    /// Looks at the file, and takes it over with `apply` where that is due; what that gave, where it
-    /// succeeded.
+    /// Looks at the file, and takes it over with `apply` where that is due, or asked for; what that
+    /// gave, where it succeeded.
     pub fn look<T>(
         &mut self,
         now: Instant,
+        why: Why,
         apply: impl FnOnce(&str) -> anyhow::Result<T>,
     ) -> Option<T> {
-        let done = self.try_look(now, apply);
+        let done = self.try_look(now, why, apply);
         match done {
             Ok(done) => done,
             Err(error) => {
@@ -91,6 +94,7 @@ impl FollowedFile {
     fn try_look<T>(
         &mut self,
         now: Instant,
+        why: Why,
         apply: impl FnOnce(&str) -> anyhow::Result<T>,
     ) -> anyhow::Result<Option<T>> {
         let text = read_text(&self.path, self.max_bytes)?;
@@ -102,7 +106,8 @@ impl FollowedFile {
             Some(next) if next.text == text => self.next.insert(next),
             _ => self.next.insert(Next { text, since: now, failed: 0, due: now + SETTLE }),
         };
-        if now < next.due || now.saturating_duration_since(next.since) < SETTLE {
+        let is_due = now >= next.due && now.saturating_duration_since(next.since) >= SETTLE;
+        if !is_due && why != Why::Asked {
             return Ok(None);
         }
         // As it is for a moment where it is written anew.
@@ -159,7 +164,7 @@ mod tests {
         let (mut taken, mut tries) = (Vec::new(), 0);
         for _ in 0..seconds * 4 {
             *now += Duration::from_millis(250);
-            taken.extend(file.look(*now, |text| {
+            taken.extend(file.look(*now, Why::Change, |text| {
                 tries += 1;
                 if usable(text) { Ok(text.to_owned()) } else { bail!("unusable") }
             }));
@@ -191,14 +196,14 @@ mod tests {
         for text in ["", "t", "tw", "two"] {
             folder.write(text);
             now += Duration::from_millis(200);
-            assert_eq!(file.look(now, |text| Ok(text.to_owned())), None, "{text}");
+            assert_eq!(file.look(now, Why::Change, |text| Ok(text.to_owned())), None, "{text}");
         }
         assert_eq!(file.soon(), Some(SETTLE));
         assert_eq!(looks(&mut file, &mut now, 5, |_| true), (vec!["two".to_owned()], 1));
         assert_eq!(file.soon(), None);
         // What comes and goes again was nothing.
         folder.write("three");
-        file.look(now, |_| Ok(()));
+        file.look(now, Why::Change, |_| Ok(()));
         folder.write("two");
         assert_eq!(looks(&mut file, &mut now, 5, |_| true), (vec![], 0));
     }
@@ -215,6 +220,24 @@ mod tests {
         looks(&mut file, &mut now, 300, |_| false);
         folder.write("four");
         assert_eq!(looks(&mut file, &mut now, 1, |_| true), (vec!["four".to_owned()], 1));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_read_at_once() {
+        let (folder, mut file, mut now) = Folder::new("one");
+        let ask =
+            |file: &mut FollowedFile, now| file.look(now, Why::Asked, |text| Ok(text.to_owned()));
+        folder.write("two");
+        assert_eq!(ask(&mut file, now), Some("two".to_owned()));
+        // The same again is nothing new, and what failed waits for no later time.
+        assert_eq!(ask(&mut file, now), None);
+        folder.write("three");
+        looks(&mut file, &mut now, 300, |_| false);
+        assert_eq!(file.look(now, Why::Change, |text| Ok(text.to_owned())), None);
+        assert_eq!(ask(&mut file, now), Some("three".to_owned()));
+        // A file that is being written anew is not asked for.
+        folder.write("");
+        assert_eq!(ask(&mut file, now), None);
     }
 
     #[test]

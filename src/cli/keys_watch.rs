@@ -3,13 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::access::{MAX_KEYS_FILE, keys_file};
-use super::changes;
+use super::changes::{self, Look, Looks};
 use super::followed_file::FollowedFile;
 use crate::server::tenancy::Tenancy;
 
@@ -19,23 +16,19 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Follows the file from now on.
 ///
 /// # Errors
-/// Where the system gives no thread or no signal.
-pub fn watch(path: PathBuf, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
-    // One place: a look that is due stands for every reason there is.
-    let (look, looks) = sync_channel(1);
+/// Where the system gives no thread.
+pub fn watch(
+    path: PathBuf,
+    tenancy: Arc<Tenancy>,
+    (look, looks): (Look, Looks),
+) -> anyhow::Result<()> {
     // Its end ends the watching, so it moves along.
     // Editors and orchestrators replace files, so it is the directory that tells.
-    let watcher = changes::listen(path.parent().unwrap_or(Path::new("")), look.clone())
+    let watcher = changes::listen(path.parent().unwrap_or(Path::new("")), look)
         .inspect_err(
             |error| tracing::debug!(%error, "changes of the keys file are looked for only"),
         )
         .ok();
-    let mut hangups = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            let _ = look.try_send(());
-        }
-    });
     let work = move || {
         follow(path, &tenancy, &looks);
         drop(watcher);
@@ -44,15 +37,12 @@ pub fn watch(path: PathBuf, tenancy: Arc<Tenancy>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn follow(path: PathBuf, tenancy: &Tenancy, looks: &Receiver<()>) {
+fn follow(path: PathBuf, tenancy: &Tenancy, looks: &Looks) {
     // The first look is one too: the file may have changed since it was opened.
     let mut file = FollowedFile::new(path, MAX_KEYS_FILE, "the keys file", None);
-    loop {
-        let time = file.soon().unwrap_or(INTERVAL);
-        if matches!(looks.recv_timeout(time), Err(RecvTimeoutError::Disconnected)) {
-            return;
-        }
-        if let Some((tenants, keys)) = file.look(Instant::now(), |text| reload(tenancy, text)) {
+    while let Some(why) = looks.wait(file.soon().unwrap_or(INTERVAL)) {
+        let looked = file.look(Instant::now(), why, |text| reload(tenancy, text));
+        if let Some((tenants, keys)) = looked {
             tracing::info!(tenants, keys, "the keys file was read");
         }
         tenancy.write_again();

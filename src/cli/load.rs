@@ -9,6 +9,7 @@ use anyhow::{bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::adapter_watch::Followed;
+use super::changes::{Look, Looks};
 use super::end_tokens;
 use super::model_source::ModelSource;
 use super::names::{self, base_names};
@@ -137,11 +138,12 @@ fn check_quantize(args: &ServeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads everything and starts the engine; `state` serves from then on.
+/// Loads everything and starts the engine; `state` serves from then on. Adapters are looked for by
+/// `looks` too.
 ///
 /// # Errors
 /// Where the device, the model, its tokenizer or an adapter cannot be used.
-pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
+pub fn load(args: &ServeArgs, state: &AppState, looks: (Look, Looks)) -> anyhow::Result<Loaded> {
     let device = args.device.open()?;
     let source = ModelSource::open(args)?;
     let (checkpoint, config) = (&source.model, source.config());
@@ -157,7 +159,7 @@ pub fn load(args: &ServeArgs, state: &AppState) -> anyhow::Result<Loaded> {
     progress.finish_and_clear();
     let registry = names::registry(args, &source, &mut model, &options, &state.metrics)?;
     let registry = Arc::new(registry);
-    Followed::open(&args.adapters, Arc::clone(&registry))?.watch()?;
+    Followed::open(&args.adapters, Arc::clone(&registry))?.watch(looks)?;
     registry.warm_up();
     let kv_dtype = args.engine.kv_cache_dtype.resolve(&model.kv_cache_dtypes())?;
 

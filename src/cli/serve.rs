@@ -12,9 +12,10 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
+use super::changes::{Look, Looks, looks};
 use super::signals::{Cause, Signals};
 use super::{access, keys_watch, load, names, sources};
-use crate::config::ServeArgs;
+use crate::config::{AccessArgs, ServeArgs};
 use crate::metrics::Metrics;
 use crate::server::state::{AppState, ServerConfig};
 use crate::server::tenancy::Tenancy;
@@ -81,19 +82,17 @@ async fn serve_until_stopped(
         pooling: args.pooling.into(),
         ..defaults
     };
-    let usage = args.access.usage_log.as_ref().map(|path| {
-        let opened = UsageLog::open(path, args.access.usage_log_max_size.0 as u64);
-        opened.with_context(|| format!("--usage-log {}", path.display()))
-    });
-    let usage = usage.transpose()?;
+    let usage = usage_log(&args.access)?;
+    let (of_keys, of_adapters) = (looks(), looks());
+    let told = [of_keys.0.clone(), of_adapters.0.clone()];
     if let Some(path) = &args.access.keys {
-        keys_watch::watch(path.clone(), Arc::clone(&tenancy))?;
+        keys_watch::watch(path.clone(), Arc::clone(&tenancy), of_keys)?;
     }
     let state = AppState::new(config, Metrics::new(), tenancy, usage);
     let (failures, mut causes) = mpsc::channel(2);
-    tokio::spawn(signals.follow(followed(&args), failures.clone()));
+    tokio::spawn(signals.follow(followed(&args), told, failures.clone()));
     let timeout = Duration::from_secs(args.shutdown_timeout);
-    spawn_engine(args, Arc::clone(&state), address, failures)?;
+    spawn_engine(args, Arc::clone(&state), address, of_adapters, failures)?;
 
     let (stop, stopped) = oneshot::channel::<()>();
     let (abort, aborted) = oneshot::channel::<()>();
@@ -135,6 +134,12 @@ async fn serve_until_stopped(
     failure.map_or(Ok(()), Err)
 }
 
+fn usage_log(args: &AccessArgs) -> anyhow::Result<Option<UsageLog>> {
+    let Some(path) = &args.usage_log else { return Ok(None) };
+    let opened = UsageLog::open(path, args.usage_log_max_size.0 as u64);
+    opened.map(Some).with_context(|| format!("--usage-log {}", path.display()))
+}
+
 /// Resolves when its sender sends; never where the sender is dropped.
 async fn resolved(receiver: oneshot::Receiver<()>) {
     if receiver.await.is_err() {
@@ -147,11 +152,12 @@ fn spawn_engine(
     args: ServeArgs,
     state: Arc<AppState>,
     address: SocketAddr,
+    looks: (Look, Looks),
     failures: mpsc::Sender<Cause>,
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     let work = move || {
-        let failure = match load::load(&args, &state) {
+        let failure = match load::load(&args, &state, looks) {
             Ok(loaded) => {
                 let seconds = started.elapsed().as_secs_f64();
                 tracing::info!("{} on http://{address}, ready in {seconds:.1} s", loaded.summary);
