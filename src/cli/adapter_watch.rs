@@ -23,6 +23,9 @@ const POLL: Duration = Duration::from_secs(1);
 const FIRST_CHECK: Duration = Duration::from_secs(5);
 /// Adapters that are looked through at each look.
 const CHECKED: usize = 500;
+/// How often, while versions are being loaded that are to take over.
+const COMING: Duration = Duration::from_millis(100);
+
 /// What is followed.
 #[derive(Debug)]
 pub struct Followed {
@@ -45,6 +48,7 @@ impl Followed {
             registry: Arc::downgrade(&registry),
             file: file.transpose()?,
             directory: directory.map(|path| Directory { path, ..Directory::default() }),
+            coming: false,
         };
         if let Some(directory) = &mut watched.directory {
             let followed = directory.follow(&registry, Instant::now());
@@ -80,7 +84,7 @@ impl Followed {
 /// Registers what the file at `path` declares.
 fn open_file(path: &Path, registry: &Registry) -> anyhow::Result<FollowedFile> {
     let text = read_text(path, MAX_ADAPTERS_FILE)?;
-    registry.follow_file(&parse(path, &text)?)?;
+    registry.open_file(&parse(path, &text)?)?;
     let what = "the file of adapters";
     Ok(FollowedFile::new(path.to_owned(), MAX_ADAPTERS_FILE, what, Some(text)))
 }
@@ -95,6 +99,8 @@ struct Watched {
     registry: Weak<Registry>,
     file: Option<FollowedFile>,
     directory: Option<Directory>,
+    /// Whether versions are being loaded that are to take over.
+    coming: bool,
 }
 
 /// The directory of adapters.
@@ -142,6 +148,7 @@ impl Watched {
         if let Some(directory) = &mut self.directory {
             directory.look(&registry, now);
         }
+        self.coming = registry.take_over();
         registry.refresh();
         registry.retry_pinned();
         registry.check_files(CHECKED, now + FIRST_CHECK);
@@ -151,7 +158,8 @@ impl Watched {
     /// Time until the next look where nothing is said.
     fn soon(&self) -> Duration {
         let file = self.file.as_ref().and_then(FollowedFile::soon);
-        file.unwrap_or(POLL)
+        let coming = self.coming.then_some(COMING);
+        [file, coming].into_iter().flatten().min().unwrap_or(POLL)
     }
 
     /// The system's word for changes; where it gives none, polling is what is left.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::coming::Coming;
 use super::error::ChangeError;
 use super::names::{Meaning, Names, Shares};
 use super::record::{Record, StoredVersion};
@@ -27,6 +28,8 @@ pub(super) struct Book {
     pub entries: BTreeMap<String, Entry>,
     /// Adapters that were declared or stored and cannot be registered, by name, and why.
     pub refused: BTreeMap<String, Refused>,
+    /// What names in service are to mean once it has been loaded.
+    pub coming: BTreeMap<String, Coming>,
     /// Of the newest change; no revision is given twice.
     pub revision: u64,
 }
@@ -277,6 +280,13 @@ impl Book {
         self.refused.get(name).is_some_and(|refused| refused.origin == Origin::Api)
     }
 
+    /// Forgets why `origin` could not have a name.
+    pub fn unrefuse(&mut self, name: &str, origin: Origin) {
+        if self.refused.get(name).is_some_and(|refused| refused.origin == origin) {
+            self.refused.remove(name);
+        }
+    }
+
     /// A revision that none had.
     pub fn next_revision(&mut self) -> u64 {
         self.revision += 1;
@@ -316,14 +326,24 @@ impl Book {
         adapter.into_iter().flat_map(|adapter| adapter.versions.iter().map(|version| &version.slot))
     }
 
-    /// A version of `name` at `source` that is there already.
+    /// Every version that is to be loaded before it takes over a name.
+    pub fn slots_coming(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        self.coming.values().flat_map(|coming| &coming.first)
+    }
+
+    /// A version of `name` at `source` that is there already, or on its way.
     pub fn slot_at(&self, name: &str, source: &Source) -> Option<&Arc<Slot>> {
-        match self.entries.get(name)? {
-            Entry::Adapter(adapter) => {
-                let mut slots = adapter.versions.iter().map(|version| &version.slot);
-                slots.find(|slot| slot.source == *source)
+        let present = self.slots_of(name).find(|slot| slot.source == *source);
+        present.or_else(|| self.coming.get(name)?.slots().find(|slot| slot.source == *source))
+    }
+
+    /// Whether a version answers for `name`.
+    pub fn answers(&self, name: &str, slot: &Arc<Slot>) -> bool {
+        match self.entries.get(name) {
+            Some(Entry::Adapter(adapter)) => {
+                adapter.answering().any(|(version, _)| Arc::ptr_eq(&version.slot, slot))
             }
-            Entry::Alias { .. } => None,
+            Some(Entry::Alias { .. }) | None => false,
         }
     }
 

@@ -26,6 +26,10 @@ fn scene(names: &[(&str, Source)]) -> (Arc<MadeUp>, Registry) {
     (loader, registry)
 }
 
+fn local(path: &str) -> Source {
+    Source::Directory { path: path.into() }
+}
+
 fn party(tenant: u32) -> Party {
     Party { tenant, weight: 1, alone: false }
 }
@@ -111,6 +115,47 @@ fn what_is_in_memory_is_used_where_the_place_still_has_it() {
     loader.place(&remote("2"), Some(9));
     assert_eq!((get("2"), reads()), (9, 3));
     assert_eq!((get("1"), get("2"), reads()), (1, 9, 3));
+}
+
+/// What a changed file says is so at once, but for what has to come from elsewhere first.
+#[test]
+fn a_slow_place_holds_up_no_other_change() {
+    let (loader, registry) = scene(&[("a", local("1")), ("b", local("2"))]);
+    let answers = |name: &str| match registry.find(name, || 0) {
+        Found::Ready(Target::Adapter(version)) => version.id().0[0],
+        Found::Loading(load) => content(load),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert_eq!([answers("a"), answers("b")], [1, 2]);
+    let until = |name: &str, expected: u8| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while answers(name) != expected {
+            assert!(Instant::now() < deadline, "{name}");
+            registry.take_over();
+            std::thread::yield_now();
+        }
+    };
+    let pinned = |name: &str, source| Declared { pinned: true, ..declared(name, source) };
+    let file = [pinned("a", remote("3")), pinned("b", local("4")), pinned("c", remote("5"))];
+    registry.follow_file(&file).unwrap();
+    until("b", 4);
+    assert_eq!(answers("a"), 1);
+    // A new name is known at once, and whoever asks for it waits.
+    let waiting = begin(&registry, 7, "c");
+    // A later change waits for nothing either.
+    registry.follow_file(&[declared("a", remote("6")), declared("c", remote("5"))]).unwrap();
+    assert!(!registry.knows("b") && answers("a") == 1);
+    loader.deliver("5", true);
+    assert_eq!(content(waiting), 5);
+    // What nobody wants any more may come: it takes nobody's place.
+    loader.deliver("3", true);
+    loader.deliver("6", true);
+    until("a", 6);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while registry.memory_used() != 2 * made_up::BYTES {
+        assert!(Instant::now() < deadline, "{} bytes", registry.memory_used());
+        std::thread::yield_now();
+    }
 }
 
 /// What the operator named starts with what it was last; what a caller registers is what lies there.

@@ -12,6 +12,7 @@
 
 mod book;
 mod change;
+mod coming;
 mod delivery;
 mod error;
 mod file_digest;
@@ -208,8 +209,12 @@ impl Registry {
         self.count_refused(&book);
     }
 
-    /// Notes, and tells once, that an adapter cannot be registered.
+    /// Notes, and tells once, that an adapter cannot be registered. A stored record of no use stays
+    /// noted, whatever else is of the same name.
     fn refuse(&self, book: &mut Book, name: &str, origin: Origin, reason: String) {
+        if book.is_stored(name) {
+            return;
+        }
         let refused = Refused { origin, reason };
         if book.refused.get(name) != Some(&refused) {
             let (shown, reason) = (origin.shown(), &refused.reason);

@@ -293,13 +293,20 @@ impl Slot {
         self.resident().is_none() && matches!(self.state().phase, Phase::Failed { .. })
     }
 
-    /// Whether it could not be loaded, and it is time to try once more.
-    pub fn is_retry_due(&self) -> bool {
-        let state = self.state();
-        match &state.phase {
-            Phase::Failed { retry, .. } => self.resident().is_none() && Instant::now() >= *retry,
-            Phase::Idle | Phase::Loading(_) => false,
-        }
+    /// Whether it is not in memory, and nobody has tried to load it.
+    pub fn is_untried(&self) -> bool {
+        matches!(self.state().phase, Phase::Idle) && self.resident().is_none()
+    }
+
+    /// Whether it could not be loaded, and is to be tried once more: it is time, or its files are no
+    /// longer those that could not be used.
+    pub fn is_retry_due(&self, now: impl FnOnce() -> Option<Stamp>) -> bool {
+        let (retry, failed) = match &self.state().phase {
+            Phase::Failed { retry, stamp, .. } => (*retry, *stamp),
+            Phase::Idle | Phase::Loading(_) => return false,
+        };
+        let files = |stamp: Option<Stamp>| stamp.map(|stamp| stamp.files);
+        self.resident().is_none() && (Instant::now() >= retry || files(now()) != files(failed))
     }
 
     /// What is kept of it as it was read, where that is still what it is by what is `seen` of its

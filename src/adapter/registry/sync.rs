@@ -1,5 +1,6 @@
 //! Names that are declared outside: in the file of adapters, or by lying in the directory of
-//! adapters. The registry follows them, all at once or not at all.
+//! adapters. What is declared holds together, or none of it counts; who needs no other version to be
+//! loaded waits for nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::time::Instant;
 
 use super::Registry;
 use super::book::{Adapter, Book, Entry};
+use super::coming::Coming;
 use super::error::ChangeError;
 use super::slot::Slot;
 use super::source::{Origin, Source};
@@ -64,11 +66,12 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes the file's adapters what `declared` says. A version that takes over a name in service
-    /// is loaded first.
+    /// Makes the file's adapters what `declared` says: at once, but for names in service that other
+    /// versions take over. Those are loaded beside, and take over one by one
+    /// ([`Registry::take_over`]).
     ///
     /// # Errors
-    /// Where one of them cannot be; then all stay as they were.
+    /// Where the names do not go together; then all stay as they were.
     pub fn follow_file(&self, declared: &[Declared]) -> Result<(), ChangeError> {
         let mut names = BTreeSet::new();
         for name in declared.iter().flat_map(|d| std::iter::once(&d.name).chain(&d.aliases)) {
@@ -78,27 +81,36 @@ impl Registry {
                 return Err(ChangeError::Taken { name: name.clone(), by });
             }
         }
-        let (entries, first) = {
-            let mut book = self.book();
-            self.check_free(&book, &names)?;
-            entries_of(&mut book, declared)
-        };
-        let loaded = first.iter().try_for_each(|slot| self.load(slot).map(drop));
         let mut book = self.book();
-        let fits = loaded.map_err(ChangeError::from).and_then(|()| self.check_free(&book, &names));
-        if let Err(error) = fits {
-            let kept = |slot: &Arc<Slot>| book.slots().any(|other| Arc::ptr_eq(other, slot));
-            first.iter().filter(|slot| !kept(slot)).for_each(|slot| self.memory.retire(slot));
-            return Err(error);
-        }
-        let gone = of_origin(&book, Origin::File).filter(|name| !entries.contains_key(*name));
+        self.check_free(&book, &names)?;
+        let (entries, coming) = entries_of(&mut book, declared);
+        let gone = of_origin(&book, Origin::File).filter(|name| !names.contains(name.as_str()));
         let mut edits: Vec<_> = gone.map(|name| (name.clone(), None)).collect();
         edits.extend(entries.into_iter().map(|(name, entry)| (name, Some(entry))));
         edits.retain(|(name, entry)| differs(book.entries.get(name), entry.as_ref()));
+        book.refused.retain(|_, refused| refused.origin != Origin::File);
         self.apply(&mut book, edits);
+        self.replace_coming(&mut book, coming);
         drop(book);
+        self.take_over();
         self.warm_up();
         Ok(())
+    }
+
+    /// The same at the start, when nobody is being answered yet: waits for the adapters of the file
+    /// that stay in memory.
+    ///
+    /// # Errors
+    /// As well where one of those cannot be loaded.
+    pub fn open_file(&self, declared: &[Declared]) -> Result<(), ChangeError> {
+        self.follow_file(declared)?;
+        let slots: Vec<Arc<Slot>> = {
+            let book = self.book();
+            let pinned = declared.iter().filter(|adapter| adapter.pinned);
+            let slots = pinned.flat_map(|adapter| book.slots_of(&adapter.name));
+            slots.map(Arc::clone).collect()
+        };
+        Ok(slots.iter().try_for_each(|slot| self.load(slot).map(drop))?)
     }
 
     /// Begins to load the adapters that stay in memory.
@@ -146,10 +158,11 @@ impl Registry {
 
     /// Loads those that stay in memory and could not be loaded before, less and less often.
     pub fn retry_pinned(&self) {
-        let due = |slot: &&Arc<Slot>| slot.is_pinned() && slot.is_retry_due();
+        let pinned = |slot: &&Arc<Slot>| slot.is_pinned();
         let slots: Vec<Arc<Slot>> =
-            self.book().slots_answering().filter(due).map(Arc::clone).collect();
-        slots.iter().for_each(|slot| drop(self.workers.get(slot, Party::OPERATOR)));
+            self.book().slots_answering().filter(pinned).map(Arc::clone).collect();
+        let due = |slot: &&Arc<Slot>| slot.is_retry_due(|| self.workers.stamp(slot));
+        slots.iter().filter(due).for_each(|slot| self.workers.refresh(slot));
     }
 
     /// Registers the adapters that lie in the directory `root` by the names of their own
@@ -213,35 +226,48 @@ impl Registry {
     }
 }
 
-/// The entries that a file means, made of the versions that are there already; and those versions
-/// that have to be loaded before: of names in service, and those that stay in memory.
-fn entries_of(book: &mut Book, declared: &[Declared]) -> (BTreeMap<String, Entry>, Vec<Arc<Slot>>) {
-    let (mut entries, mut first) = (BTreeMap::new(), Vec::new());
-    for adapter in declared {
-        let name = adapter.name.as_str();
-        let in_service = matches!(book.entries.get(name), Some(Entry::Adapter(_)));
-        let mut entry = Adapter::new(Origin::File);
-        entry.pinned = adapter.pinned;
-        for DeclaredVersion { source, weight } in &adapter.versions {
-            let present = book.slot_at(name, source).map(Arc::clone);
-            let new = present.is_none();
-            let slot = present.unwrap_or_else(|| Slot::new(name, source.clone(), true, None));
-            if (new && in_service) || adapter.pinned {
-                first.push(Arc::clone(&slot));
-            }
-            let number = entry.push(slot);
-            entry.split.push((number, *weight));
+/// The entries that a file means, made of the versions that are there already; and those of names in
+/// service of which versions that do not answer yet have to be loaded before.
+fn entries_of(
+    book: &mut Book,
+    declared: &[Declared],
+) -> (BTreeMap<String, Entry>, BTreeMap<String, Coming>) {
+    let (mut entries, mut coming) = (BTreeMap::new(), BTreeMap::new());
+    for declared in declared {
+        let name = declared.name.as_str();
+        let (mut adapter, first) = adapter_of(book, declared);
+        adapter.revision = book.next_revision();
+        if first.is_empty() {
+            entries.insert(name.to_owned(), Entry::Adapter(adapter));
+        } else {
+            coming.insert(name.to_owned(), Coming { adapter, first });
         }
-        entry.split.retain(|(_, weight)| *weight > 0);
-        entry.revision = book.next_revision();
-        entries.insert(name.to_owned(), Entry::Adapter(entry));
-        for alias in &adapter.aliases {
+        for alias in &declared.aliases {
             let (target, revision) = (name.to_owned(), book.next_revision());
             let entry = Entry::Alias { target, origin: Origin::File, revision };
             entries.insert(alias.clone(), entry);
         }
     }
-    (entries, first)
+    (entries, coming)
+}
+
+/// An adapter as a file declares it, and its versions that have to be loaded before.
+fn adapter_of(book: &Book, declared: &Declared) -> (Adapter, Vec<Arc<Slot>>) {
+    let name = declared.name.as_str();
+    let in_service = matches!(book.entries.get(name), Some(Entry::Adapter(_)));
+    let (mut adapter, mut first) = (Adapter::new(Origin::File), Vec::new());
+    adapter.pinned = declared.pinned;
+    for DeclaredVersion { source, weight } in &declared.versions {
+        let present = book.slot_at(name, source).map(Arc::clone);
+        let slot = present.unwrap_or_else(|| Slot::new(name, source.clone(), true, None));
+        if in_service && *weight > 0 && !book.answers(name, &slot) {
+            first.push(Arc::clone(&slot));
+        }
+        let number = adapter.push(slot);
+        adapter.split.push((number, *weight));
+    }
+    adapter.split.retain(|(_, weight)| *weight > 0);
+    (adapter, first)
 }
 
 fn of_origin(book: &Book, origin: Origin) -> impl Iterator<Item = &String> {

@@ -313,8 +313,16 @@ fn declared(name: &str, paths: &[&str], aliases: &[&str]) -> Declared {
     }
 }
 
+/// Follows the file, and waits for the versions that take over.
+fn follow(registry: &Registry, declared: &[Declared]) {
+    registry.follow_file(declared).unwrap();
+    while registry.take_over() {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
-fn the_file_is_followed_whole_or_not_at_all() {
+fn a_file_that_does_not_hold_together_changes_nothing() {
     let (_, registry) = empty();
     registry.put(put("mine", "1")).unwrap();
     let first = [declared("a", &["2"], &["x"]), declared("b", &["3"], &[])];
@@ -327,20 +335,86 @@ fn the_file_is_followed_whole_or_not_at_all() {
         vec![declared("a", &["4"], &[]), declared("mine", &["5"], &[])],
         vec![declared("a", &["4"], &[]), declared("a", &["5"], &[])],
         vec![declared("a", &["4"], &["b"]), declared("b", &["3"], &[])],
-        vec![declared("a", &["broken"], &[])],
         vec![declared("../a", &["4"], &[])],
     ] {
         registry.follow_file(&bad).unwrap_err();
         assert_eq!([content(&registry, "x"), content(&registry, "b")], [2, 3]);
     }
-    registry.follow_file(&[declared("a", &["4"], &[])]).unwrap();
+    follow(&registry, &[declared("a", &["4"], &[])]);
     assert_eq!(
         (content(&registry, "a"), registry.knows("x"), registry.knows("b")),
         (4, false, false)
     );
-    registry.follow_file(&[]).unwrap();
+    follow(&registry, &[]);
     assert_eq!((registry.num_adapters(), content(&registry, "mine")), (1, 1));
     assert_memory(&registry, BYTES);
+}
+
+#[test]
+fn a_version_that_cannot_be_loaded_is_its_own_names_matter() {
+    let (loader, registry) = empty();
+    follow(&registry, &[declared("a", &["1"], &[]), declared("b", &["2"], &[])]);
+    assert_eq!([content(&registry, "a"), content(&registry, "b")], [1, 2]);
+    let next = [declared("a", &["broken"], &["x"]), declared("b", &["3"], &[])];
+    follow(&registry, &next);
+    assert_eq!(
+        [content(&registry, "a"), content(&registry, "b"), content(&registry, "x")],
+        [1, 3, 1]
+    );
+    let refused = registry.refused();
+    assert_eq!((refused.len(), refused[0].name.as_str()), (1, "a"));
+    assert!(refused[0].reason.contains("broken holds no adapter"), "{}", refused[0].reason);
+    // Other files there are tried without anybody's asking, and what is said is that no longer.
+    loader.place(&source("broken"), Some(9));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while content(&registry, "a") != 9 {
+        assert!(Instant::now() < deadline);
+        registry.take_over();
+        std::thread::yield_now();
+    }
+    assert_eq!(registry.refused(), []);
+    assert_memory(&registry, 2 * BYTES);
+    // What is no longer declared is not waited for.
+    follow(&registry, &[declared("a", &["worse"], &[]), declared("b", &["3"], &[])]);
+    assert_eq!(registry.refused().len(), 1);
+    follow(&registry, &[declared("a", &["broken"], &[]), declared("b", &["3"], &[])]);
+    assert_eq!((registry.refused(), content(&registry, "a")), (Vec::new(), 9));
+    assert_memory(&registry, 2 * BYTES);
+}
+
+#[test]
+fn a_pinned_adapter_that_was_unloaded_comes_when_it_is_asked_for() {
+    let (_, registry) = empty();
+    follow(&registry, &[Declared { pinned: true, ..declared("a", &["1"], &[]) }]);
+    assert_eq!(content(&registry, "a"), 1);
+    registry.unload("a").unwrap();
+    registry.take_over();
+    registry.retry_pinned();
+    assert_eq!(residency(&registry, "a"), Residency::OnDisk);
+    assert_eq!(content(&registry, "a"), 1);
+}
+
+#[test]
+fn versions_that_answer_together_take_over_together() {
+    let (loader, registry) = empty();
+    follow(&registry, &[declared("a", &["1"], &[])]);
+    assert_eq!(content(&registry, "a"), 1);
+    let answers = || {
+        let content = |hash| match registry.find("a", || hash) {
+            Found::Ready(Target::Adapter(version)) => version.id().0[0],
+            other => panic!("{other:?}"),
+        };
+        BTreeSet::from_iter((0..200).map(content))
+    };
+    follow(&registry, &[declared("a", &["1", "2", "broken"], &[])]);
+    assert_eq!(answers(), BTreeSet::from([1]));
+    loader.place(&source("broken"), Some(3));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while answers() == BTreeSet::from([1]) {
+        assert!(Instant::now() < deadline);
+        registry.take_over();
+    }
+    assert_eq!(answers(), BTreeSet::from([1, 2, 3]));
 }
 
 #[test]
