@@ -8,7 +8,7 @@ use crate::adapter::registry::{
     Delivery, Fetched, LoadError, LocationPrefix, Order, Source, Wanted,
 };
 use crate::config::{ServeArgs, SourcesArgs, hub, store_variables, user_cache};
-use crate::remote::{Kept, Pace, Remote, RemoteError, Settings};
+use crate::remote::{Kept, Pace, Remote, RemoteError, SILENCE, Settings};
 
 /// Below the user's cache directory.
 const CACHE_DIR: &str = "fetched";
@@ -52,6 +52,7 @@ pub fn remote(args: &ServeArgs) -> anyhow::Result<Option<Remote>> {
             .context("--adapter-cache-dir is needed: there is no home directory")?,
         cache_bytes: adapter_cache_size.0 as u64,
         max_bytes: max_adapter_size.0 as u64,
+        silence: SILENCE,
         timeout: std::time::Duration::from_secs(args.adapters.sources.adapter_fetch_timeout),
         slowest: Pace::default(),
         stores: store_variables(),

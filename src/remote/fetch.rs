@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -45,6 +46,8 @@ pub(super) struct FetchBounds {
     pub bytes: u64,
     /// Until when.
     pub deadline: Instant,
+    /// How long the place may say nothing.
+    pub silence: Duration,
     /// The fewest bytes that have to come.
     pub slowest: Pace,
 }
@@ -149,10 +152,11 @@ impl<'a> Fetch<'a> {
         let tagged = held.as_ref().filter(|_| self.place.version().is_none());
         let known = tagged.and_then(|held| held.info.tag.as_deref());
         let sum = self.files.values().fold(0, |sum: u64, held| sum.saturating_add(held.info.bytes));
-        let FetchBounds { bytes, deadline, slowest } = self.bounds;
+        let FetchBounds { bytes, deadline, silence, slowest } = self.bounds;
         let limit = limit.saturating_add(sum).min(bytes);
         let dir = self.room.dir().to_owned();
-        let bounds = Bounds { before: sum, limit, room: &mut self.room, deadline, slowest };
+        let room = &mut self.room;
+        let bounds = Bounds { before: sum, limit, room, deadline, silence, slowest };
         match transfer(self.place, name, &dir, known, bounds).await? {
             Got::Missing => Ok(false),
             Got::Unchanged => {

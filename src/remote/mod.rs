@@ -51,7 +51,7 @@ use crate::tenant::turns::Party;
 
 pub use self::cache::Kept;
 pub use self::error::RemoteError;
-pub use self::settings::{Hub, Pace, Settings, Token, Variables};
+pub use self::settings::{Hub, Pace, SILENCE, Settings, Token, Variables};
 
 /// Fetches adapters. What is under way when it is dropped is given up.
 #[derive(Debug)]
@@ -285,7 +285,7 @@ impl Fetcher {
         location: &Location,
         digest: Option<FileDigest>,
     ) -> Result<Kept, RemoteError> {
-        let Settings { timeout, slowest, max_bytes, cache_bytes, .. } = self.settings;
+        let Settings { timeout, silence, slowest, max_bytes, cache_bytes, .. } = self.settings;
         let (started, seconds) = (Instant::now(), timeout.as_secs());
         let bytes = max_bytes.min(cache_bytes);
         let work = async {
@@ -293,7 +293,7 @@ impl Fetcher {
             let deadline = tokio::time::Instant::now() + timeout;
             let work = async {
                 let place = self.place(location, deadline).await?;
-                let bounds = FetchBounds { bytes, deadline, slowest };
+                let bounds = FetchBounds { bytes, deadline, silence, slowest };
                 Fetch::new(&place, location, &self.cache, bounds)?.run(digest).await
             };
             let mut closed = self.closed.subscribe();
@@ -316,7 +316,7 @@ impl Fetcher {
         location: &Location,
         deadline: tokio::time::Instant,
     ) -> Result<Place, RemoteError> {
-        let Settings { stores, hub, .. } = &self.settings;
+        let Settings { stores, hub, silence, .. } = &self.settings;
         match location.scheme() {
             Scheme::S3 | Scheme::Gs | Scheme::Az => {
                 Ok(Place::Store(Store::new(location, stores, &self.client)?))
@@ -330,10 +330,10 @@ impl Fetcher {
             Scheme::Hf => {
                 let mut tries = Tries::until(deadline);
                 loop {
-                    match hub::open(location, hub, &self.client, &self.hub).await {
+                    let opened = hub::open(location, hub, &self.client, &self.hub);
+                    match Failure::unless_silent(*silence, opened).await {
                         Ok(web) => return Ok(Place::Web(web)),
-                        Err(Failure::Lasting(error)) => return Err(error),
-                        Err(Failure::Passing { what, after }) => tries.pause(what, after).await?,
+                        Err(failure) => tries.pause(failure).await?,
                     }
                 }
             }

@@ -10,6 +10,9 @@ use super::error::RemoteError;
 use super::store::Store;
 use super::web::Web;
 
+/// What happened where nothing did.
+pub(super) const NO_ANSWER: &str = "no answer in time";
+
 /// Where one adapter's files are.
 #[derive(Debug)]
 pub(super) enum Place {
@@ -57,6 +60,8 @@ pub(super) struct Body {
 pub(super) enum Failure {
     /// It would fail again.
     Lasting(RemoteError),
+    /// No answer came in time.
+    Silent,
     /// It may succeed next time.
     Passing {
         /// What happened, in a few words.
@@ -74,6 +79,14 @@ impl Body {
 }
 
 impl Failure {
+    /// What comes of `work`, or that nothing has come for so long.
+    pub async fn unless_silent<T>(
+        silence: Duration,
+        work: impl Future<Output = Result<T, Self>>,
+    ) -> Result<T, Self> {
+        tokio::time::timeout(silence, work).await.unwrap_or(Err(Self::Silent))
+    }
+
     /// One that may succeed next time.
     pub fn passing(what: &'static str) -> Self {
         Self::Passing { what, after: None }
@@ -81,12 +94,20 @@ impl Failure {
 }
 
 impl Place {
-    /// Asks for a file.
-    pub async fn open(&self, file: &str, ask: Ask<'_>) -> Result<Answer, Failure> {
-        match self {
-            Self::Store(store) => store.open(file, ask).await,
-            Self::Web(web) => web.open(file, ask).await,
-        }
+    /// Asks for a file; the place may say nothing for at most `silence`.
+    pub async fn open(
+        &self,
+        file: &str,
+        ask: Ask<'_>,
+        silence: Duration,
+    ) -> Result<Answer, Failure> {
+        let answer = async {
+            match self {
+                Self::Store(store) => store.open(file, ask).await,
+                Self::Web(web) => web.open(file, ask).await,
+            }
+        };
+        Failure::unless_silent(silence, answer).await
     }
 
     /// The version of all files here, where none of them ever changes.

@@ -19,6 +19,8 @@ pub struct Settings {
     pub max_bytes: u64,
     /// Time to fetch one adapter.
     pub timeout: Duration,
+    /// How long a place may say nothing when it is asked for a file.
+    pub silence: Duration,
     /// The fewest bytes that have to come.
     pub slowest: Pace,
     /// Variables of the stores, such as `AWS_ENDPOINT_URL`.
@@ -26,6 +28,9 @@ pub struct Settings {
     /// The Hugging Face hub.
     pub hub: Hub,
 }
+
+/// Time to connect to a place and to get the first line of its answer, redirects included.
+pub const SILENCE: Duration = Duration::from_secs(10);
 
 /// So many bytes in so much time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

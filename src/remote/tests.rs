@@ -47,6 +47,7 @@ impl Scene {
             cache_bytes: 1 << 20,
             max_bytes: 100_000,
             timeout: Duration::from_secs(60),
+            silence: Duration::from_secs(60),
             slowest: Pace::default(),
             stores: Variables::default(),
             hub: Hub { endpoint: format!("http://{}", self.server.host()), ..Hub::default() },

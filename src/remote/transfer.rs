@@ -14,11 +14,13 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cache::Reservation;
 use super::error::RemoteError;
-use super::place::{Answer, Ask, Body, Failure, Place};
+use super::place::{Answer, Ask, Body, Failure, NO_ANSWER, Place};
 use super::settings::Pace;
 
 /// Tries that bring nothing new, one after the other.
 const MAX_TRIES: u32 = 5;
+/// Tries without any answer: a place that says nothing is not asked for as long as it takes.
+const MAX_SILENT: u32 = 3;
 /// After the first; doubled with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -42,6 +44,8 @@ pub(super) struct Bounds<'a> {
     pub room: &'a mut Reservation,
     /// Until when it may take.
     pub deadline: Instant,
+    /// How long the place may say nothing.
+    pub silence: Duration,
     /// The fewest bytes that have to come.
     pub slowest: Pace,
 }
@@ -87,12 +91,12 @@ pub(super) async fn transfer(
             (_, Some(tag)) => Ask::Unless(tag),
             _ => Ask::Whole,
         };
-        let (what, after) = match place.open(name, ask).await {
+        let failure = match place.open(name, ask, bounds.silence).await {
             Ok(Answer::Missing) => return part.discard().map(|()| Got::Missing),
             Ok(Answer::Unchanged) => return part.discard().map(|()| Got::Unchanged),
             Ok(Answer::Changed) => {
                 part.restart(None)?;
-                ("it changes while it is fetched", None)
+                Failure::passing("it changes while it is fetched")
             }
             // Not every server minds the condition.
             Ok(Answer::Body(body)) if body.is_still(ask) => {
@@ -102,17 +106,15 @@ pub(super) async fn transfer(
                 let before = part.bytes;
                 match part.take(body, name, &mut bounds).await {
                     Ok(()) => return part.finish(&target).map(Got::Fetched),
-                    Err(Failure::Lasting(error)) => return Err(error),
-                    Err(Failure::Passing { what, after }) => {
+                    Err(failure) => {
                         tries.progress(part.bytes.saturating_sub(before), bounds.slowest);
-                        (what, after)
+                        failure
                     }
                 }
             }
-            Err(Failure::Lasting(error)) => return Err(error),
-            Err(Failure::Passing { what, after }) => (what, after),
+            Err(failure) => failure,
         };
-        tries.pause(what, after).await?;
+        tries.pause(failure).await?;
     }
 }
 
@@ -120,13 +122,15 @@ pub(super) async fn transfer(
 #[derive(Debug)]
 pub(super) struct Tries {
     vain: u32,
+    /// Those of them that had no answer, since the last that had one.
+    silent: u32,
     deadline: Instant,
 }
 
 impl Tries {
     /// None yet; the last may begin at `deadline`.
     pub fn until(deadline: Instant) -> Self {
-        Self { vain: 0, deadline }
+        Self { vain: 0, silent: 0, deadline }
     }
 
     /// One that brought something worth the while begins the count anew.
@@ -139,14 +143,16 @@ impl Tries {
     /// Waits before the next try, and no shorter than the other side asked for.
     ///
     /// # Errors
-    /// Where there were enough, or the next would come too late.
-    pub async fn pause(
-        &mut self,
-        what: &'static str,
-        after: Option<Duration>,
-    ) -> Result<(), RemoteError> {
+    /// The failure, where it lasts, where there were enough, or where the next try would come too late.
+    pub async fn pause(&mut self, failure: Failure) -> Result<(), RemoteError> {
+        let (what, after) = match failure {
+            Failure::Lasting(error) => return Err(error),
+            Failure::Silent => (NO_ANSWER, None),
+            Failure::Passing { what, after } => (what, after),
+        };
+        self.silent = if matches!(failure, Failure::Silent) { self.silent + 1 } else { 0 };
         self.vain += 1;
-        if self.vain >= MAX_TRIES {
+        if self.vain >= MAX_TRIES || self.silent >= MAX_SILENT {
             return Err(RemoteError::Unreachable { what });
         }
         // Half of it by chance: those that failed together do not come back together.
@@ -390,7 +396,9 @@ mod tests {
                 let (deadline, slowest) = runtime.block_on(async {
                     (Instant::now() + Duration::from_secs(600), Pace::default())
                 });
-                let mut bounds = Bounds { before: 0, limit: 1000, room: &mut room, deadline, slowest };
+                let (before, limit, silence) = (0, 1000, Duration::from_secs(600));
+                let mut bounds =
+                    Bounds { before, limit, room: &mut room, deadline, silence, slowest };
                 let done = runtime.block_on(part.take(body(sent, part.bytes), "file", &mut bounds));
                 let here = fs::read(&part.path).unwrap();
                 prop_assert_eq!(here.len() as u64, part.bytes);

@@ -10,7 +10,7 @@ use reqwest::header::{
 use reqwest::{Method, Response, StatusCode, Url};
 
 use super::error::RemoteError;
-use super::place::{Answer, Ask, Body, Failure};
+use super::place::{Answer, Ask, Body, Failure, NO_ANSWER};
 use super::redirects::{Allowed, Ticket};
 use super::settings::Token;
 
@@ -72,7 +72,7 @@ pub(super) fn bearer(token: &Token) -> Option<HeaderValue> {
 /// A request without an answer.
 pub(super) fn failure(error: &reqwest::Error) -> Failure {
     Failure::passing(if error.is_timeout() {
-        "no answer in time"
+        NO_ANSWER
     } else if error.is_connect() {
         "no connection"
     } else {

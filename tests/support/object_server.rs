@@ -61,6 +61,8 @@ pub struct Script {
     pub cuts: Vec<usize>,
     /// So many requests are answered with 503 first.
     pub failures: usize,
+    /// So many requests are not answered at all first: their connections stay until the client goes.
+    pub silences: usize,
     /// What such an answer says beside that.
     pub failure_headers: String,
     /// The next answers of a path: all that is sent, from the first line on.
@@ -154,6 +156,13 @@ fn answer(stream: &TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
         Seen { method: method.to_owned(), path: decoded(path), headers, status: 0, sent: 0 };
     let (reply, body, drips) = {
         let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
+        if script.silences > 0 {
+            script.silences -= 1;
+            script.seen.push(seen);
+            drop(script);
+            let mut stream = stream;
+            return stream.read(&mut [0]).map(drop);
+        }
         if let Some(answer) = script.answers.get_mut(&seen.path).and_then(VecDeque::pop_front) {
             script.seen.push(seen);
             drop(script);

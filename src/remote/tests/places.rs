@@ -93,6 +93,29 @@ fn what_is_here_waits_for_no_place() {
     assert_eq!(came.unwrap(), weights(1));
 }
 
+/// A place that takes connections and says nothing occupies its own fetches only, and those not for long.
+#[test]
+fn a_place_that_never_answers_is_given_up_soon() {
+    let scene = Scene::new();
+    let remote =
+        Remote::open(Settings { silence: Duration::from_millis(200), ..scene.settings() }).unwrap();
+    scene.server.script().silences = 2;
+    assert_eq!(scene.fetch(&remote, Wanted::Now).unwrap(), weights(1));
+    scene.server.take_seen("");
+    put_repository(&scene.server, "org/name", 2);
+    for location in [scene.location("/acme"), "hf://org/name".parse().unwrap()] {
+        scene.server.script().silences = 1000;
+        let error = remote.fetch(&location, None, Wanted::Now).unwrap_err();
+        assert_eq!(error.to_string(), "it could not be fetched: no answer in time");
+        assert_eq!(scene.server.take_seen("").len(), 3);
+        // What was fetched last does for who is content with it.
+        scene.server.script().silences = 1000;
+        let newest = remote.fetch(&location, None, Wanted::Newest);
+        assert_eq!(newest.is_ok(), location.scheme() != Scheme::Hf);
+        scene.server.take_seen("");
+    }
+}
+
 #[test]
 fn what_comes_too_slowly_is_given_up_and_goes_on_later() {
     let scene = Scene::new();
