@@ -46,10 +46,12 @@ pub fn remote(args: &ServeArgs) -> anyhow::Result<Option<Remote>> {
         &args.adapters.sources;
     let default = || user_cache().map(|dir| dir.join(CACHE_DIR));
     let cache_dir = adapter_cache_dir.clone().or_else(default);
+    let cache_dir =
+        cache_dir.context("--adapter-cache-dir is needed: there is no home directory")?;
+    let shown = cache_dir.display().to_string();
     let settings = Settings {
         allowed,
-        cache_dir: cache_dir
-            .context("--adapter-cache-dir is needed: there is no home directory")?,
+        cache_dir,
         cache_bytes: adapter_cache_size.0 as u64,
         max_bytes: max_adapter_size.0 as u64,
         silence: SILENCE,
@@ -58,7 +60,13 @@ pub fn remote(args: &ServeArgs) -> anyhow::Result<Option<Remote>> {
         stores: store_variables(),
         hub: hub(),
     };
-    Ok(Some(Remote::open(settings).context("adapters cannot be fetched")?))
+    let opened = Remote::open(settings).map_err(|error| {
+        let is_disks = matches!(error, RemoteError::Disk(_) | RemoteError::Shared);
+        let flag = is_disks.then(|| format!("--adapter-cache-dir {shown}"));
+        let context = flag.unwrap_or_else(|| "adapters cannot be fetched".to_owned());
+        anyhow::Error::from(error).context(context)
+    });
+    Ok(Some(opened?))
 }
 
 /// Begins to fetch an adapter, for the registry.

@@ -138,8 +138,23 @@ pub enum RemoteError {
         /// Bytes that may be kept.
         limit: u64,
     },
+    /// The disk takes no more of a file.
+    #[error(
+        "there is no room on the disk of --adapter-cache-dir: {written} bytes of {file}{} could be \
+         written, and no more: {error}", size.map_or_else(String::new, |size| format!(", which has {size},"))
+    )]
+    Full {
+        /// The file.
+        file: &'static str,
+        /// Bytes of it that the disk took.
+        written: u64,
+        /// Bytes that it has, where the other side says so.
+        size: Option<u64>,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// The disk.
-    #[error("the directory for fetched adapters cannot be used: {0}")]
+    #[error("the directory for fetched adapters (--adapter-cache-dir) cannot be used: {0}")]
     Disk(#[from] std::io::Error),
     /// Another process keeps its adapters there.
     #[error(
@@ -175,6 +190,7 @@ impl RemoteError {
             | Self::Closed
             | Self::NoCredentials { .. }
             | Self::Disk(_)
+            | Self::Full { .. }
             | Self::Shared
             | Self::Settings(_) => LoadErrorKind::Unreachable,
             Self::NoRoom { .. } => LoadErrorKind::NoRoom,

@@ -305,7 +305,13 @@ impl Fetcher {
             }
         };
         let Some(runtime) = &self.runtime else { return Err(RemoteError::Closed) };
-        let kept = runtime.block_on(work)?;
+        let kept = runtime.block_on(work).inspect_err(|error| {
+            // Who called is not told where on this machine that is.
+            if let RemoteError::Disk(_) | RemoteError::Full { .. } = error {
+                let dir = self.settings.cache_dir.display();
+                tracing::error!(%location, "--adapter-cache-dir {dir}: {error}");
+            }
+        })?;
         let (bytes, took) = (kept.0.bytes, started.elapsed());
         tracing::info!(%location, bytes, ?took, "adapter fetched, or found unchanged");
         Ok(kept)

@@ -248,7 +248,8 @@ impl Part {
             }
             bounds.check_size(name, bytes)?;
             bounds.make_room(bytes)?;
-            self.write(&chunk, bounds.room).map_err(io)?;
+            let written = self.write(&chunk, bounds.room);
+            written.map_err(|error| self.not_written(name, error))?;
             self.bytes = bytes;
         }
         if body.size.is_some_and(|size| self.bytes < size) {
@@ -267,6 +268,16 @@ impl Part {
                 done => return done,
             }
         }
+    }
+
+    /// Why bytes of a file were not written. They were more than the disk takes, or it is broken.
+    fn not_written(&self, name: &'static str, error: io::Error) -> Failure {
+        let is_too_large = error.kind() == io::ErrorKind::FileTooLarge;
+        Failure::Lasting(if is_full(&error) || is_too_large {
+            RemoteError::Full { file: name, written: self.bytes, size: self.size, error }
+        } else {
+            error.into()
+        })
     }
 
     /// Whether a part of a file is the rest of this one: it begins where this ends, says that it is of

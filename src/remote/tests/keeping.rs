@@ -112,6 +112,43 @@ fn nothing_leaves_the_disk_for_what_is_only_announced() {
     assert_eq!(entries(scene.dir.path()), 1);
 }
 
+/// A file system that takes so much of a file and no more, in a process of its own:
+/// `a_full_disk_is_told_by_what_it_is` starts it.
+#[test]
+#[ignore = "it needs a limit on the size of files"]
+fn on_a_full_disk() {
+    let scene = Scene::new();
+    let remote = scene.open();
+    let error = scene.fetch(&remote, Wanted::Now).unwrap_err();
+    let told = error.to_string();
+    let (_, after) =
+        told.split_once("there is no room on the disk of --adapter-cache-dir: ").unwrap();
+    let written: usize = after.split(' ').next().unwrap().parse().unwrap();
+    assert!((1..weights(1).len()).contains(&written), "{told}");
+    assert!(
+        told.contains(&format!("of {WEIGHTS}, which has {}, could be", weights(1).len())),
+        "{told}"
+    );
+    assert!(!told.contains(scene.dir.path().to_str().unwrap()), "{told}");
+    // Nothing of it stays to fill the disk, and what is small still comes.
+    assert_eq!(fs::read_dir(scene.dir.path().join("cache/partial")).unwrap().count(), 0);
+    scene.server.put(&format!("/acme/{WEIGHTS}"), b"small");
+    assert_eq!(scene.fetch(&remote, Wanted::Now).unwrap(), b"small");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_told_by_what_it_is() {
+    // Files of 8 KiB or 16, as the shell has it; one that is longer is an error and no signal.
+    let limited = "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\"";
+    let test = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new("sh");
+    child.args(["-c", limited]).arg(test).args(["on_a_full_disk", "--ignored"]);
+    let output = child.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}");
+}
+
 /// A link or a pipe in an entry is no file that was fetched.
 #[cfg(unix)]
 #[test]
