@@ -47,7 +47,7 @@ impl RecordedBase {
 /// # Errors
 /// Where it cannot be read, or could not be served.
 pub fn check(mut dir: AdapterDir, modules: &[ModuleSpec]) -> Result<RecordedBase, AdapterError> {
-    let is_pair = !dir.has(CONFIG_FILE) && dir.has(PAIR_FILES[0]);
+    let is_pair = !dir.has(CONFIG_FILE)? && dir.has(PAIR_FILES[0])?;
     let name = if is_pair { PAIR_FILES[0] } else { CONFIG_FILE };
     let config = AdapterConfig::parse(&dir.read(name, MAX_CONFIG_BYTES)?)?;
     let files = if is_pair { pair_files(&dir, &config)? } else { adapter_files(&dir, &config)? };
@@ -74,7 +74,7 @@ fn pair_files(dir: &AdapterDir, config: &AdapterConfig) -> Result<Vec<&'static s
         return Err(AdapterError::NotAnAdapter { model_type: quoted(model_type) });
     }
     // Where it is missing, reading the whole says what there is instead.
-    Ok(PAIR_FILES[1..].iter().copied().filter(|name| dir.has(name)).collect())
+    dir.present(&PAIR_FILES[1..])
 }
 
 fn adapter_files(
@@ -83,7 +83,7 @@ fn adapter_files(
 ) -> Result<Vec<&'static str>, AdapterError> {
     let took_out = kind_of(config)? == AdapterKind::Lora
         && Initialisation::of(config)? == Initialisation::TookFactorsOut;
-    let initial: Vec<_> = INITIAL_FILES.into_iter().filter(|name| dir.has(name)).collect();
+    let initial = dir.present(&INITIAL_FILES)?;
     if took_out && initial.is_empty() {
         let init = quoted(config.text("init_lora_weights")?.unwrap_or_default());
         return Err(AdapterError::ChangedBase { init });

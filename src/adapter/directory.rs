@@ -61,8 +61,32 @@ impl AdapterDir {
     }
 
     /// Whether something of this name is in the directory, of whatever kind.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.dir.symlink_metadata(name).is_ok()
+    ///
+    /// # Errors
+    /// Where that cannot be told: what is there must not pass for what never was.
+    pub(super) fn has(&self, name: &'static str) -> Result<bool, AdapterError> {
+        match self.dir.symlink_metadata(name) {
+            Ok(_) => Ok(true),
+            Err(error) if is_absence(&error) => Ok(false),
+            Err(error) => Err(self.not_read(name, error)),
+        }
+    }
+
+    /// Those of `names` that are in the directory.
+    ///
+    /// # Errors
+    /// Where that cannot be told of one.
+    pub(super) fn present(
+        &self,
+        names: &[&'static str],
+    ) -> Result<Vec<&'static str>, AdapterError> {
+        let mut present = Vec::new();
+        for &name in names {
+            if self.has(name)? {
+                present.push(name);
+            }
+        }
+        Ok(present)
     }
 
     /// The bytes of a file, at most `limit` of them.
@@ -104,7 +128,7 @@ impl AdapterDir {
         name: &'static str,
         limit: u64,
     ) -> Result<(Vec<u8>, u64), AdapterError> {
-        if !self.has(name)
+        if !self.has(name)?
             && let Some(path) = self.pickle()
         {
             return Err(AdapterError::Pickle { path });
@@ -152,7 +176,7 @@ impl AdapterDir {
     /// The bytes of the safetensors file `name`; where it is missing, a pickle in its place is
     /// named.
     pub(super) fn read_weights(&mut self, name: &'static str) -> Result<Vec<u8>, AdapterError> {
-        if !self.has(name)
+        if !self.has(name)?
             && let Some(path) = self.pickle()
         {
             return Err(AdapterError::Pickle { path });
@@ -167,6 +191,10 @@ impl AdapterDir {
         let weights = |path: &PathBuf| is_pickle(path) && !path.ends_with("training_args.bin");
         paths.filter(weights).min()
     }
+}
+
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn not_opened(path: &Path, source: io::Error) -> AdapterError {
@@ -325,7 +353,7 @@ mod tests {
         // Seen, and gone when it is opened, as a link is whose target was removed.
         std::os::unix::fs::symlink("gone", dir.path().join(NAME)).unwrap();
         let mut opened = open(dir.path());
-        assert!(opened.has(NAME));
+        assert!(opened.has(NAME).unwrap());
         let error = opened.read(NAME, 1).unwrap_err();
         assert!(matches!(error, AdapterError::MissingFile { file: NAME, .. }), "{error}");
         fs::remove_dir_all(dir.path()).unwrap();

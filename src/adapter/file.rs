@@ -118,7 +118,7 @@ pub fn load_from(
     mut dir: AdapterDir,
     modules: &[ModuleSpec],
 ) -> Result<LoadedAdapter, AdapterError> {
-    let loaded = if dir.has(CONFIG_FILE) || !dir.has("config.json") {
+    let loaded = if dir.has(CONFIG_FILE)? || !dir.has("config.json")? {
         let config = AdapterConfig::parse(&dir.read(CONFIG_FILE, MAX_CONFIG_BYTES)?)?;
         let weights = dir.read_weights(WEIGHTS_FILE)?;
         let initial = read_initial(&mut dir, &config)?;
@@ -172,11 +172,10 @@ fn read_initial(
     {
         return Ok(None);
     }
-    let mut found = INITIAL_FILES.into_iter().filter(|name| dir.has(name));
-    match (found.next(), found.next()) {
-        (None, _) => Ok(None),
-        (Some(name), None) => dir.read_weights(name).map(Some),
-        (Some(one), Some(other)) => {
+    match dir.present(&INITIAL_FILES)?[..] {
+        [] => Ok(None),
+        [name] => dir.read_weights(name).map(Some),
+        [one, other, ..] => {
             let (dir, found) = (dir.path().to_owned(), [one, other]);
             Err(AdapterError::AmbiguousInitial { dir, found })
         }
@@ -232,7 +231,7 @@ fn load_factor_pair(
     config.refuse_unsupported()?;
     let caps = Caps::for_modules(modules.len());
     // Told before the weights are read: a whole model may be larger than any adapter.
-    if !dir.has("init.safetensors") {
+    if !dir.has("init.safetensors")? {
         return Err(without_initial(dir, caps));
     }
     let weights = dir.read_weights("model.safetensors")?;

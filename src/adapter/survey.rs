@@ -61,12 +61,12 @@ impl Survey {
 /// Where its files cannot be read, are malformed, or hold no pair of factors.
 pub fn survey(path: &Path, limits: &Limits) -> Result<Survey, AdapterError> {
     let mut dir = AdapterDir::open(path, limits.max_bytes)?;
-    let is_pair = !dir.has(CONFIG_FILE) && dir.has("config.json");
+    let is_pair = !dir.has(CONFIG_FILE)? && dir.has("config.json")?;
     let (config, weights) =
         if is_pair { ("config.json", "model.safetensors") } else { (CONFIG_FILE, WEIGHTS_FILE) };
     let config = AdapterConfig::parse(&dir.read(config, MAX_CONFIG_BYTES)?)?;
     let caps = Caps::for_modules(MAX_MODULES);
-    let has_initial_file = is_pair && dir.has("init.safetensors");
+    let has_initial_file = is_pair && dir.has("init.safetensors")?;
     if is_pair && !has_initial_file {
         match without_initial(&mut dir, caps) {
             AdapterError::NoInitial => {}

@@ -58,7 +58,7 @@ pub fn write_tokenizer(
     if path.is_dir() {
         for name in TEXT_FILES {
             let from = path.join(name);
-            if from.exists() {
+            if from.try_exists().with_context(|| from.display().to_string())? {
                 fs::copy(&from, staging.path().join(name))
                     .with_context(|| format!("cannot copy {}", from.display()))?;
             }

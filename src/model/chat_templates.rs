@@ -14,13 +14,13 @@ const MAX_TEMPLATES: usize = 64;
 /// The text of `chat_template.jinja`, where there is one.
 pub(super) fn main(directory: &Path) -> Result<Option<String>, ModelError> {
     let path = directory.join("chat_template.jinja");
-    is_there(&path).then(|| template(&path)).transpose()
+    is_there(&path)?.then(|| template(&path)).transpose()
 }
 
 /// The texts of `additional_chat_templates/NAME.jinja`, by name, in order.
 pub(super) fn additional(directory: &Path) -> Result<Vec<(String, String)>, ModelError> {
     let folder = directory.join(ADDITIONAL);
-    if !is_there(&folder) {
+    if !is_there(&folder)? {
         return Ok(Vec::new());
     }
     let mut templates = Vec::new();

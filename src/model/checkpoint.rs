@@ -99,7 +99,7 @@ impl Checkpoint {
             Origin::Directory(directory) => directory,
         };
         let tokenizer = directory.join("tokenizer.json");
-        if !is_there(&tokenizer) {
+        if !is_there(&tokenizer)? {
             return Err(ModelError::not_a_model(directory, "holds no tokenizer.json"));
         }
         Ok(TokenizerSource::HuggingFace(Box::new(TokenizerFiles {
@@ -132,7 +132,7 @@ impl Checkpoint {
 
     fn open_directory(directory: &Path) -> Result<Self, ModelError> {
         let path = directory.join("config.json");
-        if !is_there(&path) {
+        if !is_there(&path)? {
             return Err(ModelError::not_a_model(directory, "holds no config.json"));
         }
         let config_json = read_json(&path, JSON_LIMIT_BYTES)?;

@@ -5,7 +5,7 @@
 //! end at a regular file, for a pipe or a device can be read for ever.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -17,8 +17,17 @@ pub(super) const JSON_LIMIT_BYTES: u64 = 64 << 20;
 
 /// Whether something of this name is there, of whatever kind; also a link that leads nowhere, which
 /// is to fail when it is read, and not to pass for a file that was never there.
-pub(super) fn is_there(path: &Path) -> bool {
-    path.symlink_metadata().is_ok()
+///
+/// # Errors
+/// Where that cannot be told.
+pub(super) fn is_there(path: &Path) -> Result<bool, ModelError> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => Ok(false),
+            _ => Err(ModelError::io(path)(error)),
+        },
+    }
 }
 
 /// Opens a regular file.
@@ -53,7 +62,7 @@ pub(super) fn read_json(path: &Path, limit: u64) -> Result<Value, ModelError> {
 
 /// The same of a file that need not be there.
 pub(super) fn read_optional_json(path: &Path) -> Result<Option<Value>, ModelError> {
-    is_there(path).then(|| read_json(path, JSON_LIMIT_BYTES)).transpose()
+    is_there(path)?.then(|| read_json(path, JSON_LIMIT_BYTES)).transpose()
 }
 
 /// Refuses a directory with a link, among the files that a checkpoint is read from, that leads out
@@ -125,6 +134,17 @@ mod tests {
         assert!(read_optional_json(&path).unwrap().is_none());
         symlink("gone", &path).unwrap();
         let error = read_optional_json(&path).unwrap_err();
+        assert!(matches!(error, ModelError::Io { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_no_absence() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("folder");
+        assert!(!is_there(&folder.join("config.json")).unwrap());
+        // A link to itself is nobody's to look behind, the superuser's neither.
+        symlink("folder", &folder).unwrap();
+        let error = is_there(&folder.join("config.json")).unwrap_err();
         assert!(matches!(error, ModelError::Io { .. }), "{error}");
     }
 

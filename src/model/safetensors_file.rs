@@ -70,9 +70,9 @@ impl SafetensorsFiles {
         let mut files = Self { shards: Vec::new(), tensors: BTreeMap::new() };
         let single = directory.join(SINGLE);
         let index = directory.join(INDEX);
-        if is_there(&single) {
+        if is_there(&single)? {
             files.add(&single)?;
-        } else if is_there(&index) {
+        } else if is_there(&index)? {
             files.add_indexed(directory, &index)?;
         } else {
             return Err(no_weights(directory));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::entry::{Entry, Manifest};
+use super::entry::{Entry, Manifest, is_damage};
 use super::error::RemoteError;
 use crate::adapter::delta::AdapterId;
 use crate::adapter::registry::{Fetched, Location};
@@ -107,7 +107,7 @@ impl Cache {
         fs::create_dir_all(self.dir.join("adapters"))?;
         tracing::warn!("the directory for fetched adapters was removed, and is made anew");
         let mut table = self.table();
-        let gone = |entry: &&Arc<Entry>| !entry.dir.is_dir();
+        let gone = |entry: &&Arc<Entry>| matches!(entry.dir.try_exists(), Ok(false));
         let gone: Vec<_> = table.entries.iter().filter(gone).cloned().collect();
         gone.iter().for_each(|entry| table.remove(entry));
         Ok(())
@@ -136,7 +136,8 @@ impl Cache {
         self.find(|entry| entry.is_from(location) && entry.holds(content))
     }
 
-    /// The one that fits and was fetched last. One that is damaged is removed.
+    /// The one that fits and was fetched last. One that is damaged is removed; one that cannot be read at
+    /// the moment is none.
     fn find(&self, fits: impl Fn(&Entry) -> bool) -> Option<Kept> {
         loop {
             let found = {
@@ -144,13 +145,22 @@ impl Cache {
                 let fitting = table.entries.iter().filter(|entry| fits(entry));
                 Kept(Arc::clone(fitting.max_by_key(|entry| entry.order())?))
             };
-            if found.0.is_whole() {
-                let now = self.table().later();
-                found.0.touch(now);
-                return Some(found);
+            match found.0.is_whole() {
+                Ok(true) => {
+                    let now = self.table().later();
+                    found.0.touch(now);
+                    return Some(found);
+                }
+                Ok(false) => {
+                    tracing::warn!("a fetched adapter was damaged on disk and is removed");
+                    self.table().remove(&found.0);
+                }
+                Err(error) => {
+                    let error = error.kind();
+                    tracing::warn!("a fetched adapter cannot be read at the moment: {error}");
+                    return None;
+                }
             }
-            tracing::warn!("a fetched adapter was damaged on disk and is removed");
-            self.table().remove(&found.0);
         }
     }
 
@@ -206,7 +216,7 @@ impl Cache {
 }
 
 impl Table {
-    /// What lies in the directory; what is no fetched adapter is removed.
+    /// What lies in the directory; what is no fetched adapter is removed, what cannot be read is left.
     fn read(dir: &Path) -> io::Result<Self> {
         let (entries, left) = (Vec::new(), Vec::new());
         let (used, reserved, order, clock) = (0, 0, 0, UNIX_EPOCH);
@@ -220,7 +230,11 @@ impl Table {
                     table.clock = table.clock.max(entry.used());
                     table.entries.push(Arc::new(entry));
                 }
-                Err(_) => remove(&path)?,
+                Err(error) if is_damage(&error) => remove(&path)?,
+                Err(error) => {
+                    let (path, error) = (path.display(), error.kind());
+                    tracing::warn!("what was fetched to {path} cannot be read, and stays: {error}");
+                }
             }
         }
         Ok(table)

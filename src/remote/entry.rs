@@ -130,14 +130,24 @@ impl Entry {
     }
 
     /// Whether every file is as it was fetched.
-    pub fn is_whole(&self) -> bool {
-        let manifest = self.manifest();
-        manifest.files.iter().all(|(name, info)| {
+    ///
+    /// # Errors
+    /// Where that cannot be told at the moment.
+    pub fn is_whole(&self) -> io::Result<bool> {
+        for (name, info) in &self.manifest().files {
             let path = self.dir.join(name);
-            // A link leads to a file of somebody else's, and a pipe nowhere.
-            let is_file = path.symlink_metadata().is_ok_and(|seen| seen.is_file());
-            is_file && FileInfo::of(&path, info.tag.clone()).is_ok_and(|found| found == *info)
-        })
+            let is_same = path.symlink_metadata().and_then(|seen| {
+                // A link leads to a file of somebody else's, and a pipe nowhere.
+                Ok(seen.is_file() && FileInfo::of(&path, info.tag.clone())? == *info)
+            });
+            match is_same {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(error) if is_damage(&error) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 
     /// Notes that it was used at `now`. Where that is not written down, it counts until the end of the
@@ -164,6 +174,16 @@ impl Entry {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether an error says that what was there is not, or no longer: it will be the same next time. All
+/// others (too many open files, a disk that is away, rights that were taken) say nothing of it.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    /// The disk itself cannot read it, on every Unix.
+    const EIO: i32 = 5;
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidData | UnexpectedEof)
+        || error.raw_os_error() == Some(EIO)
 }
 
 fn digest(file: File) -> io::Result<String> {

@@ -405,6 +405,14 @@ fn initial_factors_must_be_there_once_and_fit() {
     let (dir, _) = unconverted(&["adapter_init", "olora_init"]);
     let error = load(&dir).unwrap_err();
     assert!(matches!(error, AdapterError::AmbiguousInitial { .. }), "{error}");
+    // Whether there is another one, nobody can tell: a link to itself is nobody's to look behind.
+    #[cfg(unix)]
+    {
+        let (dir, _) = unconverted(&["adapter_init"]);
+        std::os::unix::fs::symlink("olora_init", dir.path().join("olora_init")).unwrap();
+        let error = load(&dir).unwrap_err();
+        assert!(matches!(error, AdapterError::Io { .. }), "{error}");
+    }
 
     let (dir, initial) = unconverted(&["adapter_init"]);
     let rewrite = |tensors: &Tensors| {

@@ -89,7 +89,7 @@ impl SorsaCheckpoint {
                 "its weights hold no factors: it is an ordinary model, or a merged one"
             }));
         }
-        if files.names().all(is_factor) && !is_there(&path.join("init.safetensors")) {
+        if files.names().all(is_factor) && !is_there(&path.join("init.safetensors"))? {
             return Err(SorsaError::NoInitial { path: path.to_owned() });
         }
         if files.names().all(is_factor) {
@@ -98,7 +98,7 @@ impl SorsaCheckpoint {
             ));
         }
         let json = path.join("config.json");
-        if !is_there(&json) {
+        if !is_there(&json)? {
             return Err(not_sorsa(
                 "it holds no config.json, so the scale of its factors is unknown",
             ));

@@ -177,6 +177,64 @@ fn what_is_no_file_on_the_disk_is_fetched_again() {
     }
 }
 
+/// An earlier version may be nowhere else: for an error that says nothing of it, it is not removed.
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_for_a_moment_stays() {
+    let scene = Scene::new();
+    let config = r#"{"peft_type": "LORA", "init_lora_weights": "pissa"}"#;
+    scene.server.put("/acme/adapter_config.json", config.as_bytes());
+    scene.server.put(&format!("/acme/pissa_init/{WEIGHTS}"), b"initial");
+    let (remote, content) = (scene.open(), AdapterId([1; 32]));
+    let kept = remote.fetch(&scene.location("/acme"), None, Wanted::Now).unwrap();
+    kept.holds(content);
+    let (whole, part) = (kept.dir().to_owned(), kept.dir().join("pissa_init"));
+    drop(kept);
+    scene.place("/acme", 2);
+    away(&scene);
+    let aside = scene.dir.path().join("aside");
+    // A link to itself is nobody's to look behind, the superuser's neither.
+    let hide = |path: &Path| {
+        fs::rename(path, &aside).unwrap();
+        std::os::unix::fs::symlink(path.file_name().unwrap(), path).unwrap();
+    };
+    let show = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        fs::rename(&aside, path).unwrap();
+    };
+    let fails = |remote: &Remote| {
+        let error = scene.fetch(remote, Wanted::Same(content)).unwrap_err();
+        assert!(matches!(error, RemoteError::Later { .. }), "{error}");
+    };
+    hide(&part);
+    fails(&remote);
+    drop(remote);
+    // The next process neither removes it.
+    let remote = scene.open();
+    fails(&remote);
+    show(&part);
+    assert_eq!(scene.fetch(&remote, Wanted::Same(content)).unwrap(), weights(1));
+    // All of it, and the directory itself is made anew meanwhile.
+    hide(&whole);
+    fs::remove_file(scene.dir.path().join("cache/lock")).unwrap();
+    fails(&remote);
+    show(&whole);
+    assert_eq!(scene.fetch(&remote, Wanted::Same(content)).unwrap(), weights(1));
+}
+
+#[test]
+fn only_what_stays_so_is_damage() {
+    use std::io::{Error, ErrorKind};
+
+    let too_many_files = Error::from_raw_os_error(24);
+    let others = [ErrorKind::PermissionDenied, ErrorKind::TimedOut, ErrorKind::OutOfMemory];
+    let passing = others.map(Error::from).into_iter().chain([too_many_files]);
+    passing.for_each(|error| assert!(!entry::is_damage(&error), "{error:?}"));
+    let gone = [ErrorKind::NotFound, ErrorKind::InvalidData, ErrorKind::UnexpectedEof];
+    let lasting = gone.map(Error::from).into_iter().chain([Error::from_raw_os_error(5)]);
+    lasting.for_each(|error| assert!(entry::is_damage(&error), "{error:?}"));
+}
+
 /// Who wants the newest, and cannot be told what that is, gets what was asked for or nothing.
 #[test]
 fn what_is_kept_is_used_only_where_its_digest_fits() {
