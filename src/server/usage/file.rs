@@ -16,6 +16,8 @@ pub struct UsageFile {
     file: File,
     /// Bytes of whole lines in it.
     len: u64,
+    /// Whether there may be more in it, of a write that failed.
+    torn: bool,
 }
 
 impl UsageFile {
@@ -25,7 +27,7 @@ impl UsageFile {
     /// Where it cannot be written.
     pub fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let (file, len) = open(path)?;
-        Ok(Self { path: path.to_owned(), max_bytes, file, len })
+        Ok(Self { path: path.to_owned(), max_bytes, file, len, torn: false })
     }
 
     /// Appends whole lines and waits until they are on the disk. Where that fails it tries again, for
@@ -49,16 +51,26 @@ impl UsageFile {
 
     fn try_append(&mut self, lines: &[u8]) -> io::Result<()> {
         let more = lines.len() as u64;
+        self.mend()?;
         if self.len > 0 && self.len + more > self.max_bytes {
             self.rotate()?;
         }
         let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
         if written.is_err() {
-            // No half line is left, and nothing twice.
-            self.file.set_len(self.len)?;
-            return written;
+            self.torn = true;
+            // Where that fails too, it is done before anything else is written.
+            return self.mend().and(written);
         }
         self.len += more;
+        Ok(())
+    }
+
+    /// Takes away what a write that failed left: no half line stays, and nothing is there twice.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.len)?;
+            self.torn = false;
+        }
         Ok(())
     }
 
@@ -135,6 +147,21 @@ mod tests {
         text.push_str(&fs::read_to_string(&path).unwrap());
         assert_eq!(text, expected);
         assert!(files > 5);
+    }
+
+    /// A disk that takes half a line, and then not even that it be taken away again.
+    #[test]
+    fn half_a_line_that_could_not_be_taken_away_is_before_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("usage.jsonl");
+        let mut file = UsageFile::open(&path, 1000).unwrap();
+        file.append(b"{\"a\":1}\n");
+        let writable = std::mem::replace(&mut file.file, File::open(&path).unwrap());
+        file.try_append(b"{\"b\":1}\n").unwrap_err();
+        file.file = writable;
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"b").unwrap();
+        file.append(b"{\"b\":1}\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"b\":1}\n");
     }
 
     #[test]
