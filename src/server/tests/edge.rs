@@ -383,3 +383,24 @@ async fn without_keys_only_own_names_are_answered_to_on_every_route() {
     wire.send(form).await;
     insta::assert_snapshot!(wire.answer().await.1, @r#"{"error":{"message":"without keys this server takes no requests from pages of other servers","type":"permission_error","param":null,"code":"cross_origin"}}"#);
 }
+
+/// A client that hangs up and one that only closes its sending half look the same until something is
+/// written to them: both are gone, so that nothing is computed for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_its_sending_half_is_gone() {
+    let (server, mut engine) = Server::start().await;
+    let body = r#"{"model": "base", "prompt": "hi"}"#;
+    for stays in [true, false] {
+        let mut wire = Wire::to(&server).await;
+        wire.send(&format!("{}{body}", head(&format!("content-length: {}\r\n", body.len())))).await;
+        let submission = engine.receive().await;
+        if stays {
+            wire.0.shutdown().await.unwrap();
+            assert!(wire.ends().await, "nothing comes of it");
+        } else {
+            drop(wire);
+        }
+        timeout(PATIENCE, server.state.lifecycle.idle()).await.expect("it runs on");
+        assert!(submission.replies.iter().all(|reply| reply.is_closed()));
+    }
+}
