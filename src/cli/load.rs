@@ -35,8 +35,6 @@ use crate::server::state::{AppState, SamplingDefaults, Serving};
 
 /// Tokens per cache block.
 const BLOCK_SIZE: usize = 16;
-/// Compute threads that may be asked for.
-const MAX_THREADS: usize = 1024;
 /// Cache memory where none is given.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
 /// Memory of the grammars that are remembered.
@@ -64,18 +62,6 @@ pub fn check(args: &ServeArgs) -> anyhow::Result<()> {
         "--max-num-batched-tokens {tokens} is less than --max-num-seqs {seqs}: each running \
          sequence needs one token per step"
     );
-    if let Some(threads) = args.engine.threads {
-        ensure!(
-            threads.get() <= MAX_THREADS,
-            "--threads {threads} is more than {MAX_THREADS}: one per core is the most that helps"
-        );
-    }
-    if let Some(threads) = args.load_parallelism {
-        ensure!(
-            threads.get() <= MAX_THREADS,
-            "--load-parallelism {threads} is more than {MAX_THREADS}: each thread holds a tensor"
-        );
-    }
     check_quantize(args)?;
     ensure!(
         args.adapters.adapter_dtype == AdapterDTypeArg::Auto || args.base.is_none(),

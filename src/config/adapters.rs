@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::count::up_to;
-use super::{AdapterDTypeArg, ByteSize, SourcesArgs};
+use super::{AdapterDTypeArg, ByteSize, SourcesArgs, seconds};
 
 /// Adapters beside those named one by one.
 #[derive(Debug, Clone, Args)]
@@ -60,7 +60,7 @@ pub struct AdaptersArgs {
         long,
         env = "SORSA_ADAPTER_LOAD_TIMEOUT",
         default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(..=86_400),
+        value_parser = seconds::from(0),
         value_name = "SECONDS"
     )]
     pub adapter_load_timeout: u64,

@@ -13,6 +13,14 @@ pub fn up_to<const MOST: usize>(text: &str) -> Result<NonZeroUsize, ConfigError>
     count.ok_or_else(|| ConfigError::Count(text.to_owned(), MOST))
 }
 
+/// Reads a number of threads that compute or read: one per core is the most that helps.
+///
+/// # Errors
+/// Where it is more than any machine has cores, or no count.
+pub fn threads(text: &str) -> Result<NonZeroUsize, ConfigError> {
+    up_to::<1024>(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,7 @@ use candle_core::DType;
 use clap::{Args, ValueEnum};
 
 use super::ByteSize;
-use super::count::up_to;
+use super::count::{threads, up_to};
 
 /// Limits of the engine.
 #[derive(Debug, Clone, Args)]
@@ -58,7 +58,7 @@ pub struct EngineArgs {
     #[arg(long, env = "SORSA_KV_CACHE_DTYPE", default_value = "auto")]
     pub kv_cache_dtype: KvCacheDTypeArg,
     /// Compute threads [default: one per core]
-    #[arg(long, env = "SORSA_THREADS", value_name = "N")]
+    #[arg(long, env = "SORSA_THREADS", value_parser = threads, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Pin each compute thread to a core of its own; only if nothing else runs on these cores, not
     /// even a second server

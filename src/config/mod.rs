@@ -14,6 +14,7 @@ mod engine;
 mod environment;
 mod error;
 mod log;
+mod seconds;
 mod serve;
 mod size;
 mod sources;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     AccessArgs, AdapterArg, AdaptersArgs, ByteSize, ChatArgs, DTypeArg, DeviceArg, EngineArgs,
-    QuantizeArg,
+    QuantizeArg, count, seconds,
 };
 use crate::adapter::compact::Tolerance;
 use crate::engine::request::Pooling;
@@ -68,7 +68,12 @@ pub struct ServeArgs {
     pub device: DeviceArg,
     /// Threads that read and pack the weights at start-up; more than there are cores help with slow
     /// storage [default: the number of compute threads]
-    #[arg(long, env = "SORSA_LOAD_PARALLELISM", value_name = "N")]
+    #[arg(
+        long,
+        env = "SORSA_LOAD_PARALLELISM",
+        value_parser = count::threads,
+        value_name = "N"
+    )]
     pub load_parallelism: Option<NonZeroUsize>,
     /// Pooling of hidden states into an embedding, unless a request sets it: mean over all tokens,
     /// or last token
@@ -125,7 +130,7 @@ pub struct ServeArgs {
         long,
         env = "SORSA_SHUTDOWN_TIMEOUT",
         default_value_t = 30,
-        value_parser = clap::value_parser!(u64).range(..=86_400),
+        value_parser = seconds::from(0),
         value_name = "SECONDS"
     )]
     pub shutdown_timeout: u64,

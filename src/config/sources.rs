@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::ByteSize;
+use super::{ByteSize, seconds};
 use crate::adapter::registry::LocationPrefix;
 
 /// Fetching.
@@ -31,7 +31,7 @@ pub struct SourcesArgs {
         long,
         env = "SORSA_ADAPTER_FETCH_TIMEOUT",
         default_value_t = 600,
-        value_parser = clap::value_parser!(u64).range(1..=86_400),
+        value_parser = seconds::from(1),
         value_name = "SECONDS"
     )]
     pub adapter_fetch_timeout: u64,

@@ -332,7 +332,8 @@ fn what_cannot_be_served_is_refused_with_the_reason() {
     refused(&["--max-model-len=100000"], "8192 positions");
     refused(&["--kv-cache-memory=1MiB"], "lower --max-model-len");
     refused(&["--kv-cache-memory=90000GiB"], "there is no such memory");
-    refused(&["--threads=100000"], "one per core");
+    refused(&["--threads=100000"], "no count from 1 to 1024");
+    refused(&["--load-parallelism=2000"], "no count from 1 to 1024");
     refused(&["--quantize=q8", "--device=cuda"], "--quantize q8 is for --device cpu");
     refused(&["--quantize=q4", "--dtype=f16"], "--dtype f32 or bf16");
     refused(&["--quantize=q4", "--merge=pirate", "--adapter", &pirate], "sorsa merge");
