@@ -252,6 +252,24 @@ impl Rig {
         self.handle.submit(request, &share(usize::MAX)).unwrap()
     }
 
+    /// Submits a request; each of its choices.
+    fn ask(&mut self, request: &Request) -> impl Iterator<Item = Asked> + use<> {
+        let (streams, request) = (self.submit(request.clone()), request.clone());
+        let asked = move |(choice, stream)| Asked { request: request.clone(), choice, stream };
+        streams.into_iter().enumerate().map(asked)
+    }
+
+    /// Submits requests, with a step after each, and runs until all have ended; each choice.
+    fn run(&mut self, requests: &[Request]) -> Vec<Asked> {
+        let mut open = Vec::new();
+        for request in requests {
+            open.extend(self.ask(request));
+            self.step();
+        }
+        self.run_until_idle();
+        open
+    }
+
     /// Steps without ever waiting for a request.
     fn step(&mut self) {
         if !self.engine.scheduler.is_idle() || self.handle.has_submissions() {
@@ -352,6 +370,30 @@ enum Action {
     HangUp(usize),
 }
 
+/// One choice of a request, and what comes of it.
+struct Asked {
+    request: Request,
+    choice: usize,
+    stream: EventStream,
+}
+
+impl Asked {
+    /// Whether it is known what it has to answer: a choice behind the first has a seed of its own.
+    fn is_known(&self) -> bool {
+        self.request.sampling.is_greedy() || self.choice == 0
+    }
+
+    /// Checks that it answered as its request does alone, as far as that is known.
+    fn assert_answers(&mut self) {
+        let events = drain(&mut self.stream);
+        if self.is_known() {
+            assert_answers(&events, &self.request);
+        } else {
+            assert!(matches!(events.last(), Some(Event::Finished(_))));
+        }
+    }
+}
+
 /// Prompts of any tokens, and prompts that begin alike.
 fn prompt() -> impl Strategy<Value = Vec<u32>> {
     let alike = |(branch, len): (usize, usize)| {
@@ -415,15 +457,10 @@ proptest! {
     ) {
         let blocks = MAX_MODEL_LEN.div_ceil(block_size) + spare_blocks;
         let mut rig = Rig::new(blocks, block_size, max_num_seqs, budget);
-        let mut open: Vec<(Request, usize, EventStream)> = Vec::new();
+        let mut open: Vec<Asked> = Vec::new();
         for action in actions {
             match action {
-                Action::Submit(request) => {
-                    let streams = rig.submit((*request).clone());
-                    for (choice, stream) in streams.into_iter().enumerate() {
-                        open.push(((*request).clone(), choice, stream));
-                    }
-                }
+                Action::Submit(request) => open.extend(rig.ask(&request)),
                 Action::Step => rig.step(),
                 Action::HangUp(index) if !open.is_empty() => {
                     drop(open.swap_remove(index % open.len()));
@@ -433,14 +470,7 @@ proptest! {
         }
         rig.run_until_idle();
         prop_assert_eq!(rig.free_blocks(), blocks);
-        for (request, choice, stream) in &mut open {
-            let events = drain(stream);
-            if request.sampling.is_greedy() || *choice == 0 {
-                assert_answers(&events, request);
-            } else {
-                prop_assert!(matches!(events.last(), Some(Event::Finished(_))));
-            }
-        }
+        open.iter_mut().for_each(Asked::assert_answers);
     }
 }
 

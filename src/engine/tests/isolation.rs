@@ -71,24 +71,17 @@ proptest! {
     ) {
         let blocks = MAX_MODEL_LEN.div_ceil(block_size) + spare_blocks;
         let mut rig = Rig::new(blocks, block_size, max_num_seqs, budget).failing(panics);
-        let mut open = Vec::new();
-        for request in requests {
-            let streams = rig.submit(request.clone());
-            open.extend(streams.into_iter().enumerate().map(|stream| (request.clone(), stream)));
-            rig.step();
-        }
-        rig.run_until_idle();
+        let open = rig.run(&requests);
         prop_assert_eq!(rig.free_blocks(), blocks);
-        for (request, (choice, stream)) in &mut open {
-            let events = drain(stream);
-            let is_known = request.sampling.is_greedy() || *choice == 0;
-            if request.prompt.contains(&CULPRIT) || is_known {
-                assert_fails_at_culprit(&events, request);
+        for mut asked in open {
+            let events = drain(&mut asked.stream);
+            if asked.request.prompt.contains(&CULPRIT) || asked.is_known() {
+                assert_fails_at_culprit(&events, &asked.request);
             }
         }
         // Nothing of what a failed pass left behind is ever found.
         rig.model.fails_at_culprit.store(false, Ordering::Relaxed);
-        for (request, _) in open {
+        for request in requests {
             let (events, _) = rig.answer(&request);
             assert_answers(&events, &request);
         }
@@ -111,22 +104,9 @@ proptest! {
         let blocks = MAX_MODEL_LEN.div_ceil(block_size) + spare_blocks;
         let mut rig = Rig::new(blocks, block_size, 16, budget).failing(panics);
         rig.model.fails_together.store(true, Ordering::Relaxed);
-        let mut open = Vec::new();
-        for request in requests {
-            let streams = rig.submit(request.clone());
-            open.extend(streams.into_iter().enumerate().map(|stream| (request.clone(), stream)));
-            rig.step();
-        }
-        rig.run_until_idle();
+        let mut open = rig.run(&requests);
         prop_assert_eq!(rig.free_blocks(), blocks);
-        for (request, (choice, stream)) in &mut open {
-            let events = drain(stream);
-            if request.sampling.is_greedy() || *choice == 0 {
-                assert_answers(&events, request);
-            } else {
-                prop_assert!(matches!(events.last(), Some(Event::Finished(_))));
-            }
-        }
+        open.iter_mut().for_each(Asked::assert_answers);
     }
 }
 
