@@ -261,5 +261,5 @@ where
     T: Send + 'static,
     F: FnOnce(&Work) -> Result<T, ApiError> + Send + 'static,
 {
-    work::run((&state.metrics, &state.lanes.text), call, bytes, work).await
+    work::run(state, &state.lanes.text, call, bytes, work).await
 }

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod abuse;
 mod adapter_files;
 mod adapter_sources;
 mod adapters_live;

@@ -14,7 +14,7 @@ use crate::server::error::ApiError;
 pub const MAX_VALUES: usize = 128 << 10;
 /// Memory charged for a value: it, its name, their places in a table, and the room that an array or an
 /// object that grows keeps for more.
-const VALUE_BYTES: usize = 256;
+pub const VALUE_BYTES: usize = 256;
 /// The same for a token id.
 const ID_BYTES: usize = 8;
 /// Bytes charged at once; less than that is part of what every request costs.

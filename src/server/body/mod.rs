@@ -38,7 +38,7 @@ pub async fn read(
     }
     // The charge goes with the work, and is given back when that is done, not when its client stops
     // waiting for it.
-    work::run((&state.metrics, &state.lanes.bodies), call, bytes.len(), move |work| {
+    work::run(state, &state.lanes.bodies, call, bytes.len(), move |work| {
         let object = json::parse(&bytes, &mut charge);
         work.charge(bytes.len());
         Ok((object?, charge))

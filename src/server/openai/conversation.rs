@@ -39,6 +39,12 @@ impl Conversation {
         self.messages.iter().map(text_bytes).sum::<usize>() + tools
     }
 
+    /// JSON values in it, beside the definitions of functions.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        self.messages.iter().map(num_values).sum()
+    }
+
     /// The conversation in the form that the template for it takes.
     #[must_use]
     pub fn into_input(self, format: &ChatFormat) -> TemplateInput {
@@ -69,6 +75,14 @@ fn arguments_as_objects(message: &mut Value) {
         if let Some(object) = object {
             *arguments = Value::Object(object);
         }
+    }
+}
+
+fn num_values(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(values) => values.iter().map(num_values).sum(),
+        Value::Object(map) => map.values().map(num_values).sum(),
+        _ => 0,
     }
 }
 

@@ -10,6 +10,7 @@ use super::fields::Fields;
 use super::tools::{ToolChoice, Tools};
 use super::validate::effort::take_effort;
 use super::workbench::Workbench;
+use crate::server::body::json::VALUE_BYTES;
 use crate::server::chat_format::ChatFormat;
 use crate::server::choice::AnswerRules;
 use crate::server::error::ApiError;
@@ -128,7 +129,9 @@ pub fn chat(
     let with_tools = calls.is_some();
     let last = last_content(&conversation, options)?;
     let tools = conversation.tools.clone();
+    bench.work.hold(copies(&conversation))?;
     let text = text(config, tokenizer, format, conversation, options)?;
+    bench.work.hold(text.len())?;
     let tokens = bench.read_rendered(&text, keep, options.add_special_tokens)?;
     let thoughts = format.thinks.then(|| thoughts(&text, last.as_deref()));
     let form =
@@ -137,6 +140,12 @@ pub fn chat(
     let short_ids = format.tool_format.is_some_and(ToolFormat::has_short_ids);
     let answer = AnswerRules { parser, hide_reasoning: false, forced_call, short_ids };
     Ok(Rendered { tokens, answer, marks: format.marks(tokenizer, with_tools), form })
+}
+
+/// Bytes that rendering takes beside the text that it gives: the messages once more in the form that the
+/// template takes, once more without special tokens, and once more as its values.
+fn copies(conversation: &Conversation) -> usize {
+    3 * conversation.bytes() + VALUE_BYTES * conversation.values()
 }
 
 /// The calls that an answer may hold.

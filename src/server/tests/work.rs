@@ -228,6 +228,21 @@ async fn a_job_waits_for_one_piece_of_work_of_others() {
     assert_eq!(before + counted.await.unwrap(), 2000);
 }
 
+/// What a job makes of a body counts with the bodies, until the job ends.
+#[tokio::test]
+async fn what_is_rendered_counts_with_bodies() {
+    let content = "a".repeat(100_000);
+    let body = json!({"model": "base", "messages": [{"role": "user", "content": content}]});
+    // The body twice; then three copies of the messages, and the text.
+    for (room, status) in [(450_000, 429), (580_000, 429), (700_000, 400)] {
+        let config = ServerConfig { max_bodies_memory: room, ..ServerConfig::default() };
+        let (server, _engine) = Server::with_config(config, 16).await;
+        let answer = server.post("/v1/chat/completions", &body).await;
+        assert_eq!(answer.status(), status, "{room}: {}", answer.text().await.unwrap());
+        assert_eq!(server.state.bodies.used(), 0);
+    }
+}
+
 /// Bodies that are long are parsed in turns, too: before a tenant's body lies one of another's, however
 /// many of those came before it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

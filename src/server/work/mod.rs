@@ -8,16 +8,17 @@
 
 pub mod lane;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
 use self::lane::{Lane, Place, Refused, Ticket};
 use super::blocking::blocking;
+use super::body::budget::BodyCharge;
 use super::call::Call;
 use super::error::ApiError;
-use super::state::ServerConfig;
+use super::state::{AppState, ServerConfig};
 use crate::metrics::Metrics;
 use crate::tenant::turns::{Limits, Party};
 
@@ -56,6 +57,8 @@ impl Lanes {
 #[derive(Debug)]
 pub struct Work {
     place: Place,
+    /// What it holds beside the body that it is done for.
+    held: Mutex<BodyCharge>,
     abandoned: Arc<AtomicBool>,
 }
 
@@ -88,6 +91,15 @@ impl Work {
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         !self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// The work holds `more` bytes, until it ends: they count with those of bodies.
+    ///
+    /// # Errors
+    /// 429 where there is no room for so much.
+    pub fn hold(&self, more: usize) -> Result<(), ApiError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.grow(more).map_err(|_| ApiError::bodies_full())
     }
 
     /// So much was done, where nothing lies between pieces.
@@ -136,7 +148,8 @@ pub async fn place(
 /// # Errors
 /// 429 where the queue is full or too slow; what `work` returns; a panic in it is an internal error.
 pub async fn run<T, F>(
-    (metrics, lane): (&Metrics, &Arc<Lane>),
+    state: &AppState,
+    lane: &Arc<Lane>,
     call: &Call,
     bytes: usize,
     work: F,
@@ -145,10 +158,11 @@ where
     T: Send + 'static,
     F: FnOnce(&Work) -> Result<T, ApiError> + Send + 'static,
 {
-    let place = place(metrics, lane, call, bytes).await?;
+    let place = place(&state.metrics, lane, call, bytes).await?;
     let abandoned = Arc::new(AtomicBool::new(false));
     let _client = Client { abandoned: Arc::clone(&abandoned), ticket: place.ticket() };
-    let job = Work { place, abandoned };
+    let held = Mutex::new(call.caller.body_charge(&state.bodies));
+    let job = Work { place, held, abandoned };
     // The job, and with it the place, ends with the work, not when its client stops waiting.
     blocking("text work", move || work(&job)).await
 }
