@@ -19,6 +19,9 @@ const MAX_INTEGER_DIGITS: i32 = 10;
 const MAX_SCALE: i32 = 18;
 /// Multiples that are written out one by one.
 const MAX_LISTED: i128 = 1024;
+/// The largest step of multiples that are neither listed nor those of a power of ten, in units of its
+/// last digit: the parser tells multiples by the remainder, and looks at each remainder.
+const MAX_STEP: i128 = 10_000;
 /// Integers that a double holds, for what is left to the parser.
 const DOUBLE_INTEGERS: i128 = 1 << 53;
 const MIN: i128 = i64::MIN as i128;
@@ -255,6 +258,11 @@ impl NumberRange {
                 return Ok(Some(Numbers::Regex(format!("(?:{})", all.join("|")))));
             }
         }
+        if scale == 0
+            && let Some(zeros) = zeros(step)
+        {
+            return Ok(with_zeros(least, most, zeros).map(Numbers::Regex));
+        }
         let (least, most) = (least.map(|it| it * step), most.map(|it| it * step));
         // Every decimal of that many digits is one.
         if step == 1 {
@@ -289,6 +297,25 @@ impl NumberRange {
     }
 }
 
+/// The zeros of a power of ten from 10 on.
+fn zeros(step: i128) -> Option<u32> {
+    let zeros = step.ilog10();
+    (zeros > 0 && step == 10_i128.pow(zeros)).then_some(zeros)
+}
+
+/// Integers between bounds with zeros behind each but 0.
+fn with_zeros(least: Option<i128>, most: Option<i128>, zeros: u32) -> Option<String> {
+    let below = (least.is_none_or(|least| least < 0))
+        .then(|| digits::integers(least, Some(most.map_or(-1, |most| most.min(-1)))));
+    let above = (most.is_none_or(|most| most > 0))
+        .then(|| digits::integers(Some(least.map_or(1, |least| least.max(1))), most));
+    let others = [below, above].into_iter().flatten().flatten();
+    let others = others.map(|text| format!("{text}0{{{zeros}}}"));
+    let zero = least.is_none_or(|least| least <= 0) && most.is_none_or(|most| most >= 0);
+    let all: Vec<String> = others.chain(zero.then(|| "0".to_owned())).collect();
+    (!all.is_empty()).then(|| format!("(?:{})", all.join("|")))
+}
+
 fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
@@ -311,7 +338,7 @@ fn multiples_schema(
     while shifted.fract() != 0.0 && num_digits <= scale {
         (shifted, num_digits) = (shifted * 10.0, num_digits + 1);
     }
-    if num_digits != scale || shifted != step as f64 || step > i128::from(u32::MAX) {
+    if num_digits != scale || shifted != step as f64 || step > MAX_STEP {
         return None;
     }
     let mut schema = json!({"type": "number", "multipleOf": value});
@@ -324,4 +351,67 @@ fn multiples_schema(
         }
     }
     Some(schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn numbers(schema: &Value) -> Result<Option<Numbers>, GrammarError> {
+        let map = schema.as_object().unwrap();
+        NumberRange::new(schema["type"] == "integer", &[map])?.numbers()
+    }
+
+    fn whole(schema: &Value) -> regex::Regex {
+        match numbers(schema) {
+            Ok(Some(Numbers::Regex(text))) => regex::Regex::new(&format!("^(?:{text})$")).unwrap(),
+            other => panic!("{schema}: {other:?}"),
+        }
+    }
+
+    /// The parser would look at each remainder of one of these.
+    #[test]
+    fn multiples_of_what_is_large_are_refused_unless_they_are_few() {
+        for step in [json!(10_001), json!(1_u64 << 31), json!(1_000_003), json!(12.345)] {
+            let all = json!({"type": "number", "multipleOf": step});
+            assert!(matches!(numbers(&all), Err(GrammarError::Unsupported(_))), "{step}");
+            let mut few = all.clone();
+            (few["minimum"], few["maximum"]) = (json!(-1), json!(1000));
+            assert!(whole(&few).is_match("0"));
+        }
+        for step in [json!(10_000), json!(9973), json!(7), json!(0.7)] {
+            let some = json!({"type": "number", "multipleOf": step});
+            assert!(numbers(&some).is_ok(), "{step}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn multiples_of_a_power_of_ten_end_in_zeros(
+            a in -9_999_999..9_999_999_i64, b in -9_999_999..9_999_999_i64, zeros in 1..6_u32,
+            value in -9_999_999..9_999_999_i64, near in -2..=2_i64,
+        ) {
+            let (least, most, step) = (a.min(b), a.max(b), 10_i64.pow(zeros));
+            for (from, to) in [(Some(least), Some(most)), (Some(least), None), (None, Some(most)), (None, None)] {
+                // Not so few that they are listed.
+                if from.zip(to).is_some_and(|(from, to)| (to - from) / step <= 1024) {
+                    continue;
+                }
+                let mut schema = json!({"type": "integer", "multipleOf": step});
+                for (keyword, bound) in [("minimum", from), ("maximum", to)] {
+                    if let Some(bound) = bound {
+                        schema[keyword] = json!(bound);
+                    }
+                }
+                let regex = whole(&schema);
+                for value in [value, value * step, (least / step + near) * step, (most / step + near) * step, 0] {
+                    let inside = from.is_none_or(|from| value >= from) && to.is_none_or(|to| value <= to);
+                    let expected = inside && value % step == 0;
+                    prop_assert_eq!(regex.is_match(&value.to_string()), expected, "{} of {}", value, schema);
+                }
+            }
+        }
+    }
 }
