@@ -8,6 +8,7 @@ use super::document::SchemaId;
 use super::expression::Expression;
 use super::goal::Goal;
 use super::lowering::Lowering;
+use super::pattern::Reading;
 use super::rules::{RuleId, Symbol};
 use super::sequence::{Element, Sequence};
 use super::text::whole;
@@ -225,7 +226,7 @@ impl<'a> Lowering<'a> {
     fn few_values(&mut self, goal: &Goal) -> Result<Option<Vec<String>>, GrammarError> {
         let (mut values, mut seen) = (Vec::<Value>::new(), HashSet::new());
         for schemas in self.alternatives(goal)? {
-            let here = match self.listed(&schemas)? {
+            let here = match self.listed(&schemas, Reading::Every)? {
                 Some(listed) => listed.into_iter().cloned().collect(),
                 None => {
                     let types = self.types(&schemas)?;

@@ -10,6 +10,7 @@ use super::decimal::Decimal;
 use super::document::{SchemaId, asserts, check_keywords};
 use super::lowering::Lowering;
 use super::number::check_exact;
+use super::pattern::Reading;
 use super::value::canonical;
 use crate::grammar::error::GrammarError;
 use crate::grammar::limits;
@@ -210,6 +211,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn listed(
         &mut self,
         schemas: &Conjunction,
+        reading: Reading,
     ) -> Result<Option<Vec<&'a Value>>, GrammarError> {
         let mut shortest: Option<Vec<&'a Value>> = None;
         for schema in schemas {
@@ -231,7 +233,7 @@ impl<'a> Lowering<'a> {
         let mut kept: Vec<&'a Value> = Vec::new();
         for value in values {
             self.spend(1)?;
-            if self.satisfies_all(schemas, value)? {
+            if self.satisfies_all(schemas, value, reading)? {
                 kept.push(value);
             }
         }
@@ -260,4 +262,52 @@ fn is_within(schema: SchemaId, mut path: Option<&Rc<Path>>) -> bool {
         path = step.before.as_ref();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::lower;
+    use crate::grammar::error::GrammarError;
+
+    /// To Python `\w` is `é` too, and to ECMA-262 it is not.
+    #[test]
+    fn alternatives_that_some_reader_finds_together_are_refused() {
+        let string = |pattern: &str| json!({"type": "string", "pattern": pattern});
+        let named = |pattern: &str, value: &str| json!({"type": "object", "patternProperties": {pattern: {"const": value}}, "required": ["é"]});
+        let cases = [
+            (string(r"^\w+$"), string("^[äöü]+$"), false),
+            (string(r"^\w+$"), json!({"enum": ["é", "!"]}), false),
+            (string(r"^\d$"), json!({"enum": ["a", "٣"]}), false),
+            // Sets that leave something out are written without control characters.
+            (string("^[^a]$"), string(r"^\x01$"), false),
+            (string("^a$"), string("^a\n$"), false),
+            (string("^[a-z]+$"), string("^[äöü]+$"), true),
+            (string("^[a-z]+$"), json!({"enum": ["é", "!"]}), true),
+            // Whether the pattern says anything about `é` is up to the reader.
+            (named(r"^\w$", "a"), named("^é$", "b"), false),
+            (named("^é$", "a"), named("^é$", "b"), true),
+        ];
+        for (one, other, expected) in cases {
+            let schema = json!({"oneOf": [one, other]});
+            match lower(&schema) {
+                Ok(_) => assert!(expected, "{schema} is taken"),
+                Err(error) => {
+                    assert!(!expected, "{schema}: {error}");
+                    assert!(matches!(error, GrammarError::Unsupported(_)), "{schema}: {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_listed_value_is_of_one_alternative_to_every_reader() {
+        let part = |other: &str| json!({"oneOf": [{"pattern": r"^\w$"}, {"const": other}]});
+        let listing = |other: &str| json!({"enum": [["é"], ["!"]], "items": part(other)});
+        // To some `é` is both.
+        let both = lower(&listing("é")).unwrap_err();
+        assert_eq!(both, GrammarError::Unsatisfiable);
+        assert!(lower(&listing("!")).is_ok());
+    }
 }

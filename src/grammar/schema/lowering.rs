@@ -10,6 +10,7 @@ use super::document::{Document, SchemaId};
 use super::expression::Expression;
 use super::goal::{Conjunction, Goal};
 use super::number::{NumberRange, Numbers};
+use super::pattern::Reading;
 use super::rules::{RuleId, Rules, Symbol};
 use super::text::ReadPattern;
 use super::types::Types;
@@ -99,7 +100,7 @@ impl<'a> Lowering<'a> {
     fn values(&mut self, goal: &Goal) -> Result<Vec<Vec<Symbol>>, GrammarError> {
         let (mut alternatives, mut scalars) = (Vec::new(), Vec::new());
         for schemas in self.alternatives(goal)? {
-            match self.listed(&schemas)? {
+            match self.listed(&schemas, Reading::Every)? {
                 Some(values) => {
                     for value in values {
                         match scalar(value) {
@@ -135,7 +136,7 @@ impl<'a> Lowering<'a> {
             alternatives.push(vec![Symbol::Rule(self.arrays(schemas)?)]);
         }
         if types.overlaps(Types::STRING) {
-            scalars.extend(self.strings(&maps)?);
+            scalars.extend(self.strings(&maps, Reading::Every)?);
         }
         if types.overlaps(Types::NUMBER) {
             let integer = !types.overlaps(Types::FRACTION);
@@ -187,7 +188,8 @@ impl<'a> Lowering<'a> {
         goal.key().iter().any(|schema| *self.document.get(*schema) == Value::Bool(false))
     }
 
-    /// Whether no value satisfies a goal, as far as can be seen without looking far.
+    /// Whether no value satisfies a goal, in any reading of its patterns, as far as can be seen without
+    /// looking far.
     ///
     /// # Errors
     /// Where a keyword is malformed or not supported.
@@ -212,7 +214,7 @@ impl<'a> Lowering<'a> {
         schemas: &Conjunction,
         depth: usize,
     ) -> Result<bool, GrammarError> {
-        if let Some(values) = self.listed(schemas)? {
+        if let Some(values) = self.listed(schemas, Reading::Any)? {
             return Ok(values.is_empty());
         }
         let types = self.types(schemas)?;
@@ -226,7 +228,7 @@ impl<'a> Lowering<'a> {
                 return Ok(false);
             }
         }
-        if types.overlaps(Types::STRING) && self.strings(&maps)?.is_some() {
+        if types.overlaps(Types::STRING) && self.strings(&maps, Reading::Any)?.is_some() {
             return Ok(false);
         }
         Ok((!types.overlaps(Types::ARRAY) || self.is_array_impossible(schemas, depth)?)

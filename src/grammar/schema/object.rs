@@ -6,6 +6,7 @@ use super::document::SchemaId;
 use super::expression::Expression;
 use super::goal::Goal;
 use super::lowering::Lowering;
+use super::pattern::Reading;
 use super::rules::{RuleId, Symbol};
 use super::sequence::{Element, Sequence};
 use super::spelling::{ANY_CHARACTER, CHARACTER, spell};
@@ -89,7 +90,8 @@ impl<'a> Lowering<'a> {
         Ok(Outline { names, required, bounds: Bounds::of(&maps)? })
     }
 
-    /// What one schema says of the value of a property.
+    /// What one schema says of the value of a property: by a reading of every reader, all that any of
+    /// them may find said.
     ///
     /// # Errors
     /// Where a keyword is malformed.
@@ -97,21 +99,26 @@ impl<'a> Lowering<'a> {
         &mut self,
         schema: SchemaId,
         name: &str,
+        reading: Reading,
     ) -> Result<Vec<SchemaId>, GrammarError> {
         let Some(map) = self.document.map(schema) else { return Ok(Vec::new()) };
         let mut said = Vec::new();
         let named = object(map, "properties")?.and_then(|properties| properties.get(name));
         said.extend(named.map(|named| self.document.child(schema, named)));
-        let mut surely = named.is_some();
+        let (says, covers) = match reading {
+            Reading::Every => (Reading::Any, Reading::Every),
+            Reading::Any => (Reading::Every, Reading::Any),
+        };
+        let mut covered = named.is_some();
         for (pattern, value) in object(map, "patternProperties")?.into_iter().flatten() {
             let read = self.pattern(pattern)?;
-            if read.perhaps_matches(name) {
+            if read.matches(name, says) {
                 said.push(self.document.child(schema, value));
-                surely |= read.surely_matches(name);
             }
+            covered |= read.matches(name, covers);
         }
         if let Some(others) = map.get("additionalProperties")
-            && !surely
+            && !covered
         {
             said.push(self.document.child(schema, others));
         }
@@ -124,10 +131,11 @@ impl<'a> Lowering<'a> {
         &mut self,
         schemas: &[SchemaId],
         name: &str,
+        reading: Reading,
     ) -> Result<Goal, GrammarError> {
         let mut said = Vec::new();
         for schema in schemas {
-            said.extend(self.property(*schema, name)?);
+            said.extend(self.property(*schema, name, reading)?);
         }
         Ok(self.goal(said))
     }
@@ -143,7 +151,7 @@ impl<'a> Lowering<'a> {
     ) -> Result<bool, GrammarError> {
         let outline = self.outline(schemas)?;
         for name in outline.required {
-            let goal = self.property_goal(schemas, name)?;
+            let goal = self.property_goal(schemas, name, Reading::Any)?;
             if self.is_impossible(&goal, depth + 1)? {
                 return Ok(true);
             }
@@ -167,7 +175,7 @@ impl<'a> Lowering<'a> {
         let mut elements = Vec::with_capacity(outline.names.len());
         for name in &outline.names {
             self.spend(1 + schemas.len())?;
-            let goal = self.property_goal(schemas, name)?;
+            let goal = self.property_goal(schemas, name, Reading::Every)?;
             let value = self.rule_of(goal);
             let name_lexeme = self.rules.lexeme(&Expression::literal(&spell(name)).quoted());
             let symbols =

@@ -18,6 +18,15 @@ use crate::grammar::limits;
 /// Parts that an expression may have once what follows an alternative is written behind each.
 const MAX_PARTS: usize = 4096;
 
+/// Whose reading of patterns counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// What every reader finds: what a text is made of.
+    Every,
+    /// What any reader finds: what is ruled out where a text must not be found.
+    Any,
+}
+
 /// The strings in which a pattern is found, between quotation marks; `None` for no string.
 #[derive(Debug, Clone)]
 pub(super) struct Pattern {
@@ -41,6 +50,14 @@ impl Pattern {
             Ok(found)
         };
         Ok(Self { surely: read(false)?, perhaps: read(true)? })
+    }
+
+    /// The strings in which it is found.
+    pub(super) fn read_by(&self, reading: Reading) -> Option<&Expression> {
+        match reading {
+            Reading::Every => self.surely.as_ref(),
+            Reading::Any => self.perhaps.as_ref(),
+        }
     }
 }
 
@@ -271,5 +288,108 @@ fn plain(node: &Node, wide: bool) -> Option<String> {
             Some(format!("(?:{text}){{{least},{most}}}"))
         }
         Node::Start | Node::End | Node::LookAhead { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::spelling::spell;
+    use super::*;
+
+    fn is_found(expression: Option<&Expression>, text: &str) -> bool {
+        let quoted = format!("\"{}\"", spell(text));
+        expression.is_some_and(|it| it.automaton().unwrap().is_match(&quoted))
+    }
+
+    /// Patterns with texts in which everybody finds them, and texts in which nobody does.
+    #[test]
+    fn look_aheads_are_what_follows() {
+        let cases: &[(&str, &[&str], &[&str])] = &[
+            // A password: an upper-case letter, a digit and a sign, at least 8 in all.
+            (
+                r"^(?=.*[A-Z])(?=.*\d)(?=.*[@$!%*?&])[A-Za-z\d@$!%*?&]{8,}$",
+                &["Passw0rd!", "!!!!!!A1", "1A$aaaaaaaa"],
+                &["password", "Passw0rd", "PASSWORD!", "Pa0!", "Passw0rd! "],
+            ),
+            (r"^(?!foo)", &["", "fo", "bar foo", "oofoo"], &["foo", "foobar"]),
+            (r"^(?!foo$)[a-z]*$", &["foobar", "fo", ""], &["foo", "Foo"]),
+            (r"^(?!-)(?!.*--)[a-z-]*[a-z]$", &["a", "a-b-c"], &["-a", "a--b", "a-"]),
+            (r"^[a-z]+(?=\d$)[\da-z]+$", &["a1", "abc9"], &["a", "a12", "1", "ab"]),
+            (r"a(?!b)", &["a", "ac", "abac"], &["", "ab", "abab"]),
+            (r"a(?=b|$)", &["a", "ab", "ca"], &["ac", "b"]),
+            (r"^(?:(?!0{4})[0-9a-f]{4}|x)$", &["0001", "abcd", "x"], &["0000", "00000"]),
+            // What pydantic writes of a `Decimal`.
+            (
+                r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$",
+                &["0", "-1.5", "+.5", "007"],
+                &["", "-", ".", "+.", "1e5", "1.2.3"],
+            ),
+            // What zod writes of an e-mail address.
+            (
+                r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$",
+                &["a@b.cd", "a.b+c@x-y.org"],
+                &[".a@b.cd", "a..b@c.de", "a@b", "a.@b.cd"],
+            ),
+        ];
+        for (pattern, right, wrong) in cases {
+            let Ok(read) = Pattern::new(pattern) else {
+                assert!(right.is_empty(), "{pattern} is refused");
+                continue;
+            };
+            for text in *right {
+                assert!(is_found(read.surely.as_ref(), text), "{pattern}: {text}");
+                assert!(is_found(read.perhaps.as_ref(), text), "{pattern}: {text}");
+            }
+            for text in *wrong {
+                assert!(!is_found(read.surely.as_ref(), text), "{pattern}: {text}");
+                assert!(!is_found(read.perhaps.as_ref(), text), "{pattern}: {text}");
+            }
+        }
+    }
+
+    /// Patterns with texts in which only some readers find them.
+    #[test]
+    fn where_readers_differ_a_text_is_what_all_accept() {
+        for (pattern, text) in [
+            (r"^\d$", "٣"),
+            (r"^\D$", "٣"),
+            (r"^\w$", "é"),
+            (r"^[^\w]$", "é"),
+            (r"^\s$", "\u{85}"),
+            (r"^(?!\d)", "٣"),
+            (r"^(?!\D)", "٣"),
+            (r"^a$", "a\n"),
+            (r"^.$", "\r"),
+            // The kelvin sign is a `k` to readers that fold all of Unicode.
+            ("(?i)^k$", "\u{212a}"),
+            ("(?i)^[^k]$", "\u{212a}"),
+            ("(?i)^(?!k)", "\u{212a}"),
+        ] {
+            let read = Pattern::new(pattern).unwrap();
+            assert!(!is_found(read.surely.as_ref(), text), "{pattern}");
+            assert!(is_found(read.perhaps.as_ref(), text), "{pattern}");
+        }
+        for (pattern, text) in [("(?i)^[^k]$", "K"), ("(?i)^[^a-k]$", "B"), (r"^(?!\w)", "é1")] {
+            assert!(!is_found(Pattern::new(pattern).unwrap().surely.as_ref(), text), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_look_ahead_is_refused_by_name() {
+        for (pattern, name) in [
+            ("(?<=a)b", "a look-behind"),
+            ("(?<!a)b", "a look-behind"),
+            ("^(.)\\1$", "a back reference"),
+            ("\\bword\\b", "a word boundary"),
+            ("^(?:(?!ab).)*$", "an anchor or look-around that is repeated"),
+            ("^(?:(?=a)){9}$", "an anchor or look-around that is repeated"),
+        ] {
+            let error = Pattern::new(pattern).unwrap_err();
+            let expected =
+                GrammarError::Unsupported(format!("{name} in a pattern is not supported"));
+            assert_eq!(error, expected, "{pattern}");
+        }
+        let many = format!("^{}", "(?=a)".repeat(9));
+        assert!(matches!(Pattern::new(&many), Err(GrammarError::TooLarge { .. })));
     }
 }

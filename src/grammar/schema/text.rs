@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::expression::Expression;
 use super::format;
 use super::lowering::Lowering;
-use super::pattern::Pattern;
+use super::pattern::{Pattern, Reading};
 use super::spelling::{ANY_CHARACTER, CHARACTER, spell};
 use crate::grammar::error::GrammarError;
 use crate::grammar::limits;
@@ -74,20 +74,15 @@ impl ReadPattern {
         Ok(Self { pattern, surely, perhaps })
     }
 
-    /// Whether every reader finds it in a text.
-    pub(super) fn surely_matches(&self, text: &str) -> bool {
-        matches(&self.surely, text)
+    /// Whether it is found in a text.
+    pub(super) fn matches(&self, text: &str, reading: Reading) -> bool {
+        let automaton = match reading {
+            Reading::Every => &self.surely,
+            Reading::Any => &self.perhaps,
+        };
+        let quoted = format!("\"{}\"", spell(text));
+        automaton.borrow_mut().as_mut().is_some_and(|automaton| automaton.is_match(&quoted))
     }
-
-    /// Whether any reader finds it in a text.
-    pub(super) fn perhaps_matches(&self, text: &str) -> bool {
-        matches(&self.perhaps, text)
-    }
-}
-
-fn matches(automaton: &RefCell<Option<Regex>>, text: &str) -> bool {
-    let quoted = format!("\"{}\"", spell(text));
-    automaton.borrow_mut().as_mut().is_some_and(|automaton| automaton.is_match(&quoted))
 }
 
 impl Lowering<'_> {
@@ -113,6 +108,7 @@ impl Lowering<'_> {
     pub(super) fn strings(
         &mut self,
         schemas: &[&Map<String, Value>],
+        reading: Reading,
     ) -> Result<Option<Expression>, GrammarError> {
         let (least, most) = length_bounds(schemas)?;
         if most.is_some_and(|most| least > most) {
@@ -126,7 +122,7 @@ impl Lowering<'_> {
         for map in schemas {
             match map.get("pattern") {
                 None => {}
-                Some(Value::String(text)) => match &self.pattern(text)?.pattern.surely {
+                Some(Value::String(text)) => match self.pattern(text)?.pattern.read_by(reading) {
                     Some(expression) => parts.push(expression.clone()),
                     None => return Ok(None),
                 },
@@ -143,7 +139,8 @@ impl Lowering<'_> {
         }
         let counts = least > 0 || most.is_some();
         if counts || parts.is_empty() {
-            let character = if parts.is_empty() { CHARACTER } else { ANY_CHARACTER };
+            let plain = parts.is_empty() && reading == Reading::Every;
+            let character = if plain { CHARACTER } else { ANY_CHARACTER };
             let most = most.map(|most| most.min(MAX_LENGTH).to_string());
             let bounds = if counts {
                 format!("{{{least},{}}}", most.unwrap_or_default())

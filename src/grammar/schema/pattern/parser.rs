@@ -207,9 +207,9 @@ impl Parser<'_> {
     fn class(&mut self) -> Result<ClassUnicode, GrammarError> {
         let negated = self.eat('^');
         self.wide ^= negated;
-        let set = self.class_items();
+        let set = self.class_items().map(|set| self.folded(set));
         self.wide ^= negated;
-        let mut set = self.folded(set?);
+        let mut set = set?;
         if negated {
             set.negate();
         }
