@@ -6,6 +6,7 @@ mod edge;
 mod embeddings;
 mod equivalence;
 mod errors;
+mod forms;
 mod harness;
 mod lifecycle;
 mod limits;
