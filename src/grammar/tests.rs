@@ -10,38 +10,23 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
+use self::grammar_texts::{BOS, EOS, FIRST_BYTE, SIZE, TOOL, Written, brief, bytes_of, is_text};
 use super::*;
+// Where the shared files look for it.
+use crate::grammar;
 
-const SIZE: usize = 300;
-const BOS: u32 = 1;
-const EOS: u32 = 2;
-const TOOL: u32 = 3;
-const FIRST_BYTE: u32 = 4;
+#[path = "../../tests/support/grammar_texts.rs"]
+mod grammar_texts;
+mod mutated;
+#[path = "../../tests/support/schema_mutations.rs"]
+mod schema_mutations;
+#[path = "../../tests/support/schemas.rs"]
+mod schemas;
+
 /// What a refusal may take on a machine that does much else.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Every byte and some longer tokens; ids without a token at both ends.
-static COMPILER: LazyLock<GrammarCompiler> = LazyLock::new(|| {
-    let mut vocabulary = Vocabulary::new(SIZE, &[EOS]);
-    for (id, name) in [(BOS, "<s>"), (EOS, "</s>"), (TOOL, "[TOOL]")] {
-        vocabulary.insert(id, name.as_bytes(), id != EOS);
-    }
-    let bytes = (0..=255_u8).map(|byte| vec![byte]);
-    let words = ["{\"", "\": ", "\", ", "true", "  ", "\n", "}}", "é", "<tool", "{\"a\":"];
-    let words = words.into_iter().map(|word| word.as_bytes().to_vec());
-    for (id, bytes) in (FIRST_BYTE..).zip(bytes.chain(words)) {
-        vocabulary.insert(id, &bytes, false);
-    }
-    GrammarCompiler::new(vocabulary, 1 << 20).unwrap()
-});
-
-fn bytes_of(token: u32) -> Vec<u8> {
-    let words = ["{\"", "\": ", "\", ", "true", "  ", "\n", "}}", "é", "<tool", "{\"a\":"];
-    match token - FIRST_BYTE {
-        byte @ 0..256 => vec![byte as u8],
-        word => words[word as usize - 256].as_bytes().to_vec(),
-    }
-}
+static COMPILER: LazyLock<GrammarCompiler> = LazyLock::new(grammar_texts::compiler);
 
 fn compile(spec: GrammarSpec) -> Result<Arc<Grammar>, GrammarError> {
     COMPILER.compile(spec)
@@ -58,45 +43,14 @@ fn lark(text: &str) -> GrammarSpec {
 /// Draws tokens until the text is complete; `None` where it is not after `limit` of them. `weigh`
 /// says how likely a token is beside the others that are allowed.
 fn write(grammar: &Grammar, seed: u64, limit: usize, weigh: impl Fn(u32) -> f64) -> Option<String> {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut matcher = grammar.matcher();
-    let mut text = Vec::new();
-    for _ in 0..limit {
-        let allowed = matcher.allowed().unwrap();
-        let tokens: Vec<u32> = (0..SIZE as u32).filter(|token| allowed.contains(*token)).collect();
-        assert!(!tokens.is_empty());
-        assert_eq!(allowed.may_end(), allowed.contains(EOS));
-        let known = |token: &u32| *token == EOS || (FIRST_BYTE..FIRST_BYTE + 266).contains(token);
-        assert!(tokens.iter().all(known), "a token that is no text");
-        let total: f64 = tokens.iter().map(|token| weigh(*token)).sum();
-        let mut left = random.random::<f64>() * total;
-        let drawn = tokens.iter().find(|token| {
-            left -= weigh(**token);
-            left <= 0.0
-        });
-        let token = *drawn.unwrap_or(&tokens[0]);
-        matcher.advance(token).unwrap();
-        if token != EOS {
-            text.extend(bytes_of(token));
-        }
-        if matcher.is_finished() {
-            return Some(String::from_utf8(text).expect("whole characters"));
-        }
-        assert_ne!(token, EOS, "an end that is none");
-    }
-    None
-}
-
-/// Likely to close what is open.
-fn brief(token: u32) -> f64 {
-    match token {
-        EOS => 40.0,
-        token => match &bytes_of(token)[..] {
-            b"\"" | b"}" | b"]" | b"\": " => 40.0,
-            b"," => 8.0,
-            [first, ..] if *first >= 0x80 => 0.2,
-            _ => 1.0,
-        },
+    let weigh = |token| {
+        assert!(is_text(token), "a token that is no text");
+        weigh(token)
+    };
+    match grammar_texts::write(grammar, seed, limit, weigh) {
+        Written::Complete(text) => Some(String::from_utf8(text).expect("whole characters")),
+        Written::Cut => None,
+        other => panic!("{other:?}"),
     }
 }
 
