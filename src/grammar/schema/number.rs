@@ -387,6 +387,32 @@ mod tests {
         }
     }
 
+    /// The nearest text on each side of a bound, of as many digits as there may be.
+    #[test]
+    fn what_is_written_next_to_a_bound_is_within_as_a_double_too() {
+        for bound in [0.3, 1.1, 0.07, 4.35, 123.456, 99_999.9, 1e9 + 0.7] {
+            let number = serde_json::Number::from_f64(bound).unwrap();
+            for (keyword, step) in [("exclusiveMaximum", -1), ("exclusiveMinimum", 1)] {
+                let regex = whole(&json!({"type": "number", keyword: bound}));
+                let mut num_written = 0;
+                for scale in 4..=18 {
+                    let (floor, exact) = Decimal::new(&number).scaled(scale);
+                    assert!(exact, "{bound}");
+                    let text = digits::decimal(floor + step, scale);
+                    if regex.is_match(&text) {
+                        num_written += 1;
+                        let read: f64 = text.parse().unwrap();
+                        assert!(
+                            if step < 0 { read < bound } else { read > bound },
+                            "{keyword} {bound}: {text}"
+                        );
+                    }
+                }
+                assert!(num_written > 1, "{keyword} {bound}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn multiples_of_a_power_of_ten_end_in_zeros(
