@@ -61,10 +61,13 @@ fn patience(config: &ServerConfig, bytes: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::pin::Pin;
     use std::sync::Arc;
+    use std::task::{Context, Poll};
 
     use axum::body::Bytes;
     use futures_util::{StreamExt, stream};
+    use hyper::body::{Frame, SizeHint};
 
     use super::super::budget::BodyBudget;
     use super::*;
@@ -106,6 +109,33 @@ mod tests {
         assert_eq!(outcome(chunks(&["01234", "567890"], false), 100).await, too_large);
         assert_eq!(outcome(Body::from("0123456789"), 19).await, Err(ApiError::bodies_full()));
         assert_eq!(outcome(chunks(&["01234", "5"], false), 10).await, Err(ApiError::bodies_full()));
+    }
+
+    /// A body that says how long it is, and that nobody may read.
+    struct Announced(u64);
+
+    impl HttpBody for Announced {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            panic!("a body of {} bytes was read", self.0)
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.0)
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_body_that_announces_too_much_nothing_is_read() {
+        for bytes in [11, 10 << 30, u64::MAX] {
+            let body = Body::new(Announced(bytes));
+            assert_eq!(outcome(body, 100).await, Err(ApiError::too_large(10)));
+        }
     }
 
     #[tokio::test]
