@@ -471,6 +471,9 @@ fn every_choice_within_the_limit_is_written() {
         assert_eq!(written.len(), 30);
         assert!(written.iter().all(|text| choices.contains(text)));
     }
+    let one_more = (0..4097).map(|n| format!("c{n}")).collect();
+    let error = compile(GrammarSpec::Choice(one_more)).unwrap_err();
+    assert_eq!(error, GrammarError::TooLarge { what: "strings", found: 4097, limit: 4096 });
     let control = vec!["a\u{1b}\u{0}\u{7f}b".to_owned()];
     assert_eq!(texts(GrammarSpec::Choice(control.clone()))[0], control[0]);
 }
