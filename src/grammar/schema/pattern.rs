@@ -359,6 +359,7 @@ mod tests {
             (r"^(?!\d)", "٣"),
             (r"^(?!\D)", "٣"),
             (r"^a$", "a\n"),
+            (r"^(?!a$)", "a\n"),
             (r"^.$", "\r"),
             // The kelvin sign is a `k` to readers that fold all of Unicode.
             ("(?i)^k$", "\u{212a}"),
