@@ -14,8 +14,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::fairness::{Fairness, weighed};
+use super::pace::Pace;
 use super::request::TenantShare;
-use super::sequence::SequenceId;
+use super::sequence::{Sequence, SequenceId};
 
 /// What a grammar takes that was not asked about a text yet: 16 such texts fill a step of 16 ms, and
 /// what they really take is known afterwards.
@@ -53,10 +54,37 @@ pub struct GrammarTurns {
     step: u64,
 }
 
+impl Text {
+    /// That of a running sequence.
+    #[must_use]
+    pub fn of(sequence: &Sequence) -> Self {
+        Self { id: sequence.id, share: sequence.request().tenant }
+    }
+}
+
 impl GrammarTurns {
+    /// The sequences that are being answered, in order of admission: those that go on in this step, and
+    /// those that sit it out.
+    pub fn split(
+        &mut self,
+        running: &[Sequence],
+        pace: &Pace,
+    ) -> (Vec<SequenceId>, Vec<SequenceId>) {
+        let decodes = || running.iter().filter(|sequence| sequence.num_uncomputed() == 1);
+        let is_text = |sequence: &Sequence| sequence.sampler.is_constrained();
+        let texts: Vec<_> = decodes().filter(|one| is_text(one)).map(Text::of).collect();
+        let count = decodes().count();
+        let turn = self.choose(&texts, pace.grammar_limit(count), count == texts.len());
+        let ids = |goes_on: bool| {
+            let goes = |one: &&Sequence| !is_text(one) || turn.contains(&one.id);
+            decodes().filter(|one| goes(one) == goes_on).map(|one| one.id).collect()
+        };
+        (ids(true), ids(false))
+    }
+
     /// Of all texts that could go on, those whose turn it is: no more than what `limit` has time for,
     /// on average over the steps. At least one where `alone`: nothing else runs in the step.
-    pub fn choose(&mut self, texts: &[Text], limit: Duration, alone: bool) -> BTreeSet<SequenceId> {
+    fn choose(&mut self, texts: &[Text], limit: Duration, alone: bool) -> BTreeSet<SequenceId> {
         self.step += 1;
         self.enter(texts);
         let budget = self.saved.saturating_add(micros(limit));

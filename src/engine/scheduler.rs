@@ -158,7 +158,15 @@ impl Scheduler {
         let mut schedule = Schedule::default();
         let rows = self.config.max_num_batched_tokens;
         let mut budget = Budget { rows, prompt_rows: 0 };
-        for id in self.decoding() {
+        let (turn, others) = self.grammar_turns.split(&self.running, &self.pace);
+        for id in turn {
+            self.schedule_running(id, &mut budget, &mut schedule);
+        }
+        // Older ones that were to sit it out may hold the blocks that all of those need.
+        for id in others {
+            if !schedule.scheduled.is_empty() {
+                break;
+            }
             self.schedule_running(id, &mut budget, &mut schedule);
         }
         self.draft(&mut budget, &mut schedule);
@@ -174,8 +182,8 @@ impl Scheduler {
 
     /// Hands in how long the grammar of a running sequence's text took in this step.
     pub fn grammar_took(&mut self, id: SequenceId, took: Duration) {
-        if let Some(sequence) = self.running.iter().find(|sequence| sequence.id == id) {
-            self.grammar_turns.took(text(sequence), took);
+        if let Some(sequence) = self.get(id).filter(|sequence| sequence.sampler.is_constrained()) {
+            self.grammar_turns.took(Text::of(sequence), took);
         }
     }
 
@@ -250,19 +258,6 @@ impl Scheduler {
             removed.extend(self.finish(id));
         }
         removed
-    }
-
-    /// The sequences that are being answered and go on in this step. Where their grammars take long,
-    /// some sit it out.
-    fn decoding(&mut self) -> Vec<SequenceId> {
-        let decodes = || self.running.iter().filter(|sequence| sequence.num_uncomputed() == 1);
-        let constrained = |sequence: &&Sequence| sequence.sampler.is_constrained();
-        let texts: Vec<_> = decodes().filter(constrained).map(text).collect();
-        let count = decodes().count();
-        let limit = self.pace.grammar_limit(count);
-        let turn = self.grammar_turns.choose(&texts, limit, count == texts.len());
-        let goes_on = |sequence: &&Sequence| !constrained(sequence) || turn.contains(&sequence.id);
-        decodes().filter(goes_on).map(|sequence| sequence.id).collect()
     }
 
     /// Rows of prompts beside `decode` rows of running answers.
@@ -495,9 +490,4 @@ impl Scheduler {
         let needed = self.blocks.blocks_for(sequence.tokens().len());
         needed.saturating_sub(sequence.block_table.blocks().len())
     }
-}
-
-/// A sequence as the turns of grammars see it.
-fn text(sequence: &Sequence) -> Text {
-    Text { id: sequence.id, share: sequence.request().tenant }
 }

@@ -12,7 +12,7 @@ mod speculation;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use futures_util::FutureExt;
@@ -192,6 +192,8 @@ struct Rig {
     model: FakeLm,
     metrics: Arc<Metrics>,
     next: u64,
+    /// What the grammars of some texts take in each step beside what they really take.
+    grammar_time: Duration,
 }
 
 impl Rig {
@@ -219,7 +221,7 @@ impl Rig {
         let runner = ModelRunner::new(Box::new(model.clone()), cache);
         let scheduler = Scheduler::new(config, blocks);
         let engine = Engine::new(submissions, scheduler, runner, Arc::clone(&metrics));
-        Self { handle, engine, model, metrics, next: 0 }
+        Self { handle, engine, model, metrics, next: 0, grammar_time: Duration::ZERO }
     }
 
     /// Rows that the model has computed so far.
@@ -273,18 +275,27 @@ impl Rig {
     /// Steps without ever waiting for a request.
     fn step(&mut self) {
         if !self.engine.scheduler.is_idle() || self.handle.has_submissions() {
-            self.engine.step();
-            self.check_books();
+            self.step_once();
         }
     }
 
     fn run_until_idle(&mut self) {
         let mut steps = 0;
         while !self.engine.scheduler.is_idle() || self.handle.has_submissions() {
-            self.engine.step();
-            self.check_books();
+            self.step_once();
             steps += 1;
             assert!(steps < 100_000, "the engine makes no progress");
+        }
+    }
+
+    fn step_once(&mut self) {
+        self.engine.step();
+        self.check_books();
+        let scheduler = &mut self.engine.scheduler;
+        // Slow, fast and in between.
+        let ids: Vec<_> = scheduler.running().iter().map(|sequence| sequence.id).collect();
+        for id in ids {
+            scheduler.grammar_took(id, self.grammar_time * (id.0 % 3) as u32);
         }
     }
 
@@ -454,9 +465,11 @@ proptest! {
         spare_blocks in 0..12_usize,
         max_num_seqs in 1..9_usize,
         budget in 9..80_usize,
+        grammar_millis in prop::sample::select(vec![0, 1, 5]),
     ) {
         let blocks = MAX_MODEL_LEN.div_ceil(block_size) + spare_blocks;
         let mut rig = Rig::new(blocks, block_size, max_num_seqs, budget);
+        rig.grammar_time = Duration::from_millis(grammar_millis);
         let mut open: Vec<Asked> = Vec::new();
         for action in actions {
             match action {

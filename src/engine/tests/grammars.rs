@@ -194,6 +194,24 @@ fn slow_grammars_keep_no_other_text_from_its_steps() {
     assert_eq!(rig.free_blocks(), 256);
 }
 
+/// The texts whose turn it is may need the blocks of texts that sit the step out.
+#[test]
+fn slow_grammars_get_on_where_blocks_are_few() {
+    for spare_blocks in 0..12 {
+        let mut rig = Rig::new(MAX_MODEL_LEN.div_ceil(4) + spare_blocks, 4, 8, 64);
+        rig.grammar_time = Duration::from_millis(50);
+        let slow = |prompt| Request { grammar: Some(regex("[a-z]{30}")), ..request(prompt, 40) };
+        let requests: Vec<_> = (0..6).map(|i| slow(vec![i + 1; 8])).collect();
+        let mut streams: Vec<_> =
+            requests.into_iter().map(|request| rig.submit(request).remove(0)).collect();
+        rig.run_until_idle();
+        for stream in &mut streams {
+            let events = drain(stream);
+            assert_eq!(text(&events).len(), 30, "{spare_blocks}: {:?}", events.last());
+        }
+    }
+}
+
 #[test]
 fn a_text_without_a_grammar_ends_where_nothing_is_allowed() {
     let mut rig = Rig::new(64, 4, 8, 64);
