@@ -187,6 +187,7 @@ fn slow_grammars_keep_no_other_text_from_its_steps() {
             assert_eq!(rig.engine.scheduler.num_running(), 16, "the slow ones sat it out");
         }
     }
+    assert!(steps > 34, "the slow ones ended with the others");
     for stream in &mut slow_ones {
         let events = drain(stream);
         assert_eq!(text(&events).len(), 4, "a text that sat out steps is whole: {events:?}");
