@@ -118,6 +118,35 @@ impl<'a> Line<'a> {
     }
 }
 
+/// How many prompts count for the length of a step: those that run, and of those that wait as many as
+/// there are `places`. A tenant's count no more than all that the others have here, whose answers a longer
+/// step holds up for a crowd that is not theirs.
+#[must_use]
+pub fn prompts_that_count(
+    running: &[Sequence],
+    waiting: &VecDeque<Sequence>,
+    places: usize,
+) -> usize {
+    let (mut prompts, mut all) = (BTreeMap::<u32, usize>::new(), BTreeMap::<u32, usize>::new());
+    for sequence in running {
+        *all.entry(tenant(sequence)).or_default() += 1;
+        *prompts.entry(tenant(sequence)).or_default() += usize::from(sequence.num_uncomputed() > 1);
+    }
+    for sequence in waiting {
+        *all.entry(tenant(sequence)).or_default() += 1;
+    }
+    for sequence in waiting.iter().take(places) {
+        *prompts.entry(tenant(sequence)).or_default() += 1;
+    }
+    let here: usize = all.values().sum();
+    let count = |(tenant, prompts): (&u32, &usize)| match here - all[tenant] {
+        // It is alone.
+        0 => *prompts,
+        others => others.min(*prompts),
+    };
+    prompts.iter().map(count).sum()
+}
+
 /// How many choices of each tenant run.
 #[derive(Debug)]
 pub struct Parts(BTreeMap<u32, usize>);

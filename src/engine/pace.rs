@@ -4,7 +4,8 @@
 //! also computes prompts shares its time: each prompt that waits gets seven tenths of what those being
 //! answered get together. Beside one long prompt a step takes 1.7 times what it would take without,
 //! so that even its slowest ones, on a machine that others use too, stay within three times; a
-//! crowd of prompts fills it, for then most of those served are waiting. What a step takes is learned
+//! crowd of prompts fills it, for then most of those served are waiting (one tenant's crowd counts no
+//! more than the others' requests: [`super::line::prompts_that_count`]). What a step takes is learned
 //! from the steps themselves: the time of steps without prompts, by their rows, and what a
 //! row of a prompt adds. Both are moving averages of the times handed in; no clock is read here.
 //!

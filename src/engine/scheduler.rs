@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::fairness::Fairness;
 use super::grammar_turns::{GrammarTurns, Text};
-use super::line::{Line, Parts, Place, Room};
+use super::line::{Line, Parts, Place, Room, prompts_that_count};
 use super::pace::{Pace, StepRows};
 use super::schedule::{Budget, Schedule, Scheduled};
 use super::sequence::{Sequence, SequenceId};
@@ -265,15 +265,12 @@ impl Scheduler {
         match self.config.long_prefill_token_threshold {
             Some(threshold) if decode > 0 => threshold.max(1),
             Some(_) => usize::MAX,
-            None => self.pace.prompt_rows(decode, self.num_prompts()),
+            None => {
+                let places = self.config.max_num_seqs.saturating_sub(self.running.len());
+                let prompts = prompts_that_count(&self.running, &self.waiting, places);
+                self.pace.prompt_rows(decode, prompts)
+            }
         }
-    }
-
-    /// Prompts that run, and those that wait and have a place.
-    fn num_prompts(&self) -> usize {
-        let running = self.running.iter().filter(|sequence| sequence.num_uncomputed() > 1).count();
-        let places = self.config.max_num_seqs.saturating_sub(self.running.len());
-        running + self.waiting.len().min(places)
     }
 
     /// Gives a running sequence its share, preempting younger ones (or itself) for blocks.
