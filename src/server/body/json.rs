@@ -392,8 +392,10 @@ mod tests {
         parse_in(1 << 30, text).1
     }
 
-    /// The object as values alone, where its ids are few.
+    /// The object as values alone, where its ids are few. No field is among both.
     fn as_value(object: Object) -> Value {
+        let both = object.ids.keys().find(|name| object.values.contains_key(*name));
+        assert_eq!(both, None, "a value beside ids");
         let ids = object.ids.into_iter().map(|(name, ids)| match ids {
             Ids::One(list) => (name, json!(list)),
             Ids::Many(lists) => (name, json!(lists)),
