@@ -18,6 +18,7 @@
 //! `docs/ARCHITECTURE.md` holds the invariants; `tests/architecture.rs` checks them.
 
 pub mod adapter;
+pub mod background;
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -17,7 +17,7 @@ use scan::{Module, TestModule};
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("bench", &[]),
-    ("remote", &["adapter", "tenant::turns"]),
+    ("remote", &["adapter", "background", "tenant::turns"]),
     ("cli", &["*"]),
     (
         "config",
@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "engine::handle",
             "engine::request",
+            "background",
             "grammar",
             "text",
             "adapter::registry",
@@ -38,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tenant",
         ],
     ),
+    ("background", &[]),
     ("tenant", &[]),
     ("text", &[]),
     ("grammar", &[]),
@@ -54,7 +56,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "kernels",
         ],
     ),
-    ("adapter", &["kernels", "metrics", "tenant::turns"]),
+    ("adapter", &["background", "kernels", "metrics", "tenant::turns"]),
     ("kernels", &[]),
     ("metrics", &[]),
 ];

@@ -18,6 +18,7 @@ use crate::adapter::parts::all_files;
 use crate::adapter::registry::{
     Delivery, Fetched, LoadError, LoadErrorKind, Loader, Order, ReadAdapter, Source, Stamp,
 };
+use crate::background;
 use crate::config::user_cache;
 use crate::layers::backend::Backend;
 use crate::model::builder::LoadOptions;
@@ -62,7 +63,10 @@ impl ModelAdapters {
         remote: Option<Remote>,
         options: &LoadOptions,
     ) -> anyhow::Result<Self> {
-        let pool = ThreadPoolBuilder::new().num_threads(1).build()?;
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(1)
+            .start_handler(|_| background::enter())
+            .build()?;
         let LoadOptions { dtype, factors, backend, ref device, .. } = *options;
         let cache = user_cache().map(|dir| CompactedCache::new(dir.join("adapters"), CACHE_BYTES));
         let device = device.clone();

@@ -4,6 +4,7 @@
 //! `load.rs` does the loading.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -49,9 +50,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
         Signals::listen()?
     };
     let tenancy = access::tenancy(&args.access, args.host, args.adapters.state_dir.as_deref())?;
-    if let Some(threads) = args.engine.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
-    }
+    // One per core where nothing is said. Started here, its threads inherit no background thread's priority.
+    let threads = args.engine.threads.map_or(0, NonZeroUsize::get);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     crate::kernels::start_threads(args.engine.threads, args.engine.pin_threads);
     let result = runtime.block_on(serve_until_stopped(args, tenancy, signals));
     // Loading may still be under way; the process ends whatever it does.

@@ -47,6 +47,7 @@ use self::transfer::Tries;
 use self::turns::{Entered, Turns};
 use self::web::Web;
 use crate::adapter::registry::{FileDigest, Location, Order, Scheme, Wanted};
+use crate::background;
 use crate::tenant::turns::Party;
 
 pub use self::cache::Kept;
@@ -102,6 +103,7 @@ impl Remote {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("adapter-fetch")
+            .on_thread_start(background::enter)
             .enable_all()
             .build()?;
         let (flights, turns, runtime) = (Flights::default(), Turns::default(), Some(runtime));

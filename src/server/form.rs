@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::blocking::spawn;
 use super::call::Call;
 use super::error::ApiError;
 use super::state::{AppState, Serving};
@@ -69,7 +70,7 @@ pub(super) async fn compile(
     // Dropped with this future: when the answer has come, or nobody waits for it any more.
     let client = Arc::new(());
     let waits = Arc::downgrade(&client);
-    let work = tokio::task::spawn_blocking(move || {
+    let work = spawn(move || {
         let begun = Instant::now();
         let result = grammars.compile_while(spec, &|| waits.strong_count() > 0).map(|grammar| {
             let begins = allowed_token_ids.is_none_or(|tokens| can_begin(&grammar, &tokens));

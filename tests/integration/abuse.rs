@@ -340,3 +340,30 @@ async fn an_abusive_tenant_costs_modest_ones_few_steps_and_little_work() {
         assert!(scene.count("sorsa:tenant_work_for_others_count", &labels).await > 0.0, "{kind}");
     }
 }
+
+/// What is read, tokenised, compiled or loaded for one request gives way to the engine, which serves all.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn threads_that_work_for_one_request_are_background_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let scene = Scene::start(folder.path());
+    let body = json!({"prompt": "a", "model": "base", "max_tokens": 1, "guided_regex": "a"});
+    let (status, answer) = scene.post("one", "/v1/completions", &body).await;
+    assert_eq!(status, 200, "{answer}");
+
+    let levels = scene.server.nice_levels();
+    let of = |thread: &str| -> Vec<i32> {
+        let named = levels.iter().filter(|(name, _)| name.starts_with(thread));
+        named.map(|(_, level)| *level).collect()
+    };
+    let process = of("sorsa")[0];
+    assert_eq!(of("engine"), [process]);
+    assert!(of("compute-").iter().all(|level| *level == process), "{levels:?}");
+    let loaders = of("adapters-");
+    assert!(!loaders.is_empty() && loaders.iter().all(|level| *level > process), "{levels:?}");
+    // The async threads and those beside them, which block, have one name.
+    let (own, background): (Vec<i32>, Vec<i32>) =
+        of("tokio").into_iter().partition(|level| *level == process);
+    assert_eq!(own.len(), 2, "{levels:?}");
+    assert!(!background.is_empty() && background.iter().all(|level| *level > process));
+}

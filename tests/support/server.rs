@@ -142,6 +142,18 @@ impl Server {
         statuses.filter_map(Result::ok).map(of).collect()
     }
 
+    /// How nice each of its threads is to others (sched(7)), by the thread's name.
+    pub fn nice_levels(&self) -> Vec<(String, i32)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let stats = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")));
+        let of = |stat: String| {
+            let (name, rest) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+            (name.to_owned(), rest.split_whitespace().nth(16).unwrap().parse().unwrap())
+        };
+        // A thread may have ended meanwhile.
+        stats.filter_map(Result::ok).map(of).collect()
+    }
+
     /// Memory of the process, in bytes.
     pub fn resident_bytes(&self) -> usize {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -15,6 +15,7 @@ use super::queue::{LoadQueue, Next, Refused};
 use super::slot::{Parsed, Seen, Slot, Start};
 use super::source::Source;
 use super::version::AdapterVersion;
+use crate::background;
 use crate::kernels::heap;
 use crate::metrics::Metrics;
 use crate::tenant::turns::Party;
@@ -80,7 +81,10 @@ impl Workers {
         let start = |index| {
             let shared = Arc::clone(&shared);
             let builder = std::thread::Builder::new().name(format!("adapters-{index}"));
-            builder.spawn(move || shared.run())
+            builder.spawn(move || {
+                background::enter();
+                shared.run();
+            })
         };
         let handles = (0..threads).map(start).collect::<std::io::Result<Vec<_>>>()?;
         let threads = handles.iter().map(|handle| handle.thread().clone()).collect();

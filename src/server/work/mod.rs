@@ -143,7 +143,7 @@ pub async fn place(
     Ok(place)
 }
 
-/// Does `work`, which holds `bytes`, on a thread where it holds nobody up, when it is its turn.
+/// Does `work`, which holds `bytes`, on a background thread, when it is its turn.
 ///
 /// # Errors
 /// 429 where the queue is full or too slow; what `work` returns; a panic in it is an internal error.
