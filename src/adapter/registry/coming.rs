@@ -49,6 +49,8 @@ impl Registry {
             return false;
         }
         let (mut edits, mut rest) = (Vec::new(), BTreeMap::new());
+        // Of what fails after it was looked at here, the reason is still to be told.
+        let mut is_open = false;
         for (name, coming) in std::mem::take(&mut book.coming) {
             let origin = book.entries.get(&name).map(Entry::origin);
             let is_free = !matches!(origin, Some(Origin::CommandLine | Origin::Api));
@@ -58,8 +60,9 @@ impl Registry {
                 edits.push((name, Some(entry)));
                 continue;
             }
-            if let Some(reason) = coming.error() {
-                self.refuse(&mut book, &name, Origin::File, reason);
+            match coming.error() {
+                Some(reason) => self.refuse(&mut book, &name, Origin::File, reason),
+                None => is_open = true,
             }
             rest.insert(name, coming);
         }
@@ -73,7 +76,7 @@ impl Registry {
         if some_do {
             self.warm_up();
         }
-        self.load_coming()
+        self.load_coming() || is_open
     }
 
     /// From now on it is `coming` that is waited for; what was before and is nowhere else is let go.
