@@ -93,6 +93,8 @@ impl Batch {
     ) -> Self {
         let share = |item: &BatchItem| Scheduled {
             id: item.id,
+            from: item.context_len - item.rows.len(),
+            is_prompt: item.num_tokens > 1,
             num_tokens: item.num_tokens,
             drafts: item.drafts.clone(),
         };

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use super::request::TenantShare;
 
-/// What a token of a prompt counts.
+/// What a token at the beginning of a prompt counts. Further behind it counts more
+/// ([`super::row_cost::cost`]).
 const PROMPT_TOKEN: u64 = 1;
 /// What a generated token counts: each takes a step of its own. The paper's own measure.
 const GENERATED_TOKEN: u64 = 2;
@@ -31,15 +32,22 @@ impl Fairness {
     }
 
     /// A tenant for which nothing waited has something to compute, beside `backlogged`: the tenants
-    /// for which something waits already.
-    pub fn arrive(&mut self, tenant: u32, backlogged: impl Iterator<Item = u32>) {
+    /// for which something waits already. Of tenants that are not `here` nothing has to be kept.
+    pub fn arrive(
+        &mut self,
+        tenant: u32,
+        backlogged: impl Iterator<Item = u32>,
+        here: impl Fn(u32) -> bool,
+    ) {
         let backlogged = backlogged.map(|other| self.counter(other)).min();
         let latest = || self.latest.map_or(0, |latest| self.counter(latest));
         let level = backlogged.unwrap_or_else(latest);
         let counter = self.counter(tenant).max(level);
-        // Whoever is behind those that wait would be lifted to them: nothing is to be remembered.
+        // Whoever comes back behind those that wait is lifted to them: nothing is to be remembered. One that
+        // is being computed does not come back, and would begin at nothing.
         let latest = self.latest;
-        self.counters.retain(|&other, counter| *counter >= level || Some(other) == latest);
+        self.counters
+            .retain(|&other, counter| *counter >= level || Some(other) == latest || here(other));
         self.counters.insert(tenant, counter);
     }
 
@@ -48,9 +56,9 @@ impl Fairness {
         self.latest = Some(tenant);
     }
 
-    /// So many tokens are computed for a tenant.
-    pub fn charge(&mut self, share: TenantShare, prompt: usize, generated: usize) {
-        self.add(share, prompt as u64 * PROMPT_TOKEN + generated as u64 * GENERATED_TOKEN);
+    /// So many tokens are generated for a tenant, and rows computed that cost so much besides.
+    pub fn charge(&mut self, share: TenantShare, cost: usize, generated: usize) {
+        self.add(share, cost as u64 * PROMPT_TOKEN + generated as u64 * GENERATED_TOKEN);
     }
 
     /// So much is spent for a tenant, in whatever this counts.
@@ -103,14 +111,14 @@ mod tests {
         fairness.charge(share(1, 1), 5000, 0);
         fairness.begin(1);
         // Nobody waits: the newcomer begins where the last one is.
-        fairness.arrive(2, [].into_iter());
+        fairness.arrive(2, [].into_iter(), |_| false);
         assert_eq!(fairness.counter(2), fairness.counter(1));
         // Somebody waits: there.
         fairness.charge(share(1, 1), 5000, 0);
-        fairness.arrive(3, [1, 2].into_iter());
+        fairness.arrive(3, [1, 2].into_iter(), |_| false);
         assert_eq!(fairness.counter(3), fairness.counter(2));
         // What somebody had too much is not forgotten.
-        fairness.arrive(1, [2, 3].into_iter());
+        fairness.arrive(1, [2, 3].into_iter(), |_| false);
         assert!(fairness.counter(1) > fairness.counter(2));
     }
 
@@ -118,10 +126,23 @@ mod tests {
     fn tenants_that_went_away_take_no_room() {
         let mut fairness = Fairness::default();
         for tenant in 0..1000 {
-            fairness.arrive(tenant, [].into_iter());
+            fairness.arrive(tenant, [].into_iter(), |_| false);
             fairness.charge(share(tenant, 1), 10, 0);
             fairness.begin(tenant);
         }
         assert!(fairness.counters.len() < 5, "{}", fairness.counters.len());
+    }
+
+    #[test]
+    fn a_tenant_that_is_being_computed_is_not_forgotten() {
+        let mut fairness = Fairness::default();
+        fairness.charge(share(1, 1), 4000, 0);
+        fairness.charge(share(2, 1), 5000, 0);
+        fairness.begin(2);
+        let before = fairness.counter(1);
+        fairness.arrive(3, [].into_iter(), |tenant| tenant == 1);
+        assert_eq!(fairness.counter(1), before);
+        fairness.arrive(4, [].into_iter(), |_| false);
+        assert_eq!(fairness.counter(1), 0);
     }
 }

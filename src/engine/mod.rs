@@ -3,10 +3,10 @@
 //! Its loop is [`Engine::step`]: receive, schedule, execute, update. It holds no lock, knows no
 //! text and no HTTP. A sequence that fails, fails alone.
 
+pub mod answer_turns;
 pub mod batch;
 pub mod constraint;
 pub mod fairness;
-pub mod grammar_turns;
 mod guard;
 pub mod handle;
 mod isolation;
@@ -16,11 +16,13 @@ pub mod pace;
 pub mod pooling;
 pub mod prompt_lookup;
 pub mod request;
+pub mod row_cost;
 pub mod sampler;
 pub mod schedule;
 pub mod scheduler;
 pub mod sequence;
 pub mod telemetry;
+pub mod turns;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -103,10 +105,10 @@ impl Engine {
             return self.check_progress();
         }
         self.steps += 1;
-        let rows = schedule.rows();
+        let cost = schedule.cost();
         let batch = Batch::new(schedule, &self.scheduler);
         if self.run_batch(batch) {
-            self.scheduler.learn(rows, started.elapsed());
+            self.scheduler.learn(cost, started.elapsed());
         }
         self.telemetry.load(&self.scheduler);
         Step::Continue

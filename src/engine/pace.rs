@@ -9,6 +9,9 @@
 //! from the steps themselves: the time of steps without prompts, by their rows, and what a
 //! row of a prompt adds. Both are moving averages of the times handed in; no clock is read here.
 //!
+//! Attention reads everything before a row, so that one far behind takes many times as long as one at
+//! the beginning: rows count with their context ([`super::row_cost::cost`]).
+//!
 //! It decides when rows run, never what they compute.
 
 use std::time::Duration;
@@ -18,6 +21,10 @@ use std::time::Duration;
 pub const MIN_PROMPT_ROWS: usize = 8;
 /// A prompt's part of a step's time, where that of all answers together is 1.
 const PROMPT_SHARE: f64 = 0.7;
+/// What answers take in a step that is shared among tenants, and what prompts take in it.
+const SHORT_STEP: Duration = Duration::from_millis(100);
+/// But as long as so many of the shortest steps: each reads all weights, which then are a fourth of it.
+const WEIGHTS_PER_STEP: f64 = 4.0;
 /// The part of a step's time that grammars may take.
 const GRAMMAR_SHARE: f64 = 0.5;
 /// What they may take in any case.
@@ -27,12 +34,12 @@ const NEWEST: f64 = 0.2;
 /// One step may be held up by something else: a single time moves an average by no more than this
 /// factor's worth.
 const OUTLIER: f64 = 4.0;
-/// Classes of steps by the logarithm of their rows.
+/// Classes of steps by the logarithm of what they cost.
 const CLASSES: usize = 20;
 
-/// What a step computed.
+/// What a step computed, in rows without context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct StepRows {
+pub struct StepCost {
     /// Rows of sequences that are being answered, guesses included.
     pub decode: usize,
     /// Rows of prompts.
@@ -56,29 +63,43 @@ impl Average {
     }
 }
 
+/// Steps without prompts of one class.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    cost: Average,
+    seconds: Average,
+}
+
+impl Seen {
+    fn learn(&mut self, cost: usize, seconds: f64) {
+        self.cost.learn(cost as f64);
+        self.seconds.learn(seconds);
+    }
+}
+
 /// What steps cost, as far as they have been seen.
 #[derive(Debug, Clone, Default)]
 pub struct Pace {
-    /// Seconds of a step without prompts, by the logarithm of its rows.
-    decode: [Average; CLASSES],
-    /// Seconds that a row of a prompt adds.
+    /// Steps without prompts, by the logarithm of what they cost.
+    decode: [Seen; CLASSES],
+    /// Seconds that a row of a prompt, without context, adds.
     prompt_row: Average,
 }
 
 impl Pace {
-    /// A step of these rows took this long.
-    pub fn learn(&mut self, rows: StepRows, took: Duration) {
+    /// A step of this cost took this long.
+    pub fn learn(&mut self, cost: StepCost, took: Duration) {
         let took = took.as_secs_f64();
-        match rows {
-            StepRows { prompt: 0, decode: 0 } => {}
-            StepRows { prompt: 0, decode } => self.decode[class(decode)].learn(took),
+        match cost {
+            StepCost { prompt: 0, decode: 0 } => {}
+            StepCost { prompt: 0, decode } => self.decode[class(decode)].learn(decode, took),
             // Alone, a prompt pays for the whole step; few rows would make each look dear.
-            StepRows { prompt, decode: 0 } => {
+            StepCost { prompt, decode: 0 } => {
                 if prompt >= 8 * MIN_PROMPT_ROWS {
                     self.prompt_row.learn(took / prompt as f64);
                 }
             }
-            StepRows { prompt, decode } => {
+            StepCost { prompt, decode } => {
                 if let Some(without) = self.decode_seconds(decode) {
                     // A step that seems to have cost nothing more still cost something.
                     let more = (took - without).max(0.01 * took);
@@ -86,26 +107,48 @@ impl Pace {
                 } else if let Some(row) = self.prompt_row.0 {
                     // Prompts have come without a pause from the first step on.
                     let without = (took - row * prompt as f64).max(0.1 * took);
-                    self.decode[class(decode)].learn(without);
+                    self.decode[class(decode)].learn(decode, without);
                 }
             }
         }
     }
 
-    /// Rows of prompts that fit into a step beside `decode` rows where `prompts` of them wait; at
-    /// least [`MIN_PROMPT_ROWS`], and without limit where nobody is being answered.
+    /// What prompts may cost beside answers that cost `decode`, where `prompts` of them wait; in a step
+    /// that is `shared` among tenants also no more than a short one has time for. At least
+    /// [`MIN_PROMPT_ROWS`].
     #[must_use]
-    pub fn prompt_rows(&self, decode: usize, prompts: usize) -> usize {
+    pub fn prompt_cost(&self, decode: usize, prompts: usize, shared: bool) -> usize {
+        let most = if shared { self.short_step_cost() } else { usize::MAX };
         if decode == 0 {
-            return usize::MAX;
+            return most;
         }
         let Some(without) = self.decode_seconds(decode) else { return MIN_PROMPT_ROWS };
         let Some(row) = self.prompt_row.0 else { return MIN_PROMPT_ROWS };
-        let rows = (PROMPT_SHARE * prompts.max(1) as f64 * without / row) as usize;
-        rows.max(MIN_PROMPT_ROWS)
+        let cost = (PROMPT_SHARE * prompts.max(1) as f64 * without / row) as usize;
+        cost.min(most).max(MIN_PROMPT_ROWS)
     }
 
-    /// How long a step beside which `decode` rows run may ask grammars: half of what such a step
+    /// How long a step takes at most that is shared among tenants: who comes while it runs waits for its
+    /// end, and for a step of its own.
+    #[must_use]
+    pub fn short_step(&self) -> Duration {
+        let weights = self.seen().map(|(_, seconds)| seconds).min_by(f64::total_cmp);
+        SHORT_STEP.max(Duration::from_secs_f64(WEIGHTS_PER_STEP * weights.unwrap_or_default()))
+    }
+
+    /// What prompts cost that fill such a step; anything as long as nothing was learned.
+    fn short_step_cost(&self) -> usize {
+        let Some(row) = self.prompt_row.0 else { return usize::MAX };
+        ((self.short_step().as_secs_f64() / row) as usize).max(MIN_PROMPT_ROWS)
+    }
+
+    /// How long a step takes whose answers cost `decode`, without prompts.
+    #[must_use]
+    pub fn decode_time(&self, decode: usize) -> Option<Duration> {
+        self.decode_seconds(decode).map(Duration::from_secs_f64)
+    }
+
+    /// How long a step whose answers cost `decode` may ask grammars: half of what such a step
     /// takes, so that they never take longer than the model.
     #[must_use]
     pub fn grammar_limit(&self, decode: usize) -> Duration {
@@ -115,17 +158,33 @@ impl Pace {
         half.max(MIN_GRAMMAR_TIME)
     }
 
-    /// Seconds of a step of `decode` rows without prompts, by the nearest class that has been seen;
-    /// of two, that of the shorter steps.
+    /// Seconds of a step whose answers cost `decode`, without prompts: between those of the classes that
+    /// have been seen on either side. Beyond the last one they grow as they did up to there, but no
+    /// faster than the cost.
     fn decode_seconds(&self, decode: usize) -> Option<f64> {
-        let class = class(decode);
-        let seen = (0..CLASSES).filter_map(|other| Some((other, self.decode[other].0?)));
-        seen.min_by_key(|(other, _)| class.abs_diff(*other)).map(|(_, seconds)| seconds)
+        let decode = decode as f64;
+        let (mut below, mut before) = (None, None);
+        for (cost, seconds) in self.seen() {
+            if cost >= decode {
+                let Some((from, least)) = below else { return Some(seconds) };
+                return Some(least + (seconds - least) * (decode - from) / (cost - from));
+            }
+            before = below.replace((cost, seconds));
+        }
+        let (cost, seconds) = below?;
+        let Some((from, least)) = before else { return Some(seconds) };
+        let more = (seconds - least) / (cost - from) * (decode - cost);
+        Some((seconds + more).clamp(seconds, seconds * decode / cost))
+    }
+
+    /// Cost and seconds of the classes that have been seen, in their order.
+    fn seen(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.decode.iter().filter_map(|seen| Some((seen.cost.0?, seen.seconds.0?)))
     }
 }
 
-fn class(rows: usize) -> usize {
-    (rows.max(1).ilog2() as usize).min(CLASSES - 1)
+fn class(cost: usize) -> usize {
+    (cost.max(1).ilog2() as usize).min(CLASSES - 1)
 }
 
 #[cfg(test)]
@@ -143,11 +202,11 @@ mod tests {
     }
 
     impl Machine {
-        fn time(&self, rows: StepRows) -> f64 {
+        fn time(&self, rows: StepCost) -> f64 {
             self.step + self.decode_row * rows.decode as f64 + self.prompt_row * rows.prompt as f64
         }
 
-        fn run(&self, pace: &mut Pace, rows: StepRows, noise: f64) -> f64 {
+        fn run(&self, pace: &mut Pace, rows: StepCost, noise: f64) -> f64 {
             let took = self.time(rows);
             pace.learn(rows, Duration::from_secs_f64(took * noise));
             took
@@ -171,13 +230,13 @@ mod tests {
         ) {
             let mut pace = Pace::default();
             for noise in &noise[..50] {
-                machine.run(&mut pace, StepRows { decode, prompt: 0 }, *noise);
+                machine.run(&mut pace, StepCost { decode, prompt: 0 }, *noise);
             }
-            let without = machine.time(StepRows { decode, prompt: 0 });
+            let without = machine.time(StepCost { decode, prompt: 0 });
             for (step, noise) in noise[50..].iter().enumerate() {
-                let prompt = pace.prompt_rows(decode, 1).min(4096);
+                let prompt = pace.prompt_cost(decode, 1, false).min(4096);
                 prop_assert!(prompt >= MIN_PROMPT_ROWS);
-                let took = machine.run(&mut pace, StepRows { decode, prompt }, *noise);
+                let took = machine.run(&mut pace, StepCost { decode, prompt }, *noise);
                 if step >= 50 && prompt > MIN_PROMPT_ROWS {
                     prop_assert!(took <= 3.0 * without, "{took} after {without}");
                     prop_assert!(took >= 1.3 * without || prompt == 4096, "{took} wastes {without}");
@@ -191,9 +250,9 @@ mod tests {
             let learned = || {
                 let mut pace = Pace::default();
                 for (decode, prompt, micros) in &times {
-                    pace.learn(StepRows { decode: *decode, prompt: *prompt }, Duration::from_micros(*micros));
+                    pace.learn(StepCost { decode: *decode, prompt: *prompt }, Duration::from_micros(*micros));
                 }
-                (1..40).map(|decode| pace.prompt_rows(decode, 1)).collect::<Vec<_>>()
+                (1..40).map(|decode| pace.prompt_cost(decode, 1, false)).collect::<Vec<_>>()
             };
             prop_assert_eq!(learned(), learned());
             prop_assert!(learned().iter().all(|&rows| rows >= MIN_PROMPT_ROWS));
@@ -203,36 +262,58 @@ mod tests {
     #[test]
     fn one_step_that_was_held_up_for_a_minute_is_soon_forgotten() {
         let machine = Machine { step: 0.02, decode_row: 1e-3, prompt_row: 1e-3 };
-        let (alone, both) = (StepRows { decode: 8, prompt: 0 }, StepRows { decode: 8, prompt: 16 });
+        let (alone, both) = (StepCost { decode: 8, prompt: 0 }, StepCost { decode: 8, prompt: 16 });
         let mut pace = Pace::default();
         for rows in [alone, both].iter().cycle().take(100) {
             machine.run(&mut pace, *rows, 1.0);
         }
-        let before = pace.prompt_rows(8, 1);
-        assert!(pace.prompt_rows(8, 10).abs_diff(10 * before) <= 10, "each prompt gets its share");
+        let before = pace.prompt_cost(8, 1, false);
+        assert!(
+            pace.prompt_cost(8, 10, false).abs_diff(10 * before) <= 10,
+            "each prompt gets its share"
+        );
         pace.learn(alone, Duration::from_secs(60));
         pace.learn(both, Duration::from_secs(60));
         for rows in [alone, both].iter().cycle().take(40) {
             machine.run(&mut pace, *rows, 1.0);
         }
-        assert!(pace.prompt_rows(8, 1).abs_diff(before) <= 1 + before / 20);
+        assert!(pace.prompt_cost(8, 1, false).abs_diff(before) <= 1 + before / 20);
     }
 
     #[test]
     fn a_crowd_that_comes_first_of_all_does_not_crawl() {
         let machine = Machine { step: 0.02, decode_row: 1e-4, prompt_row: 1e-4 };
         let mut pace = Pace::default();
-        machine.run(&mut pace, StepRows { decode: 0, prompt: 512 }, 1.0);
+        machine.run(&mut pace, StepCost { decode: 0, prompt: 512 }, 1.0);
         for _ in 0..4 {
-            let prompt = pace.prompt_rows(2, 60).min(510);
-            machine.run(&mut pace, StepRows { decode: 2, prompt }, 1.0);
+            let prompt = pace.prompt_cost(2, 60, false).min(510);
+            machine.run(&mut pace, StepCost { decode: 2, prompt }, 1.0);
         }
-        assert!(pace.prompt_rows(2, 60) >= 510);
+        assert!(pace.prompt_cost(2, 60, false) >= 510);
     }
 
     #[test]
-    fn where_nobody_waits_there_is_no_limit() {
-        assert_eq!(Pace::default().prompt_rows(0, 3), usize::MAX);
-        assert_eq!(Pace::default().prompt_rows(8, 3), MIN_PROMPT_ROWS);
+    fn a_step_without_answers_is_short_and_does_not_read_the_weights_for_little() {
+        for (step, row, least, most) in
+            [(0.01, 4e-4, 0.08, 0.12), (0.3, 2e-2, 1.0, 1.6), (0.01, 5e-3, 0.06, 0.12)]
+        {
+            let machine = Machine { step, decode_row: row, prompt_row: row };
+            let mut pace = Pace::default();
+            machine.run(&mut pace, StepCost { decode: 0, prompt: 512 }, 1.0);
+            machine.run(&mut pace, StepCost { decode: 1, prompt: 0 }, 1.0);
+            for _ in 0..40 {
+                let prompt = pace.prompt_cost(0, 1, true).min(512);
+                machine.run(&mut pace, StepCost { decode: 0, prompt }, 1.0);
+            }
+            let prompt = pace.prompt_cost(0, 1, true);
+            let took = machine.time(StepCost { decode: 0, prompt });
+            assert!((least..most).contains(&took), "{took} s: {prompt} rows on {machine:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_learned_yet_is_no_limit_but_for_answers() {
+        assert_eq!(Pace::default().prompt_cost(0, 3, true), usize::MAX);
+        assert_eq!(Pace::default().prompt_cost(8, 3, false), MIN_PROMPT_ROWS);
     }
 }

@@ -90,6 +90,14 @@ pub struct TenantShare {
     pub weight: u32,
 }
 
+impl TenantShare {
+    /// Whether there may be other tenants.
+    #[must_use]
+    pub fn has_others(self) -> bool {
+        self.id != Self::default().id
+    }
+}
+
 impl Default for TenantShare {
     /// The tenant there is where there are no others.
     fn default() -> Self {

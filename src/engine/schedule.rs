@@ -1,6 +1,7 @@
 //! What one step runs, and the rows it may still take. Integers only; [`super::scheduler`] decides.
 
-use super::pace::StepRows;
+use super::pace::StepCost;
+use super::row_cost::{cost, rows_within};
 use super::sequence::{Sequence, SequenceId};
 use crate::kv_cache::block_manager::BlockCopy;
 
@@ -12,6 +13,10 @@ const MAX_SCORED_ROWS: usize = 256;
 pub struct Scheduled {
     /// Which sequence.
     pub id: SequenceId,
+    /// Its tokens that were computed before.
+    pub from: usize,
+    /// Whether they are of a prompt. The last token of one, alone, is as a decode.
+    pub is_prompt: bool,
     /// How many of its uncomputed tokens run.
     pub num_tokens: usize,
     /// Tokens that are guessed to follow its last one, and run with it.
@@ -25,10 +30,10 @@ impl Scheduled {
         self.num_tokens + self.drafts.len()
     }
 
-    /// True for a chunk of a prompt. The last token of one, alone, is as a decode.
+    /// What they cost ([`cost`]).
     #[must_use]
-    pub fn is_prompt(&self) -> bool {
-        self.num_tokens > 1
+    pub fn cost(&self) -> usize {
+        cost(self.from, self.num_rows())
     }
 }
 
@@ -44,15 +49,15 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// How many rows run, by kind.
+    /// What its rows cost, by kind.
     #[must_use]
-    pub fn rows(&self) -> StepRows {
-        let mut rows = StepRows::default();
+    pub fn cost(&self) -> StepCost {
+        let mut cost = StepCost::default();
         for scheduled in &self.scheduled {
-            let kind = if scheduled.is_prompt() { &mut rows.prompt } else { &mut rows.decode };
-            *kind += scheduled.num_rows();
+            let kind = if scheduled.is_prompt { &mut cost.prompt } else { &mut cost.decode };
+            *kind += scheduled.cost();
         }
-        rows
+        cost
     }
 }
 
@@ -60,25 +65,76 @@ impl Schedule {
 #[derive(Debug)]
 pub struct Budget {
     /// All of them.
+    rows: usize,
+    prompts: PromptLimit,
+}
+
+/// What prompts may take of a step.
+#[derive(Debug, Clone, Copy)]
+pub struct PromptLimit {
+    /// Rows.
     pub rows: usize,
-    /// Of those, rows of prompts.
-    pub prompt_rows: usize,
+    /// What they may cost.
+    pub cost: usize,
+    /// Rows that run whatever they cost, so that prompts get on.
+    pub least: usize,
+}
+
+impl PromptLimit {
+    /// Whatever there is room for.
+    pub const NONE: Self = Self { rows: usize::MAX, cost: usize::MAX, least: 0 };
+    /// No prompt.
+    const ALL: Self = Self { rows: 0, cost: 0, least: 0 };
 }
 
 impl Budget {
+    /// A step of so many rows, without prompts yet.
+    #[must_use]
+    pub fn new(rows: usize) -> Self {
+        Self { rows, prompts: PromptLimit::ALL }
+    }
+
+    /// Lets prompts in.
+    pub fn allow_prompts(&mut self, limit: PromptLimit) {
+        self.prompts = limit;
+    }
+
+    /// Rows that are left.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is room for a row of a prompt.
+    #[must_use]
+    pub fn takes_prompts(&self) -> bool {
+        let PromptLimit { rows, cost, least } = self.prompts;
+        self.rows.min(rows) > 0 && (cost > 0 || least > 0)
+    }
+
     /// Takes a share's rows.
     pub fn spend(&mut self, scheduled: &Scheduled) {
         self.rows -= scheduled.num_rows();
-        if scheduled.is_prompt() {
-            self.prompt_rows -= scheduled.num_tokens;
+        if scheduled.is_prompt {
+            let PromptLimit { rows, cost, least } = &mut self.prompts;
+            *rows = rows.saturating_sub(scheduled.num_tokens);
+            *cost = cost.saturating_sub(scheduled.cost());
+            *least = least.saturating_sub(scheduled.num_tokens);
         }
     }
 
-    /// Undoes [`Self::spend`].
+    /// Takes the rows of guesses behind a decode.
+    pub fn spend_drafts(&mut self, drafts: usize) {
+        self.rows -= drafts;
+    }
+
+    /// Undoes [`Self::spend`]; the least that runs in any case has run once.
     pub fn give_back(&mut self, scheduled: &Scheduled) {
         self.rows += scheduled.num_rows();
-        if scheduled.is_prompt() {
-            self.prompt_rows = self.prompt_rows.saturating_add(scheduled.num_tokens);
+        if scheduled.is_prompt {
+            let PromptLimit { rows, cost, .. } = &mut self.prompts;
+            *rows = rows.saturating_add(scheduled.num_tokens);
+            *cost = cost.saturating_add(scheduled.cost());
         }
     }
 
@@ -89,6 +145,11 @@ impl Budget {
             return self.rows.min(1);
         }
         let limit = if sequence.wants_prompt_logprobs() { MAX_SCORED_ROWS } else { usize::MAX };
-        sequence.num_uncomputed().min(self.rows).min(self.prompt_rows).min(limit)
+        let PromptLimit { rows, cost, least } = self.prompts;
+        let most = sequence.num_uncomputed().min(self.rows).min(rows).min(limit);
+        // What is left may be less than a row far behind costs.
+        let affordable =
+            rows_within(sequence.num_computed(), cost, most).max(usize::from(cost > 0));
+        affordable.max(least).min(most)
     }
 }

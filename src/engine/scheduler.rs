@@ -12,11 +12,11 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::answer_turns::AnswerTurns;
 use super::fairness::Fairness;
-use super::grammar_turns::{GrammarTurns, Text};
-use super::line::{Line, Parts, Place, Room, prompts_that_count};
-use super::pace::{Pace, StepRows};
-use super::schedule::{Budget, Schedule, Scheduled};
+use super::line::{Line, Parts, Place, Room, is_shared, prompts_that_count};
+use super::pace::{MIN_PROMPT_ROWS, Pace, StepCost};
+use super::schedule::{Budget, PromptLimit, Schedule, Scheduled};
 use super::sequence::{Sequence, SequenceId};
 use crate::kv_cache::BlockId;
 use crate::kv_cache::block_manager::BlockManager;
@@ -51,7 +51,7 @@ pub struct Scheduler {
     next_id: u64,
     pace: Pace,
     fairness: Fairness,
-    grammar_turns: GrammarTurns,
+    answer_turns: AnswerTurns,
 }
 
 impl Scheduler {
@@ -66,8 +66,8 @@ impl Scheduler {
         assert!(blocks.blocks_for(config.max_model_len) <= blocks.num_blocks());
         let (waiting, running) = (VecDeque::new(), Vec::new());
         let (pace, fairness) = (Pace::default(), Fairness::default());
-        let grammar_turns = GrammarTurns::default();
-        Self { config, blocks, waiting, running, next_id: 0, pace, fairness, grammar_turns }
+        let answer_turns = AnswerTurns::default();
+        Self { config, blocks, waiting, running, next_id: 0, pace, fairness, answer_turns }
     }
 
     /// The id of the next sequence.
@@ -90,7 +90,10 @@ impl Scheduler {
         let tenant = sequence.request().tenant.id;
         let of = |sequence: &Sequence| sequence.request().tenant.id;
         if !self.waiting.iter().any(|waiting| of(waiting) == tenant) {
-            self.fairness.arrive(tenant, self.waiting.iter().map(of));
+            let prompts = self.running.iter().filter(|running| running.num_uncomputed() > 1);
+            let backlogged = self.waiting.iter().chain(prompts).map(of);
+            let here = |other| self.running.iter().chain(&self.waiting).any(|one| of(one) == other);
+            self.fairness.arrive(tenant, backlogged, here);
         }
         self.waiting.push_back(sequence);
     }
@@ -156,9 +159,9 @@ impl Scheduler {
     /// Plans one step and reserves its blocks. Empty only where nothing is left to run.
     pub fn schedule(&mut self) -> Schedule {
         let mut schedule = Schedule::default();
-        let rows = self.config.max_num_batched_tokens;
-        let mut budget = Budget { rows, prompt_rows: 0 };
-        let (turn, others) = self.grammar_turns.split(&self.running, &self.pace);
+        let mut budget = Budget::new(self.config.max_num_batched_tokens);
+        let shared = is_shared(&self.running, &self.waiting);
+        let (turn, others) = self.answer_turns.split(&self.running, &self.pace, shared);
         for id in turn {
             self.schedule_running(id, &mut budget, &mut schedule);
         }
@@ -170,20 +173,21 @@ impl Scheduler {
             self.schedule_running(id, &mut budget, &mut schedule);
         }
         self.draft(&mut budget, &mut schedule);
-        budget.prompt_rows = self.prompt_rows(schedule.rows().decode);
+        budget.allow_prompts(self.prompt_limit(schedule.cost().decode, shared));
         self.schedule_prompts(&mut budget, &mut schedule);
         schedule
     }
 
-    /// Hands in how long a step of these rows took.
-    pub fn learn(&mut self, rows: StepRows, took: Duration) {
-        self.pace.learn(rows, took);
+    /// Hands in how long a step of this cost took.
+    pub fn learn(&mut self, cost: StepCost, took: Duration) {
+        self.pace.learn(cost, took);
     }
 
     /// Hands in how long the grammar of a running sequence's text took in this step.
     pub fn grammar_took(&mut self, id: SequenceId, took: Duration) {
-        if let Some(sequence) = self.get(id).filter(|sequence| sequence.sampler.is_constrained()) {
-            self.grammar_turns.took(Text::of(sequence), took);
+        let sequence = self.running.iter().find(|sequence| sequence.id == id);
+        if let Some(sequence) = sequence.filter(|sequence| sequence.sampler.is_constrained()) {
+            self.answer_turns.grammar_took(sequence, took);
         }
     }
 
@@ -260,15 +264,16 @@ impl Scheduler {
         removed
     }
 
-    /// Rows of prompts beside `decode` rows of running answers.
-    fn prompt_rows(&self, decode: usize) -> usize {
+    /// What prompts may take beside running answers that cost `decode`.
+    fn prompt_limit(&self, decode: usize, shared: bool) -> PromptLimit {
         match self.config.long_prefill_token_threshold {
-            Some(threshold) if decode > 0 => threshold.max(1),
-            Some(_) => usize::MAX,
+            Some(rows) if decode > 0 => PromptLimit { rows: rows.max(1), ..PromptLimit::NONE },
+            Some(_) => PromptLimit::NONE,
             None => {
                 let places = self.config.max_num_seqs.saturating_sub(self.running.len());
                 let prompts = prompts_that_count(&self.running, &self.waiting, places);
-                self.pace.prompt_rows(decode, prompts)
+                let cost = self.pace.prompt_cost(decode, prompts, shared);
+                PromptLimit { rows: usize::MAX, cost, least: MIN_PROMPT_ROWS }
             }
         }
     }
@@ -296,13 +301,14 @@ impl Scheduler {
         schedule: &mut Schedule,
     ) -> bool {
         let sequence = &mut self.running[index];
-        let from = sequence.num_computed();
+        let (from, is_prompt) = (sequence.num_computed(), sequence.num_uncomputed() > 1);
         let reserved = self.blocks.reserve(&mut sequence.block_table, from, from + num_tokens);
         let Ok(copies) = reserved else { return false };
         schedule.copies.extend(copies);
-        let (prompt, generated) = sequence.charge(from + num_tokens);
-        self.fairness.charge(sequence.request().tenant, prompt, generated);
-        let scheduled = Scheduled { id: sequence.id, num_tokens, drafts: Vec::new() };
+        let (cost, generated) = sequence.charge(from + num_tokens);
+        self.fairness.charge(sequence.request().tenant, cost, generated);
+        let scheduled =
+            Scheduled { id: sequence.id, from, is_prompt, num_tokens, drafts: Vec::new() };
         budget.spend(&scheduled);
         schedule.scheduled.push(scheduled);
         true
@@ -311,7 +317,7 @@ impl Scheduler {
     /// Adds guesses to the decodes of a schedule, which has nothing else yet. They take no block
     /// that a prompt will need, and preempt nobody.
     fn draft(&mut self, budget: &mut Budget, schedule: &mut Schedule) {
-        let mut room = MAX_DRAFTED_ROWS.saturating_sub(schedule.scheduled.len()).min(budget.rows);
+        let mut room = MAX_DRAFTED_ROWS.saturating_sub(schedule.scheduled.len()).min(budget.rows());
         let mut blocks = self.blocks.num_free().saturating_sub(self.promised_blocks());
         for scheduled in &mut schedule.scheduled {
             let sequence = self.running.iter_mut().find(|sequence| sequence.id == scheduled.id);
@@ -330,7 +336,7 @@ impl Scheduler {
             schedule.copies.extend(copies);
             blocks -= needed;
             room -= drafts.len();
-            budget.rows -= drafts.len();
+            budget.spend_drafts(drafts.len());
             scheduled.drafts = drafts;
         }
     }
@@ -363,7 +369,7 @@ impl Scheduler {
         let mut tried = Vec::new();
         // Admitting in a step that preempted for blocks would only pass them back and forth.
         let mut admits = schedule.num_preempted == 0;
-        while budget.rows.min(budget.prompt_rows) > 0 {
+        while budget.takes_prompts() {
             let line = Line::new(&self.running, &self.waiting, &self.fairness);
             let running = line.next_running(&tried);
             let waiting = line.next_waiting().filter(|_| admits);

@@ -7,6 +7,7 @@ use super::handle::{QueuePlace, Reply, Submission};
 use super::pooling::{Pool, PoolingError};
 use super::prompt_lookup::{self, DraftLength};
 use super::request::{Event, FinishReason, Queued, Request, TokenLogprobs};
+use super::row_cost::cost;
 use super::sampler::Sampler;
 use crate::kv_cache::block_manager::BlockTable;
 use crate::kv_cache::prefix_cache::HashChain;
@@ -198,13 +199,15 @@ impl Sequence {
         self.num_passed += 1;
     }
 
-    /// Tokens up to `to` are computed: how many of the prompt's and how many generated ones have not
-    /// been counted for its tenant yet. They are counted now; what is computed again is not.
+    /// Tokens up to `to` are computed. Of those that have not been counted for its tenant yet, which are
+    /// counted now: how many were generated, and what all cost beside a row for each of these. What is
+    /// computed again is not counted.
     pub fn charge(&mut self, to: usize) -> (usize, usize) {
         let (from, prompt) = (self.num_charged, self.request.prompt.len());
         self.num_charged = to.max(from);
         let to = self.num_charged;
-        (to.min(prompt) - from.min(prompt), to.max(prompt) - from.max(prompt))
+        let generated = to.max(prompt) - from.max(prompt);
+        (cost(from, to - from) - generated, generated)
     }
 
     /// Tokens that may come next, as the text itself suggests. Greedy choices alone are guessed for,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::engine::handle::Received;
-use crate::engine::pace::StepRows;
+use crate::engine::pace::StepCost;
+use crate::engine::schedule::Scheduled;
 
 /// Seconds of a step, and of each of its rows.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +30,12 @@ struct Arrival {
     prompt: usize,
     generated: usize,
 }
+
+const BLOCKS: usize = 32_768;
+/// A tenant that is none of the modest ones.
+const ABUSER: u32 = 10;
+/// Seconds.
+const SOME_SHORT_STEPS: f64 = 0.5;
 
 /// What came of it.
 #[derive(Debug, Default)]
@@ -76,12 +83,12 @@ fn simulate_on(
     let config = SchedulerConfig {
         max_num_seqs,
         max_num_batched_tokens: 512,
-        max_model_len: 1024,
+        max_model_len: 8192,
         long_prefill_token_threshold: None,
     };
-    let blocks = BlockManager::new(4096, 16).with_prefix_cache([0; 32]);
+    let blocks = BlockManager::new(BLOCKS, 16).with_prefix_cache([0; 32]);
     let mut scheduler = Scheduler::new(config, blocks);
-    scheduler.learn(StepRows { decode: 1, prompt: 0 }, Duration::from_secs_f64(machine.step));
+    scheduler.learn(StepCost { decode: 1, prompt: 0 }, Duration::from_secs_f64(machine.step));
     let (handle, mut submissions) = channel(1024);
     let (adapters, share) = (adapters(), share(usize::MAX));
     let mut came: BTreeMap<SequenceId, (Arrival, usize, bool)> = BTreeMap::new();
@@ -113,12 +120,13 @@ fn simulate_on(
         let schedule = scheduler.schedule();
         step += 1;
         assert!(!schedule.scheduled.is_empty() || scheduler.is_idle(), "work is left undone");
-        let rows = schedule.rows();
-        assert!(rows.decode + rows.prompt <= 512 && scheduler.num_running() <= max_num_seqs);
-        let took = machine.step + machine.row * (rows.decode + rows.prompt) as f64;
+        let rows: usize = schedule.scheduled.iter().map(Scheduled::num_rows).sum();
+        assert!(rows <= 512 && scheduler.num_running() <= max_num_seqs);
+        let cost = schedule.cost();
+        let took = machine.step + machine.row * (cost.decode + cost.prompt) as f64;
         outcome.seconds += took;
         outcome.preempted += schedule.num_preempted;
-        scheduler.learn(rows, Duration::from_secs_f64(took));
+        scheduler.learn(cost, Duration::from_secs_f64(took));
         for scheduled in schedule.scheduled {
             let id = scheduled.id;
             let (arrival, came_at, begun) = came.get_mut(&id).unwrap();
@@ -141,7 +149,7 @@ fn simulate_on(
             }
         }
     }
-    assert_eq!(scheduler.blocks().num_free(), 4096);
+    assert_eq!(scheduler.blocks().num_free(), BLOCKS);
     outcome
 }
 
@@ -186,14 +194,22 @@ fn one_greedy_tenant_leaves_the_others_their_first_tokens() {
 #[test]
 fn an_abusive_tenant_costs_three_modest_ones_few_steps() {
     let many = |count, prompt, generated| {
-        let arrival = Arrival { at: 0.0, tenant: 0, adapter: 0, prompt, generated };
+        let arrival = Arrival { at: 0.0, tenant: ABUSER, adapter: 0, prompt, generated };
         vec![arrival; count]
     };
-    let abuses = [many(900, 16, 16), many(60, 1000, 8), many(250, 16, 600), many(60, 200, 500)];
+    let abuses = [
+        many(900, 16, 16),
+        many(60, 1000, 8),
+        many(250, 16, 600),
+        many(60, 200, 500),
+        many(30, 6000, 200),
+    ];
     let together =
         abuses.iter().map(|abuse| abuse[..abuse.len().min(200)].to_vec()).collect::<Vec<_>>();
     let abuses: Vec<_> = abuses.into_iter().chain([together.concat()]).collect();
-    for (machine, prompt) in [(MANY_CORES, 200), (TWO_CORES, 200)] {
+    for (machine, prompt) in
+        [(MANY_CORES, 200), (MANY_CORES, 40), (TWO_CORES, 200), (TWO_CORES, 40)]
+    {
         let modest = modest().into_iter().filter(|one| one.tenant <= 3);
         let modest: Vec<_> = modest.map(|one| Arrival { prompt, ..one }).collect();
         let alone = simulate_on(machine, modest.clone(), 64, |_| 1);
@@ -204,8 +220,11 @@ fn an_abusive_tenant_costs_three_modest_ones_few_steps() {
             let steps = (alone.p99_steps(1..=3), beside.p99_steps(1..=3));
             assert!(steps.1 <= 3 * steps.0, "{steps:?} steps to a first token, {case}");
             let seconds = (alone.p99(1..=3), beside.p99(1..=3));
-            assert!(seconds.1 <= 3.0 * seconds.0, "{seconds:?} s to a first token, {case}");
-            assert_eq!(beside.first_tokens[&0].len(), abuse.len(), "nobody starves");
+            // A prompt waits for the rest of a step and comes in some of its own, which are short, though
+            // not as short as without a crowd beside it.
+            let most = (3.0 * seconds.0).max(SOME_SHORT_STEPS);
+            assert!(seconds.1 <= most, "{seconds:?} s to a first token, {case}");
+            assert_eq!(beside.first_tokens[&ABUSER].len(), abuse.len(), "nobody starves");
         }
     }
 }

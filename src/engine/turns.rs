@@ -1,25 +1,20 @@
-//! Whose texts go on in a step, where asking their grammars what may follow takes long.
+//! Whose texts go on in a step that has no time for all of them, by what each takes.
 //!
-//! Grammars are asked on the engine's thread, between two passes of the model, while everybody waits.
-//! Most answer in microseconds, some in milliseconds, and a request may have many choices under one. So
-//! a step has a limit of time for it, and the texts that do not fit sit it out. What a step leaves of
-//! its limit is saved up for the first that did not fit. Tenants take turns by the time that was spent
-//! for them ([`super::fairness`]), and of one tenant the text goes first for which least was spent:
-//! beside sixty slow texts a fast one goes on in every step. How long a grammar will take is taken to
-//! be what it took last. Times are handed in; no clock is read here.
-//!
-//! It decides when a text goes on, never how.
+//! A step has a limit, and the texts that do not fit sit it out. What a step leaves of its limit is saved
+//! up for the first that did not fit. Tenants take turns by the time that was spent for them
+//! ([`super::fairness`]), and of one tenant the text goes first for which least was spent: beside sixty
+//! slow texts a fast one goes on in every step. What a text will take is said, or taken to be what it
+//! took last. Times are handed in; no clock is read here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::fairness::{Fairness, weighed};
-use super::pace::Pace;
 use super::request::TenantShare;
 use super::sequence::{Sequence, SequenceId};
 
-/// What a grammar takes that was not asked about a text yet: 16 such texts fill a step of 16 ms, and
-/// what they really take is known afterwards.
+/// What a text takes of which nothing is known yet: 16 of them fill a step of 16 ms, and what they really
+/// take is known afterwards.
 const UNKNOWN_MICROS: u64 = 1000;
 
 /// A text that could go on.
@@ -29,6 +24,8 @@ pub struct Text {
     pub id: SequenceId,
     /// Whose.
     pub share: TenantShare,
+    /// What it will take, where that is known.
+    pub takes: Option<Duration>,
 }
 
 /// In microseconds.
@@ -42,9 +39,9 @@ struct Cost {
     step: u64,
 }
 
-/// What grammars have taken.
+/// What texts have taken.
 #[derive(Debug, Default)]
-pub struct GrammarTurns {
+pub struct Turns {
     tenants: Fairness,
     texts: BTreeMap<SequenceId, Cost>,
     /// Tenants of those texts.
@@ -58,33 +55,14 @@ impl Text {
     /// That of a running sequence.
     #[must_use]
     pub fn of(sequence: &Sequence) -> Self {
-        Self { id: sequence.id, share: sequence.request().tenant }
+        Self { id: sequence.id, share: sequence.request().tenant, takes: None }
     }
 }
 
-impl GrammarTurns {
-    /// The sequences that are being answered, in order of admission: those that go on in this step, and
-    /// those that sit it out.
-    pub fn split(
-        &mut self,
-        running: &[Sequence],
-        pace: &Pace,
-    ) -> (Vec<SequenceId>, Vec<SequenceId>) {
-        let decodes = || running.iter().filter(|sequence| sequence.num_uncomputed() == 1);
-        let is_text = |sequence: &Sequence| sequence.sampler.is_constrained();
-        let texts: Vec<_> = decodes().filter(|one| is_text(one)).map(Text::of).collect();
-        let count = decodes().count();
-        let turn = self.choose(&texts, pace.grammar_limit(count), count == texts.len());
-        let ids = |goes_on: bool| {
-            let goes = |one: &&Sequence| !is_text(one) || turn.contains(&one.id);
-            decodes().filter(|one| goes(one) == goes_on).map(|one| one.id).collect()
-        };
-        (ids(true), ids(false))
-    }
-
+impl Turns {
     /// Of all texts that could go on, those whose turn it is: no more than what `limit` has time for,
     /// on average over the steps. At least one where `alone`: nothing else runs in the step.
-    fn choose(&mut self, texts: &[Text], limit: Duration, alone: bool) -> BTreeSet<SequenceId> {
+    pub fn choose(&mut self, texts: &[Text], limit: Duration, alone: bool) -> BTreeSet<SequenceId> {
         self.step += 1;
         self.enter(texts);
         let budget = self.saved.saturating_add(micros(limit));
@@ -108,8 +86,8 @@ impl GrammarTurns {
         chosen
     }
 
-    /// The grammar of a text took so long in this step; more than once where several tokens are chosen.
-    pub fn took(&mut self, Text { id, share }: Text, took: Duration) {
+    /// A text took so long in this step; more than once where several tokens are chosen.
+    pub fn took(&mut self, Text { id, share, .. }: Text, took: Duration) {
         let took = micros(took);
         let step = self.step;
         let cost = self.texts.entry(id).or_insert(Cost { spent: 0, last: 0, step });
@@ -126,7 +104,8 @@ impl GrammarTurns {
         self.texts.retain(|id, _| ids.contains(id));
         let tenants: BTreeSet<_> = texts.iter().map(|text| text.share.id).collect();
         for tenant in tenants.difference(&self.present) {
-            self.tenants.arrive(*tenant, self.present.intersection(&tenants).copied());
+            let stay = self.present.intersection(&tenants).copied();
+            self.tenants.arrive(*tenant, stay, |other| tenants.contains(&other));
         }
         let mut least = BTreeMap::new();
         for text in texts {
@@ -137,7 +116,9 @@ impl GrammarTurns {
         }
         for text in texts {
             let spent = least.get(&text.share.id).copied().unwrap_or(0);
-            self.texts.entry(text.id).or_insert(Cost { spent, last: UNKNOWN_MICROS, step: 0 });
+            let new = Cost { spent, last: UNKNOWN_MICROS, step: 0 };
+            let cost = self.texts.entry(text.id).or_insert(new);
+            cost.last = text.takes.map_or(cost.last, micros);
         }
         self.present = tenants;
     }
@@ -184,7 +165,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(10);
 
     fn text(id: u64, tenant: u32) -> Text {
-        Text { id: SequenceId(id), share: TenantShare { id: tenant, weight: 1 } }
+        Text { id: SequenceId(id), share: TenantShare { id: tenant, weight: 1 }, takes: None }
     }
 
     /// Runs `steps` steps of texts that take so many microseconds each; returns how often each went
@@ -194,7 +175,7 @@ mod tests {
         steps: usize,
         alone: bool,
     ) -> (BTreeMap<SequenceId, usize>, Vec<u64>) {
-        let mut turns = GrammarTurns::default();
+        let mut turns = Turns::default();
         let all: Vec<_> = texts.iter().map(|(text, _)| *text).collect();
         let (mut counts, mut times) = (BTreeMap::new(), Vec::new());
         for step in 0..steps {
@@ -260,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_newcomer_does_not_keep_others_from_their_turn() {
-        let mut turns = GrammarTurns::default();
+        let mut turns = Turns::default();
         let old = [text(0, 1), text(1, 1)];
         for _ in 0..50 {
             for id in turns.choose(&old, LIMIT, true) {
