@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     fn share(id: u32, weight: u32) -> TenantShare {
-        TenantShare { id, weight }
+        TenantShare { id, weight, alone: false }
     }
 
     proptest! {

@@ -121,7 +121,7 @@ impl<'a> Line<'a> {
 /// Whether a step is shared among tenants: somebody else than those that are here may come to wait for it.
 #[must_use]
 pub fn is_shared(running: &[Sequence], waiting: &VecDeque<Sequence>) -> bool {
-    running.iter().chain(waiting).any(|sequence| sequence.request().tenant.has_others())
+    running.iter().chain(waiting).any(|sequence| !sequence.request().tenant.alone)
 }
 
 /// How many prompts count for the length of a step: those that run, and of those that wait as many as

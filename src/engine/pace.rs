@@ -19,6 +19,8 @@ use std::time::Duration;
 /// Rows of prompts that a step computes in any case, so that prompts get on. Each chunk of a long
 /// prompt reads all keys before it, so that fewer rows would take hardly less time.
 pub const MIN_PROMPT_ROWS: usize = 8;
+/// Rows that take much longer together than reading the weights for them.
+const MANY_ROWS: usize = 64;
 /// A prompt's part of a step's time, where that of all answers together is 1.
 const PROMPT_SHARE: f64 = 0.7;
 /// What answers take in a step that is shared among tenants, and what prompts take in it.
@@ -95,8 +97,12 @@ impl Pace {
             StepCost { prompt: 0, decode } => self.decode[class(decode)].learn(decode, took),
             // Alone, a prompt pays for the whole step; few rows would make each look dear.
             StepCost { prompt, decode: 0 } => {
-                if prompt >= 8 * MIN_PROMPT_ROWS {
+                let weights = self.shortest();
+                if prompt >= MANY_ROWS {
                     self.prompt_row.learn(took / prompt as f64);
+                } else if let Some(weights) = weights {
+                    let more = (took - weights).max(0.01 * took);
+                    self.prompt_row.learn(more / prompt as f64);
                 }
             }
             StepCost { prompt, decode } => {
@@ -132,14 +138,21 @@ impl Pace {
     /// end, and for a step of its own.
     #[must_use]
     pub fn short_step(&self) -> Duration {
-        let weights = self.seen().map(|(_, seconds)| seconds).min_by(f64::total_cmp);
-        SHORT_STEP.max(Duration::from_secs_f64(WEIGHTS_PER_STEP * weights.unwrap_or_default()))
+        let weights = self.shortest().unwrap_or_default();
+        SHORT_STEP.max(Duration::from_secs_f64(WEIGHTS_PER_STEP * weights))
     }
 
     /// What prompts cost that fill such a step; anything as long as nothing was learned.
     fn short_step_cost(&self) -> usize {
         let Some(row) = self.prompt_row.0 else { return usize::MAX };
-        ((self.short_step().as_secs_f64() / row) as usize).max(MIN_PROMPT_ROWS)
+        // Where nobody was answered yet, what the weights take is not known.
+        let least = self.shortest().map_or(MANY_ROWS, |_| MIN_PROMPT_ROWS);
+        ((self.short_step().as_secs_f64() / row) as usize).max(least)
+    }
+
+    /// Seconds of the shortest step without prompts: little more than reading the weights.
+    fn shortest(&self) -> Option<f64> {
+        self.seen().map(|(_, seconds)| seconds).min_by(f64::total_cmp)
     }
 
     /// How long a step takes whose answers cost `decode`, without prompts.
@@ -308,6 +321,18 @@ mod tests {
             let prompt = pace.prompt_cost(0, 1, true);
             let took = machine.time(StepCost { decode: 0, prompt });
             assert!((least..most).contains(&took), "{took} s: {prompt} rows on {machine:?}");
+        }
+    }
+
+    #[test]
+    fn where_nobody_is_ever_answered_a_step_is_worth_reading_the_weights_for() {
+        // Embeddings of a large model alone.
+        let machine = Machine { step: 0.4, decode_row: 0.02, prompt_row: 0.02 };
+        let mut pace = Pace::default();
+        for _ in 0..40 {
+            let prompt = pace.prompt_cost(0, 1, true).min(512);
+            assert!(prompt >= MANY_ROWS);
+            machine.run(&mut pace, StepCost { decode: 0, prompt }, 1.0);
         }
     }
 

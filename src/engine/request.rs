@@ -88,20 +88,14 @@ pub struct TenantShare {
     pub id: u32,
     /// Its part beside other tenants, relative to theirs; at least 1.
     pub weight: u32,
-}
-
-impl TenantShare {
-    /// Whether there may be other tenants.
-    #[must_use]
-    pub fn has_others(self) -> bool {
-        self.id != Self::default().id
-    }
+    /// Whether there are no others.
+    pub alone: bool,
 }
 
 impl Default for TenantShare {
     /// The tenant there is where there are no others.
     fn default() -> Self {
-        Self { id: 0, weight: 1 }
+        Self { id: 0, weight: 1, alone: true }
     }
 }
 

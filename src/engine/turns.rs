@@ -165,7 +165,11 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(10);
 
     fn text(id: u64, tenant: u32) -> Text {
-        Text { id: SequenceId(id), share: TenantShare { id: tenant, weight: 1 }, takes: None }
+        Text {
+            id: SequenceId(id),
+            share: TenantShare { id: tenant, weight: 1, alone: false },
+            takes: None,
+        }
     }
 
     /// Runs `steps` steps of texts that take so many microseconds each; returns how often each went

@@ -106,7 +106,7 @@ fn simulate_on(
             let prompt = PromptTokens::new(vec![number; arrival.prompt], usize::MAX).unwrap();
             let (id, weight) = (arrival.tenant, weight(arrival.tenant));
             let request = Request {
-                tenant: TenantShare { id, weight },
+                tenant: TenantShare { id, weight, alone: false },
                 adapter: adapters[arrival.adapter].clone(),
                 prompt,
                 ..request(vec![1], arrival.generated)

@@ -94,8 +94,8 @@ impl Caller {
     /// Its tenant, as the engine knows it.
     #[must_use]
     pub fn share(&self) -> TenantShare {
-        let Tenant { policy, live, .. } = &*self.tenant;
-        TenantShare { id: live.number(), weight: policy.weight }
+        let Tenant { policy, live, alone, .. } = &*self.tenant;
+        TenantShare { id: live.number(), weight: policy.weight, alone: *alone }
     }
 
     /// Its tenant's part of a queue of `max_waiting` places: what is said, else half of it beside

@@ -233,8 +233,8 @@ async fn the_engine_learns_for_whom_it_works() {
         owners.push((request.tenant, request.cache_owner));
     }
     let expected = [
-        (TenantShare { id: 2, weight: 1 }, "group/1".to_owned()),
-        (TenantShare { id: 3, weight: 3 }, "tenant/3".to_owned()),
+        (TenantShare { id: 2, weight: 1, alone: false }, "group/1".to_owned()),
+        (TenantShare { id: 3, weight: 3, alone: false }, "tenant/3".to_owned()),
     ];
     assert_eq!(owners, expected);
 }
