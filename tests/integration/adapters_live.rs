@@ -125,6 +125,8 @@ async fn churn(model: &Path, plan: Churn) {
     let mut confirmed = registered(&server).await;
     for life in 0..=plan.crashes {
         if life > 0 {
+            // Its state is locked until it has ended.
+            server.wait();
             server = Server::start(model, &args);
             assert_eq!(registered(&server).await, confirmed, "life {life}");
         }
