@@ -294,7 +294,9 @@ fn sampling_defaults(config: &GenerationConfig) -> SamplingDefaults {
         temperature: config.temperature.map(|value| value as f32),
         top_p: config.top_p.map(|value| value as f32),
         top_k: config.top_k.filter(|&count| count > 0),
+        min_p: config.min_p.map(|value| value as f32),
         repetition_penalty: config.repetition_penalty.map(|value| value as f32),
+        max_tokens: config.max_new_tokens,
     }
 }
 

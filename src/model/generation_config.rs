@@ -17,8 +17,12 @@ pub struct GenerationConfig {
     pub top_p: Option<f64>,
     /// Number of most likely tokens kept; 0 keeps all, as does -1 in the file.
     pub top_k: Option<usize>,
+    /// Least probability of a token beside the most likely one's.
+    pub min_p: Option<f64>,
     /// Factor by which repeated tokens' logits shrink.
     pub repetition_penalty: Option<f64>,
+    /// Tokens that an answer has at most where its request does not say.
+    pub max_new_tokens: Option<usize>,
     /// False means greedy, whatever the other fields say.
     pub do_sample: Option<bool>,
 }
@@ -38,11 +42,13 @@ impl GenerationConfig {
             temperature: fields.number("temperature", "a number from 0 to 2", within(0.0, 2.0))?,
             top_p: fields.number("top_p", "a number from 0 to 1", within(0.0, 1.0))?,
             top_k: if keeps_all { Some(0) } else { top_k()? },
+            min_p: fields.number("min_p", "a number from 0 to 1", within(0.0, 1.0))?,
             repetition_penalty: fields.number(
                 "repetition_penalty",
                 "a number from 0.01 to 100",
                 within(0.01, 100.0),
             )?,
+            max_new_tokens: fields.integer("max_new_tokens", 1..=u64::from(u32::MAX))?,
             do_sample: fields.boolean("do_sample")?,
         })
     }
@@ -61,8 +67,10 @@ mod tests {
         let config = GenerationConfig::from_json(&json!({
             "eos_token_id": [128001, 128009], "temperature": 0.6, "top_p": 0.9, "top_k": null,
             "repetition_penalty": 1.1, "do_sample": true, "transformers_version": "4.45.2",
+            "min_p": 0.05, "max_new_tokens": 2048,
         }))
         .unwrap();
+        assert_eq!((config.min_p, config.max_new_tokens), (Some(0.05), Some(2048)));
         assert_eq!(config.eos_token_ids, [128_001, 128_009]);
         assert_eq!((config.temperature, config.top_p, config.top_k), (Some(0.6), Some(0.9), None));
         assert_eq!((config.repetition_penalty, config.do_sample), (Some(1.1), Some(true)));
@@ -77,6 +85,9 @@ mod tests {
             ("top_p", json!(1.0)),
             ("top_k", json!(0)),
             ("top_k", json!(u32::MAX)),
+            ("min_p", json!(0)),
+            ("min_p", json!(1)),
+            ("max_new_tokens", json!(1)),
             ("repetition_penalty", json!(0.01)),
             ("repetition_penalty", json!(100)),
         ] {
@@ -100,6 +111,9 @@ mod tests {
             ("top_k", json!(1.5)),
             ("top_k", json!(-5)),
             ("top_k", json!(1_u64 << 32)),
+            ("min_p", json!(1.5)),
+            ("max_new_tokens", json!(0)),
+            ("max_new_tokens", json!("many")),
             ("repetition_penalty", json!(0)),
             ("repetition_penalty", json!(1e-3)),
             ("repetition_penalty", json!(1e39)),

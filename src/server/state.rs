@@ -117,8 +117,12 @@ pub struct SamplingDefaults {
     pub top_p: Option<f32>,
     /// Without it, all tokens.
     pub top_k: Option<usize>,
+    /// Without it, 0.
+    pub min_p: Option<f32>,
     /// Without it, 1.
     pub repetition_penalty: Option<f32>,
+    /// Tokens of a chat's answer; without it, as many as the context leaves.
+    pub max_tokens: Option<usize>,
 }
 
 /// Everything that exists once the model is loaded.

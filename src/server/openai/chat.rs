@@ -142,8 +142,10 @@ impl Endpoint for ChatRequest {
             marks: &marks,
             truncation: common.truncation,
             max_tokens: self.max_tokens,
-            // The rest of the context, as far as the choices together may have it.
-            default_max_tokens: (bench.config.max_request_tokens / common.n).max(1),
+            // What the model says, or the rest of the context, as far as the choices together may have it.
+            default_max_tokens: (bench.config.max_request_tokens / common.n)
+                .min(bench.serving.sampling_defaults.max_tokens.unwrap_or(usize::MAX))
+                .max(1),
             most_tokens: common.model.max_tokens,
         };
         let prompts = convert::prompts(bench, vec![PromptInput::Tokens(tokens)], rules)?;

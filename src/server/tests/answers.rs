@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::harness::{EOS, Server, TOKENIZER, ids, play, say};
 use crate::engine::request::Request;
-use crate::server::state::ServerConfig;
+use crate::server::state::{SamplingDefaults, ServerConfig};
 
 fn chat(extra: Value) -> Value {
     let mut body = json!({"model": "tenant", "messages": [{"role": "user", "content": "hi"}]});
@@ -206,6 +206,44 @@ async fn defaults_are_openais_and_the_models() {
     assert_eq!(sampling.max_tokens, super::harness::MAX_MODEL_LEN - prompt.len());
     assert!(sampling.stop_token_ids.is_empty());
     assert_eq!(sampling.top_k, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_does_not_say_the_model_says() {
+    let defaults = SamplingDefaults {
+        temperature: Some(0.5),
+        top_p: Some(0.75),
+        top_k: Some(3),
+        min_p: Some(0.125),
+        repetition_penalty: Some(1.5),
+        max_tokens: Some(5),
+    };
+    let (server, mut engine) = Server::with_defaults(defaults).await;
+    let response = json!({"model": "base", "input": "hi"});
+    let own = json!({
+        "temperature": 1, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1, "max_tokens": 7
+    });
+    let models = (0.5, 0.75, Some(3), 0.125, 1.5);
+    let requests = [
+        (CHAT, chat(json!({})), models, 5),
+        ("/v1/responses", response, models, 5),
+        // The API's default is its own.
+        (COMPLETIONS, json!({"model": "base", "prompt": "a"}), models, 16),
+        (CHAT, chat(own), (1.0, 1.0, None, 0.0, 1.0), 7),
+    ];
+    for (path, body, expected, max_tokens) in requests {
+        let url = format!("{}{path}", server.url);
+        let _answer = tokio::spawn(server.client.post(url).json(&body).send());
+        let sampling = engine.receive().await.request.sampling;
+        let values = (
+            sampling.temperature,
+            sampling.top_p,
+            sampling.top_k,
+            sampling.min_p,
+            sampling.repetition_penalty,
+        );
+        assert_eq!((values, sampling.max_tokens), (expected, max_tokens), "{path} {body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -274,6 +274,14 @@ impl Server {
         Self::with_config(ServerConfig::default(), 16).await
     }
 
+    /// A server whose model has sampling values of its own.
+    pub async fn with_defaults(sampling_defaults: SamplingDefaults) -> (Self, Engine) {
+        let server = Self::loading(ServerConfig::default(), Duration::from_secs(60)).await;
+        let (serving, engine) = model(16);
+        assert!(server.state.set_serving(Serving { sampling_defaults, ..serving }));
+        (server, engine)
+    }
+
     /// A server whose model holds conversations as `format` says, with room for long ones.
     pub async fn chatting(format: ChatFormat) -> (Self, Engine) {
         let server = Self::loading(ServerConfig::default(), Duration::from_secs(60)).await;

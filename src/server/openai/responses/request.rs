@@ -144,7 +144,10 @@ impl Endpoint for ResponseRequest {
             marks: &marks,
             truncation: common.truncation,
             max_tokens: self.max_tokens,
-            default_max_tokens: bench.config.max_request_tokens,
+            default_max_tokens: bench
+                .config
+                .max_request_tokens
+                .min(bench.serving.sampling_defaults.max_tokens.unwrap_or(usize::MAX)),
             most_tokens: common.model.max_tokens,
         };
         let prompts = convert::prompts(bench, vec![PromptInput::Tokens(tokens)], rules)?;

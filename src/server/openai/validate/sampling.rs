@@ -32,7 +32,7 @@ pub fn take_sampling(fields: &mut Fields, serving: &Serving) -> Result<SamplingP
             Some(top_k) => usize::try_from(top_k).ok(),
         }
         .filter(|top_k| *top_k > 0),
-        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
+        min_p: fields.number("min_p", 0.0..=1.0)?.or(defaults.min_p).unwrap_or(0.0),
         repetition_penalty: take_repetition_penalty(fields)?
             .or(defaults.repetition_penalty)
             .unwrap_or(1.0),
